@@ -1,0 +1,90 @@
+/**
+ * The only place that builds document ids and the names of exchanges, queues and routing keys.
+ * Clients in other languages build the same ones: docs/protocol.md lists them.
+ */
+import { MusterError } from "./errors.ts";
+
+/** Ids of components, types, sub-systems and sites. 63 characters: they are DNS labels and parts of queue names. */
+export const idPattern = /^[a-z0-9][a-z0-9._-]{0,62}$/;
+
+export const databases = { config: "muster-config", registry: "muster-registry", commands: "muster-commands" } as const;
+export type DatabaseName = (typeof databases)[keyof typeof databases];
+
+// --- documents -------------------------------------------------------------------------------------------------
+
+/** A layer's name as it stands in URLs and in `_id`: `platform`, `subsystem:<s>`, `type:<t>`, `component:<id>`. */
+export type LayerName = "platform" | `subsystem:${string}` | `type:${string}` | `component:${string}`;
+
+/** The layers of a component, the weakest first: the order in which they are merged. */
+export function layersOf(component: { id: string; type?: string; subsystem?: string }): LayerName[] {
+  const names: LayerName[] = ["platform"];
+  if (component.subsystem !== undefined) names.push(`subsystem:${component.subsystem}`);
+  if (component.type !== undefined) names.push(`type:${component.type}`);
+  names.push(`component:${component.id}`);
+  return names;
+}
+
+/** @throws MusterError `invalid-request` when `text` is not a layer's name. */
+export function parseLayerName(text: string): LayerName {
+  const [scope, id, ...rest] = text.split(":");
+  const named = scope === "subsystem" || scope === "type" || scope === "component";
+  if (text === "platform" || (named && rest.length === 0 && id !== undefined && idPattern.test(id))) {
+    return text as LayerName;
+  }
+  throw new MusterError(
+    "invalid-request",
+    `"${text.slice(0, 100)}" is not a layer: use platform, subsystem:<s>, type:<t> or component:<id>, ` +
+      `where the id matches ${idPattern.source}`,
+  );
+}
+
+export const documentId = {
+  layer: (layer: LayerName) => `layer:${layer}`,
+  schema: (type: string) => `schema:${type}`,
+  history: (layer: LayerName, rev: string) => `history:${layer}@${rev}`,
+  candidate: (layer: LayerName) => `candidate:${layer}`,
+  secret: (name: string) => `secret:${name}`,
+  component: (id: string) => `component:${id}`,
+  site: (site: string) => `site:${site}`,
+  command: (id: string) => `command:${id}`,
+} as const;
+
+// --- messages --------------------------------------------------------------------------------------------------
+
+export const exchanges = {
+  unicast: "muster.unicast",
+  any: "muster.any",
+  all: "muster.all",
+  type: (type: string) => `muster.type.${type}`,
+  reply: "muster.reply",
+  remote: "muster.remote",
+  events: "muster.events",
+  renewals: "muster.renewals",
+  dead: "muster.dead",
+} as const;
+
+export const queues = {
+  commands: (component: string) => `muster.${component}.commands`,
+  broadcasts: (component: string) => `muster.${component}.broadcasts`,
+  replies: (component: string) => `muster.${component}.replies`,
+  any: (type: string) => `muster.any.${type}`,
+  site: (site: string) => `muster.site.${site}`,
+  renewals: "muster.renewals",
+  dead: "muster.dead",
+  leader: (site: string) => `muster.leader.${site}`,
+} as const;
+
+/** The routing key of an event on `muster.events`. */
+export const eventKey = (type: string, component: string, event: string) => `${type}.${component}.${event}`;
+
+/** Message headers of Muster's own; all others are AMQP properties. */
+export const headers = {
+  from: "muster-from",
+  deadline: "muster-deadline",
+  kind: "muster-kind",
+  epoch: "muster-epoch",
+  attempt: "muster-attempt",
+  traceparent: "traceparent",
+} as const;
+
+export type MessageKind = "command" | "request" | "reply" | "broadcast" | "event" | "signal";
