@@ -1,0 +1,308 @@
+/* Generated from config-db/schemas by `npm run generate`. Do not edit. */
+
+export type Id = string;
+export type Layer = string;
+/**
+ * RFC 3339, UTC
+ */
+export type Timestamp = string;
+/**
+ * @maxItems 64
+ */
+export type Tags = string[];
+/**
+ * Milliseconds.
+ */
+export type TtlMs = number;
+/**
+ * Whom a message is for.
+ */
+export type Target =
+  | {
+      component: Id;
+    }
+  | {
+      type: Id;
+    }
+  | {
+      any: Id;
+    }
+  | {
+      all: true;
+    };
+export type MessageName = string;
+
+/**
+ * Any JSON object.
+ */
+export interface Settings {
+  [k: string]: unknown;
+}
+/**
+ * Name to URL.
+ */
+export interface Endpoints {
+  [k: string]: string;
+}
+/**
+ * Name to any JSON value; discovery can ask for equality of strings, numbers and booleans.
+ */
+export interface Metadata {
+  [k: string]: unknown;
+}
+export interface Health {
+  status: "passing" | "warning" | "failing";
+  reason?: string;
+}
+export interface Webhook {
+  url: string;
+  secret: string;
+}
+export interface ConfigStatus {
+  etag: string;
+  status: "applied" | "rejected";
+  reason?: string;
+  at: Timestamp;
+}
+/**
+ * POST /v1/commands
+ */
+export interface CommandRequest {
+  to: Target;
+  name: MessageName;
+  /**
+   * Any JSON value.
+   */
+  body?: unknown;
+  contentType?: string;
+  bodyBase64?: string;
+  from?: Id;
+  /**
+   * Milliseconds from now; not handled after that.
+   */
+  deadlineMs?: number;
+}
+/**
+ * `component:<id>` in muster-registry. Its one writer is the leading coordinator of its home site, or, with `lease: self`, the component.
+ */
+export interface ComponentDocument {
+  _id: string;
+  _rev?: string;
+  _deleted?: boolean;
+  kind: "component";
+  schemaVersion: 1;
+  id: Id;
+  type: Id;
+  subsystem?: Id;
+  site: Id;
+  endpoints?: Endpoints;
+  tags?: Tags;
+  metadata?: Metadata;
+  version?: string;
+  ttlMs: TtlMs;
+  state: "up" | "expired" | "gone";
+  /**
+   * A random string of the process that registered.
+   */
+  instance?: string;
+  /**
+   * Rises with every new process under this id.
+   */
+  incarnation: number;
+  registeredAt: Timestamp;
+  changedAt: Timestamp;
+  health?: Health;
+  configStatus?: ConfigStatus;
+  webhook?: Webhook;
+  /**
+   * The component refreshes `renewal` itself, in the store.
+   */
+  lease?: "self";
+  renewal?: number;
+  /**
+   * Of the leader that wrote it: a lower one is refused.
+   */
+  epoch?: number;
+}
+/**
+ * PUT /v1/components/{id}/config/status
+ */
+export interface ConfigStatusReport {
+  etag: string;
+  status: "applied" | "rejected";
+  reason?: string;
+}
+/**
+ * POST /v1/components/{id}/inbox/{delivery}/nack
+ */
+export interface DeliveryNack {
+  reason?: string;
+  delayMs?: number;
+}
+/**
+ * POST /v1/components/{id}/inbox/{delivery}/reply
+ */
+export interface DeliveryReply {
+  /**
+   * Any JSON value.
+   */
+  body?: unknown;
+  contentType?: string;
+  bodyBase64?: string;
+}
+/**
+ * POST /v1/events
+ */
+export interface EventRequest {
+  name: string;
+  /**
+   * Any JSON value.
+   */
+  body?: unknown;
+  from?: Id;
+}
+/**
+ * `layer:<layer>` in muster-config: one layer of settings.
+ */
+export interface LayerDocument {
+  _id: string;
+  _rev?: string;
+  kind: "layer";
+  schemaVersion: 1;
+  layer: Layer;
+  settings: Settings;
+  /**
+   * Counts up with every write of this layer.
+   */
+  version: number;
+  changedBy: string;
+  changedAt: Timestamp;
+  site: Id;
+  note?: string;
+}
+/**
+ * PUT and PATCH /v1/config/layers/{layer}
+ */
+export interface LayerWrite {
+  settings: Settings;
+  note?: string;
+}
+/**
+ * RFC 9457 application/problem+json: every error answer.
+ */
+export interface Problem {
+  type: string;
+  title: string;
+  status: number;
+  /**
+   * Stable; docs/errors.md lists all.
+   */
+  code: string;
+  detail: string;
+  errors?: {
+    pointer: string;
+    rule?: string;
+    message: string;
+    value?: unknown;
+    component?: string;
+  }[];
+}
+/**
+ * PUT /v1/components/{id}
+ */
+export interface Registration {
+  type: Id;
+  subsystem?: Id;
+  endpoints?: Endpoints;
+  tags?: Tags;
+  metadata?: Metadata;
+  version?: string;
+  ttlMs?: TtlMs;
+  instance?: string;
+  webhook?: Webhook;
+}
+/**
+ * The body of a message on muster.renewals.
+ */
+export interface RenewalMessage {
+  id: Id;
+  incarnation?: number;
+  health?: Health;
+}
+/**
+ * PUT /v1/components/{id}/lease
+ */
+export interface Renewal {
+  incarnation?: number;
+  health?: Health;
+}
+/**
+ * POST /v1/requests
+ */
+export interface RequestRequest {
+  to: Target;
+  name: MessageName;
+  /**
+   * Any JSON value.
+   */
+  body?: unknown;
+  contentType?: string;
+  bodyBase64?: string;
+  from?: Id;
+  /**
+   * Milliseconds to wait for the reply.
+   */
+  timeoutMs: number;
+}
+/**
+ * `schema:<type>` in muster-config: the JSON Schema (2020-12) of a type's effective settings.
+ */
+export interface SchemaDocument {
+  _id: string;
+  _rev?: string;
+  kind: "schema";
+  schemaVersion: 1;
+  type: Id;
+  schema: {
+    [k: string]: unknown;
+  };
+  version: number;
+  changedBy: string;
+  changedAt: Timestamp;
+  site: Id;
+}
+/**
+ * The body of a signal: a record changed, read it. Carries no state.
+ */
+export interface SignalMessage {
+  kind: "config";
+  id: Id;
+  /**
+   * For `config`: the etag of the effective settings.
+   */
+  revision: string;
+}
+/**
+ * `site:<site>` in muster-registry: the heartbeat of a site, written by its leader.
+ */
+export interface SiteDocument {
+  _id: string;
+  _rev?: string;
+  kind: "site";
+  schemaVersion: 1;
+  site: Id;
+  /**
+   * Counts up; readers judge whether it advances on their own clock.
+   */
+  beat: number;
+  beatEveryMs: number;
+  coordinatorUrl: string;
+  /**
+   * Raised by compare-and-set by each new leader.
+   */
+  epoch: number;
+  /**
+   * The instance that leads.
+   */
+  leader?: string;
+}
