@@ -93,12 +93,12 @@ function describe(error: ErrorObject): string {
   if (keyword === "not")
     return `must not have ${((error.schema as { required?: string[] }).required ?? []).join(" together with ")}`;
   if (keyword === "additionalProperties") {
-    const known = Object.keys((error.parentSchema?.["properties"] as object | undefined) ?? {});
-    return `unknown field "${params["additionalProperty"]}"${known.length > 0 ? `; known are ${known.join(", ")}` : ""}`;
+    const known = Object.keys((error.parentSchema?.properties as object | undefined) ?? {});
+    return `unknown field "${params.additionalProperty}"${known.length > 0 ? `; known are ${known.join(", ")}` : ""}`;
   }
   if (keyword === "enum")
-    return `must be one of ${(params["allowedValues"] as unknown[]).map((v) => JSON.stringify(v)).join(", ")}`;
-  if (keyword === "const") return `must be ${JSON.stringify(params["allowedValue"])}`;
+    return `must be one of ${(params.allowedValues as unknown[]).map((v) => JSON.stringify(v)).join(", ")}`;
+  if (keyword === "const") return `must be ${JSON.stringify(params.allowedValue)}`;
   return error.message ?? keyword;
 }
 

@@ -1,0 +1,76 @@
+/**
+ * One changes feed of one database for the whole process, fanned out in memory: many feeds are costly to CouchDB
+ * (apache/couchdb-nano#267). A long poll a batch; a lost store is asked again until it is back, from where we were.
+ */
+import { setTimeout as delay } from "node:timers/promises";
+import type { Change, Database, Document } from "./store.ts";
+
+export interface ChangesFeedOptions {
+  /** Called with each batch, in order; the next one is fetched when it returns. A throw is a fault and is reported. */
+  onChanges(changes: Change[]): void;
+  /** Called when the feed loses the store (with the reason) and when it has it again (without). */
+  onState?(lost: Error | undefined): void;
+}
+
+/** Under the idle time-outs of proxies between a coordinator and its CouchDB. */
+const waitMs = 25_000;
+/** Retries of a lost store: from the first to at most the second, doubling. */
+const retryMs = { first: 100, max: 2_000 };
+
+export class ChangesFeed {
+  readonly #database: Database<Document>;
+  readonly #options: ChangesFeedOptions;
+  readonly #abort = new AbortController();
+  #running: Promise<void> | undefined;
+  #since: string | number = 0;
+
+  constructor(database: Database<Document>, options: ChangesFeedOptions) {
+    this.#database = database;
+    this.#options = options;
+  }
+
+  /** The sequence up to which changes have been given on. */
+  get since(): string | number {
+    return this.#since;
+  }
+
+  /** Resolves when every change that the store has at this moment was given on. @param since 0 for all, from the start. */
+  async start(since: string | number = 0): Promise<void> {
+    this.#since = since;
+    for (;;) {
+      const page = await this.#database.changes(this.#since);
+      this.#give(page);
+      if (page.results.length === 0) break;
+    }
+    this.#running = this.#follow();
+  }
+
+  async close(): Promise<void> {
+    this.#abort.abort();
+    await this.#running;
+  }
+
+  #give(page: { results: Change[]; last_seq: string | number }): void {
+    if (page.results.length > 0) this.#options.onChanges(page.results);
+    this.#since = page.last_seq;
+  }
+
+  async #follow(): Promise<void> {
+    const { signal } = this.#abort;
+    let failures = 0;
+    while (!signal.aborted) {
+      try {
+        const page = await this.#database.changes(this.#since, { waitMs, signal });
+        if (failures > 0) this.#options.onState?.(undefined);
+        failures = 0;
+        this.#give(page);
+      } catch (error) {
+        if (signal.aborted) return;
+        if (failures === 0) this.#options.onState?.(error as Error);
+        const wait = Math.min(retryMs.max, retryMs.first * 2 ** failures);
+        failures = Math.min(failures + 1, 10);
+        await delay(wait * (0.5 + Math.random() / 2), undefined, { signal }).catch(() => undefined);
+      }
+    }
+  }
+}

@@ -1,0 +1,270 @@
+/**
+ * The site's config database, reached over HTTP by nano: a real CouchDB or the embedded one, alike.
+ * The only file that calls nano. Every fault of the engine is a MusterError: `conflict`, `refused`,
+ * `store-unavailable`.
+ */
+import nano from "nano";
+import { MusterError } from "./errors.ts";
+import type { DatabaseName } from "./names.ts";
+
+/** What every stored document has. */
+export interface Document {
+  _id: string;
+  _rev?: string;
+  _deleted?: boolean;
+}
+
+export type Stored<Doc extends Document> = Doc & { _rev: string };
+
+/** The outcome of one document of a bulk write. */
+export type BulkRow = { id: string; rev: string } | { id: string; error: string; reason: string };
+
+export interface Attachment {
+  contentType: string;
+  bytes: Buffer;
+}
+
+/** One change of a database: the winning revision (`deleted` ones keep the fields they were deleted with). */
+export interface Change {
+  id: string;
+  seq: string | number;
+  deleted: boolean;
+  doc: Document & Record<string, unknown>;
+}
+
+interface Request {
+  method?: string;
+  path?: string;
+  query?: Record<string, unknown>;
+  body?: unknown;
+  contentType?: string;
+  signal?: AbortSignal;
+  timeoutMs?: number;
+}
+
+/** Long enough for a store that compacts, short enough that a caller learns of a dead one. */
+const defaultTimeoutMs = 10_000;
+
+/** How long a client should wait before it tries again when the store is away. */
+const retryAfterMs = 2_000;
+
+export class Store {
+  readonly #server: nano.ServerScope;
+  /** The store's URL without credentials: safe for logs and answers. */
+  readonly url: string;
+
+  /** @param url of the CouchDB, credentials in it if it wants any. Opens nothing: connections are made per request. */
+  constructor(url: string) {
+    const bare = new URL(url);
+    bare.username = "";
+    bare.password = "";
+    this.url = bare.href.replace(/\/$/, "");
+    this.#server = nano({ url, parseUrl: false } as nano.Configuration);
+  }
+
+  database<Doc extends Document>(name: DatabaseName | string): Database<Doc> {
+    return new Database<Doc>(name, (request) => this.request({ ...request, path: `${name}/${request.path ?? ""}` }));
+  }
+
+  /** Resolves when the store answers. @throws MusterError `store-unavailable` */
+  async ping(timeoutMs = 2_000): Promise<void> {
+    await this.request({ path: "", timeoutMs });
+  }
+
+  /** One HTTP request. `path` is below the server's root and already encoded. */
+  async request<Answer>(request: Request): Promise<Answer> {
+    const timeout = AbortSignal.timeout(request.timeoutMs ?? defaultTimeoutMs);
+    const signal = request.signal === undefined ? timeout : AbortSignal.any([request.signal, timeout]);
+    const options = {
+      method: request.method ?? "GET",
+      path: request.path ?? "",
+      qs: request.query ?? {},
+      signal,
+      ...(request.body === undefined ? {} : { body: request.body }),
+      ...(request.contentType === undefined ? {} : { contentType: request.contentType }),
+    };
+    try {
+      return (await this.#server.request(options as nano.RequestOptions)) as Answer;
+    } catch (error) {
+      throw storeError(error, `${options.method} ${this.url}/${options.path}`);
+    }
+  }
+}
+
+export class Database<Doc extends Document> {
+  readonly name: string;
+  readonly #request: <Answer>(request: Request) => Promise<Answer>;
+
+  constructor(name: string, request: <Answer>(request: Request) => Promise<Answer>) {
+    this.name = name;
+    this.#request = request;
+  }
+
+  /** @returns the winning revision, or undefined where there is none or it is deleted. */
+  async get<Some extends Doc = Doc>(id: string, options: { rev?: string } = {}): Promise<Stored<Some> | undefined> {
+    try {
+      const query = options.rev === undefined ? {} : { rev: options.rev };
+      return await this.#request<Stored<Some>>({ path: encodeURIComponent(id), query });
+    } catch (error) {
+      if (error instanceof MusterError && error.code === "not-found") return undefined;
+      throw error;
+    }
+  }
+
+  /** Every leaf revision of a document, the deleted ones too: what a conflict is made of. */
+  async leaves(id: string): Promise<Stored<Doc>[]> {
+    try {
+      const rows = await this.#request<{ ok?: Stored<Doc> }[]>({
+        path: encodeURIComponent(id),
+        query: { open_revs: "all" },
+      });
+      return rows.flatMap((row) => (row.ok === undefined ? [] : [row.ok]));
+    } catch (error) {
+      if (error instanceof MusterError && error.code === "not-found") return [];
+      throw error;
+    }
+  }
+
+  /**
+   * Writes a document over the revision it names (`_rev`), or anew.
+   * @returns the new revision.
+   * @throws MusterError `conflict` when the stored revision is another one: nothing was written.
+   */
+  async put(doc: Doc): Promise<string> {
+    const answer = await this.#request<{ rev: string }>({
+      method: "PUT",
+      path: encodeURIComponent(doc._id),
+      body: doc,
+    });
+    return answer.rev;
+  }
+
+  /** Writes many at once; each row says its own outcome. `newEdits: false` stores revisions as given (replication). */
+  async bulk(docs: Doc[], options: { newEdits?: boolean } = {}): Promise<BulkRow[]> {
+    if (docs.length === 0) return [];
+    const body = options.newEdits === false ? { docs, new_edits: false } : { docs };
+    return this.#request<BulkRow[]>({ method: "POST", path: "_bulk_docs", body, timeoutMs: 30_000 });
+  }
+
+  /** All documents whose id starts with `prefix`, in id order. */
+  async list<Some extends Doc = Doc>(prefix: string, options: { conflicts?: boolean } = {}): Promise<Stored<Some>[]> {
+    const found: Stored<Some>[] = [];
+    const end = `${prefix}\ufff0`;
+    const query = {
+      include_docs: true,
+      endkey: end,
+      limit: pageSize,
+      ...(options.conflicts ? { conflicts: true } : {}),
+    };
+    for (let start = prefix, skip = 0; ; skip = 1) {
+      const page = await this.#request<{ rows: { id: string; doc: Stored<Some> }[] }>({
+        path: "_all_docs",
+        query: { ...query, startkey: start, skip },
+        timeoutMs: 60_000,
+      });
+      found.push(...page.rows.map((row) => row.doc));
+      const last = page.rows.at(-1);
+      if (last === undefined || page.rows.length < pageSize) return found;
+      start = last.id;
+    }
+  }
+
+  /** The changes after `since`; with `waitMs` the request waits that long for the first one. */
+  async changes(
+    since: string | number,
+    options: { waitMs?: number; limit?: number; signal?: AbortSignal } = {},
+  ): Promise<{ results: Change[]; last_seq: string | number }> {
+    const { waitMs = 0, limit = 1000 } = options;
+    const feed = waitMs > 0 ? { feed: "longpoll", timeout: waitMs } : {};
+    const answer = await this.#request<{ results: Change[]; last_seq: string | number } | string>({
+      path: "_changes",
+      query: { since, limit, include_docs: true, ...feed },
+      timeoutMs: waitMs + defaultTimeoutMs,
+      ...(options.signal === undefined ? {} : { signal: options.signal }),
+    });
+    // nano gives "" for a body that was cut off in the middle.
+    if (typeof answer === "string") throw unavailable(`the changes feed of ${this.name} was cut`);
+    return {
+      last_seq: answer.last_seq,
+      results: answer.results.map((row) => ({ ...row, deleted: row.deleted === true })),
+    };
+  }
+
+  async info(): Promise<{ doc_count: number; update_seq: string | number }> {
+    return this.#request({ path: "" });
+  }
+
+  async putAttachment(id: string, rev: string, name: string, attachment: Attachment): Promise<string> {
+    const answer = await this.#request<{ rev: string }>({
+      method: "PUT",
+      path: `${encodeURIComponent(id)}/${encodeURIComponent(name)}`,
+      query: { rev },
+      body: attachment.bytes,
+      contentType: attachment.contentType,
+    });
+    return answer.rev;
+  }
+
+  async getAttachment(id: string, name: string): Promise<Buffer | undefined> {
+    try {
+      const path = `${encodeURIComponent(id)}/${encodeURIComponent(name)}`;
+      const answer = await this.#request<Buffer | string | object>({ path });
+      return Buffer.isBuffer(answer)
+        ? answer
+        : Buffer.from(typeof answer === "string" ? answer : JSON.stringify(answer));
+    } catch (error) {
+      if (error instanceof MusterError && error.code === "not-found") return undefined;
+      throw error;
+    }
+  }
+
+  async deleteAttachment(id: string, rev: string, name: string): Promise<string> {
+    const path = `${encodeURIComponent(id)}/${encodeURIComponent(name)}`;
+    return (await this.#request<{ rev: string }>({ method: "DELETE", path, query: { rev } })).rev;
+  }
+
+  /** A view's rows. */
+  async view<Value = unknown>(
+    design: string,
+    view: string,
+    query: Record<string, unknown> = {},
+  ): Promise<{ id: string; key: unknown; value: Value; doc?: Stored<Doc> }[]> {
+    const path = `_design/${design}/_view/${view}`;
+    return (
+      await this.#request<{ rows: { id: string; key: unknown; value: Value; doc?: Stored<Doc> }[] }>({ path, query })
+    ).rows;
+  }
+}
+
+const pageSize = 1000;
+
+function unavailable(what: string, cause?: unknown): MusterError {
+  return new MusterError("store-unavailable", `${what}; nothing is known to be written, try again`, {
+    retryAfterMs,
+    cause,
+  });
+}
+
+function storeError(error: unknown, what: string): MusterError {
+  const { statusCode, reason, message } = error as { statusCode?: number; reason?: string; message?: string };
+  const said = reason ?? message ?? String(error);
+  switch (statusCode) {
+    case 404:
+      return new MusterError("not-found", `${what}: ${said}`, { cause: error });
+    case 409:
+      return new MusterError("conflict", `${what}: the stored revision is another one; read it again and retry`, {
+        cause: error,
+      });
+    case 412:
+      return new MusterError("precondition-failed", `${what}: ${said}`, { cause: error });
+    case 413:
+      return new MusterError("too-large", `${what}: ${said}`, { cause: error });
+    case 401:
+      return unavailable(`${what}: the store refuses the credentials (${said})`, error);
+    case 400:
+    case 403:
+      return new MusterError("refused", `${what}: ${said}`, { cause: error });
+    default:
+      return unavailable(`${what}: ${said}`, error);
+  }
+}
