@@ -1,0 +1,29 @@
+import { stopSharedBroker } from "./broker.ts";
+import { killLeftProcesses } from "./processes.ts";
+
+/** After the last test the process has this long to end by itself. */
+const lingerMs = 5_000;
+
+/** Mocha calls this once, after the last test of the run. */
+export async function mochaGlobalTeardown(): Promise<void> {
+  const left = killLeftProcesses();
+  if (left.length > 0) fail(`tests left processes running, which are killed now: ${left.join(", ")}`);
+  await stopSharedBroker();
+  // The timer keeps nothing alive: it only ever fires when something else does.
+  setTimeout(() => {
+    fail(`tests left open: ${describeOpenResources()}. Close them in an after hook.`);
+    process.exit();
+  }, lingerMs).unref();
+}
+
+function fail(message: string): void {
+  process.stderr.write(`\n${message}\n`);
+  // Mocha sets the exit code from its own "exit" listener; leaving from within one is final.
+  process.once("exit", () => process.exit(1));
+}
+
+function describeOpenResources(): string {
+  const counts = new Map<string, number>();
+  for (const name of process.getActiveResourcesInfo()) counts.set(name, (counts.get(name) ?? 0) + 1);
+  return [...counts].map(([name, count]) => `${count} ${name}`).join(", ");
+}
