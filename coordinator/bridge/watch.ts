@@ -43,12 +43,14 @@ export async function answerOrWait(request: RequestContext, source: Watchable): 
 
   return new Promise((resolve, reject) => {
     let settled = false;
+    let unsubscribe = () => {};
     const settle = (give: () => void) => {
       if (settled) return;
       settled = true;
       clearTimeout(timer);
       request.signal.removeEventListener("abort", end);
-      unsubscribe();
+      // `source` may tell before `subscribe` returns, so this waits for it.
+      queueMicrotask(() => unsubscribe());
       give();
     };
     const look = () => {
@@ -62,7 +64,7 @@ export async function answerOrWait(request: RequestContext, source: Watchable): 
     const end = () => settle(() => resolve(first));
     const timer = setTimeout(end, waitMs);
     request.signal.addEventListener("abort", end);
-    const unsubscribe = source.subscribe(look);
+    unsubscribe = source.subscribe(look);
     // A change between the first look and the subscription must not be slept through.
     look();
   });

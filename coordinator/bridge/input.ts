@@ -1,0 +1,134 @@
+/** The checks that every request passes before a handler sees it. All answer with a 4xx that says what is right. */
+import { MusterError } from "../../config-db/errors.ts";
+import { limits } from "../../config-db/limits.ts";
+import { idPattern } from "../../config-db/names.ts";
+import { parse, type SchemaName } from "../../config-db/validate.ts";
+import type { QueryParameter, Route } from "./route.ts";
+
+const idParameters = new Set(["id", "type", "site", "subsystem"]);
+
+/** @throws MusterError `invalid-request` for an id that no record can have. */
+export function checkPath(params: Record<string, string>): void {
+  for (const [name, value] of Object.entries(params)) {
+    if (idParameters.has(name) && !idPattern.test(value)) {
+      throw new MusterError(
+        "invalid-request",
+        `"${value.slice(0, 100)}" cannot be the ${name}: it must match ${idPattern.source}`,
+      );
+    }
+  }
+}
+
+/** The declared parameters of a query, each as its type. A parameter that the route does not declare is refused. */
+export function parseQuery(
+  route: Route,
+  search: URLSearchParams,
+): Record<string, string | number | boolean | undefined> {
+  const declared = route.query ?? {};
+  const query: Record<string, string | number | boolean | undefined> = {};
+  for (const name of new Set(search.keys())) {
+    const parameter = declared[name] ?? prefixed(declared, name);
+    if (parameter === undefined) {
+      const known = Object.keys(declared);
+      const hint = known.length === 0 ? "this route takes none" : `known are ${known.join(", ")}`;
+      throw new MusterError("unknown-parameter", `unknown query parameter "${name.slice(0, 100)}"; ${hint}`);
+    }
+    const values = search.getAll(name);
+    if (values.length > 1)
+      throw new MusterError("invalid-request", `query parameter "${name}" is given ${values.length} times`);
+    query[name] = parseParameter(name, parameter, values[0] ?? "");
+  }
+  return query;
+}
+
+/** `metadata.*` declares every parameter that starts with `metadata.`. */
+function prefixed(declared: Record<string, QueryParameter>, name: string): QueryParameter | undefined {
+  const dot = name.indexOf(".");
+  return dot > 0 ? declared[`${name.slice(0, dot)}.*`] : undefined;
+}
+
+function parseParameter(name: string, { schema }: QueryParameter, text: string): string | number | boolean {
+  const wrong = (right: string) =>
+    new MusterError("invalid-request", `query parameter "${name}" must be ${right}, got "${text.slice(0, 100)}"`);
+  if (schema.type === "boolean") {
+    if (text !== "true" && text !== "false") throw wrong("true or false");
+    return text === "true";
+  }
+  if (schema.type === "integer") {
+    const value = Number(text);
+    if (!/^-?\d+$/.test(text) || value < schema.minimum || value > schema.maximum) {
+      throw wrong(`an integer from ${schema.minimum} to ${schema.maximum}`);
+    }
+    return value;
+  }
+  if (schema.enum !== undefined && !schema.enum.includes(text)) throw wrong(`one of ${schema.enum.join(", ")}`);
+  if (schema.pattern !== undefined && !new RegExp(schema.pattern).test(text))
+    throw wrong(`of the form ${schema.pattern}`);
+  if (text.length > (schema.maxLength ?? 1000)) throw wrong(`at most ${schema.maxLength ?? 1000} characters long`);
+  return text;
+}
+
+/** Nesting of any JSON body: JSON.stringify and every walk over it recurse. */
+const depthMax = 256;
+
+/** The JSON body of a request, checked against the route's schema. */
+export function parseBody(route: Route, contentType: string | undefined, bytes: Buffer): unknown {
+  if (route.body === "bytes") return bytes;
+  if (route.body === undefined) {
+    if (bytes.length === 0) return undefined;
+    throw new MusterError(
+      "invalid-request",
+      `${route.method.toUpperCase()} ${route.path} takes no body, got ${bytes.length} bytes`,
+    );
+  }
+  if (bytes.length === 0 && route.bodyOptional === true) return {};
+  if (
+    contentType === undefined ||
+    !/^application\/(json|merge-patch\+json|[\w.+-]+\+json)\s*(;|$)/i.test(contentType)
+  ) {
+    throw new MusterError(
+      "unsupported-media-type",
+      `send Content-Type: application/json, got ${contentType ?? "none"}`,
+    );
+  }
+  return parse(route.body as SchemaName, parseJson(bytes));
+}
+
+/** @throws MusterError `malformed-json` for what is not UTF-8, not JSON, nested too deep or has lone surrogates. */
+export function parseJson(bytes: Buffer): unknown {
+  let value: unknown;
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new MusterError("malformed-json", `the body is not JSON in UTF-8: ${(error as Error).message}`);
+  }
+  // Only an escape can bring a lone surrogate past the decoder; most bodies have none and are not walked for it.
+  checkTree(value, /\\u[dD][89a-fA-F]/.test(text));
+  return value;
+}
+
+/** Walks without recursion: what is too deep for the stack must be refused, not die. */
+function checkTree(root: unknown, surrogates: boolean): void {
+  const open: [unknown, number][] = [[root, 1]];
+  for (let next = open.pop(); next !== undefined; next = open.pop()) {
+    const [value, depth] = next;
+    if (surrogates && typeof value === "string" && !value.isWellFormed()) {
+      throw new MusterError("malformed-json", "a string has half of a surrogate pair: it cannot be stored as UTF-8");
+    }
+    if (typeof value !== "object" || value === null) continue;
+    if (depth > depthMax) throw new MusterError("malformed-json", `the body nests deeper than ${depthMax} levels`);
+    for (const [key, child] of Object.entries(value)) {
+      if (surrogates && !key.isWellFormed()) {
+        throw new MusterError("malformed-json", "a key has half of a surrogate pair: it cannot be stored as UTF-8");
+      }
+      if (typeof child === "object" || surrogates) open.push([child, depth + 1]);
+    }
+  }
+}
+
+/** The bytes of a body that may be read, for a route. */
+export function bodyLimitBytes(route: Route): number {
+  return route.body === "bytes" ? limits.bodyBytes : limits.requestBytes;
+}

@@ -1,0 +1,43 @@
+/** Errors as RFC 9457 `application/problem+json`. */
+import { errorCodes, MusterError } from "../../config-db/errors.ts";
+import type { Problem } from "../../config-db/generated/types.ts";
+import type { JsonAnswer } from "./route.ts";
+
+/** The answer that tells a client of `error`. Its own faults are told without their insides: those are logged. */
+export function problemAnswer(error: unknown): JsonAnswer {
+  const known = error instanceof MusterError ? error : (parserError(error) ?? internal());
+  const { status, title } = errorCodes[known.code];
+  const problem: Problem = {
+    type: `urn:muster:error:${known.code}`,
+    title,
+    status,
+    code: known.code,
+    detail: known.message,
+    ...(known.errors === undefined ? {} : { errors: known.errors }),
+  };
+  const headers: Record<string, string> = { "content-type": "application/problem+json" };
+  if (known.retryAfterMs !== undefined) headers["retry-after"] = String(Math.ceil(known.retryAfterMs / 1000));
+  if (known.code === "unauthorized") headers["www-authenticate"] = 'Bearer realm="muster"';
+  return { status, headers, body: Buffer.from(JSON.stringify(problem)) };
+}
+
+/** What Express and its parsers throw at bad input, as ours. */
+function parserError(error: unknown): MusterError | undefined {
+  const { type, status, limit, message } = error as {
+    type?: string;
+    status?: number;
+    limit?: number;
+    message?: string;
+  };
+  if (type === "entity.too.large") return new MusterError("too-large", `the body is larger than ${limit} bytes`);
+  if (type === "encoding.unsupported" || type === "charset.unsupported") {
+    return new MusterError("unsupported-media-type", `${message}; send the body in UTF-8, plain or gzip`);
+  }
+  if (status !== undefined && status >= 400 && status < 500)
+    return new MusterError("invalid-request", message ?? "bad request");
+  return undefined;
+}
+
+function internal(): MusterError {
+  return new MusterError("internal", "The coordinator failed on this request and has logged why.");
+}
