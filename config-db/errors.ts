@@ -25,6 +25,7 @@ export const errorCodes = {
   "store-unavailable": { status: 503, title: "The config database does not answer" },
   "broker-unavailable": { status: 503, title: "The broker does not answer" },
   "not-leading": { status: 503, title: "This coordinator does not lead its site at the moment" },
+  unreachable: { status: 503, title: "No coordinator answers" },
   internal: { status: 500, title: "A fault of the coordinator" },
   "deadline-exceeded": { status: 504, title: "No answer before the deadline" },
 } as const satisfies Record<string, { status: number; title: string }>;
