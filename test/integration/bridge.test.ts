@@ -1,0 +1,343 @@
+import { once } from "node:events";
+import { connect } from "node:net";
+import { expect } from "chai";
+import { pino } from "pino";
+import { Registry as Metrics } from "prom-client";
+import { MusterError } from "../../config-db/errors.ts";
+import type { Route } from "../../coordinator/bridge/route.ts";
+import { Bridge } from "../../coordinator/bridge/server.ts";
+import { answerOrWait, waitParameter, wantsStream } from "../../coordinator/bridge/watch.ts";
+
+/** Something to watch: a value with listeners. */
+function cell() {
+  const listeners = new Set<() => void>();
+  let value = 1;
+  return {
+    listeners,
+    read: () => ({ etag: String(value), body: { value } }),
+    subscribe: (changed: () => void) => {
+      listeners.add(changed);
+      return () => listeners.delete(changed);
+    },
+    set(next: number) {
+      value = next;
+      for (const listener of listeners) listener();
+    },
+  };
+}
+
+describe("the bridge", () => {
+  const watched = cell();
+  const routes: Route[] = [
+    {
+      method: "put",
+      path: "/v1/components/{id}",
+      summary: "echo",
+      body: "registration",
+      answers: { 200: { description: "echo", schema: "registration" } },
+      handle: ({ body, params, author }) => ({ status: 200, body: { body, params, author } }),
+    },
+    {
+      method: "get",
+      path: "/v1/cell",
+      summary: "watch",
+      query: waitParameter,
+      streams: true,
+      answers: { 200: { description: "the cell" } },
+      handle: (request) =>
+        wantsStream(request)
+          ? {
+              stream: (send) => {
+                const tell = () => send({ event: "cell", id: watched.read().etag, data: watched.read().body });
+                tell();
+                return watched.subscribe(tell);
+              },
+            }
+          : answerOrWait(request, watched),
+    },
+    {
+      method: "put",
+      path: "/v1/bytes",
+      summary: "echo bytes",
+      body: "bytes",
+      answers: { 200: { description: "the bytes" } },
+      handle: ({ body, header }) => ({
+        status: 200,
+        headers: { "content-type": header("content-type") ?? "" },
+        body: body as Buffer,
+      }),
+    },
+    {
+      method: "delete",
+      path: "/v1/fault",
+      summary: "fail",
+      answers: {},
+      handle: () => {
+        throw new TypeError("an inside that nobody should see");
+      },
+    },
+    {
+      method: "get",
+      path: "/v1/away",
+      summary: "fail as the store does",
+      answers: {},
+      handle: () => {
+        throw new MusterError("store-unavailable", "the store is away", { retryAfterMs: 1_500 });
+      },
+    },
+  ];
+  const bridge = new Bridge({
+    host: "127.0.0.1",
+    port: 0,
+    routes,
+    logger: pino({ level: "silent" }),
+    metrics: new Metrics(),
+  });
+  let url = "";
+  before(async () => {
+    url = (await bridge.start()).url;
+  });
+  after(() => bridge.close());
+
+  const put = (
+    path: string,
+    body: BodyInit,
+    headers: Record<string, string> = { "content-type": "application/json" },
+  ) => fetch(url + path, { method: "PUT", headers, body });
+  const problem = async (answer: Promise<Response>) => {
+    const response = await answer;
+    expect(response.headers.get("content-type")).to.equal("application/problem+json");
+    const body = (await response.json()) as {
+      status: number;
+      code: string;
+      detail: string;
+      errors?: { pointer: string }[];
+    };
+    expect(body.status).to.equal(response.status);
+    return { ...body, headers: response.headers };
+  };
+
+  it("hands a checked body, the path and the author to the handler", async () => {
+    const headers = { "content-type": "application/json", "muster-user": "ada" };
+    const answer = await put("/v1/components/a-1", JSON.stringify({ type: "t" }), headers);
+    expect(await answer.json()).to.deep.equal({ body: { type: "t" }, params: { id: "a-1" }, author: "ada" });
+  });
+
+  it("names every wrong field with its value and the limit", async () => {
+    const { status, code, detail, errors } = await problem(put("/v1/components/a", '{"type":"T","ttlMs":5,"typo":1}'));
+    expect([status, code]).to.deep.equal([400, "invalid-request"]);
+    expect(errors?.map(({ pointer }) => pointer)).to.have.members(["/type", "/ttlMs", ""]);
+    expect(detail).to.include(">= 1000, got 5").and.include('unknown field "typo"; known are type,');
+  });
+
+  const wrong: [string, () => Promise<Response>, number, string, RegExp][] = [
+    ["bad JSON", () => put("/v1/components/a", "{"), 400, "malformed-json", /not JSON/],
+    [
+      "bytes that are not UTF-8",
+      () => put("/v1/components/a", Buffer.from([0x22, 0xff, 0x22])),
+      400,
+      "malformed-json",
+      /UTF-8/,
+    ],
+    [
+      "half a surrogate pair",
+      () => put("/v1/components/a", '{"type":"a","version":"\\ud800"}'),
+      400,
+      "malformed-json",
+      /surrogate/,
+    ],
+    [
+      "a body nested 100,000 deep",
+      () => put("/v1/components/a", `${"[".repeat(1e5)}${"]".repeat(1e5)}`),
+      400,
+      "malformed-json",
+      /deeper/,
+    ],
+    ["no body", () => put("/v1/components/a", ""), 400, "malformed-json", /not JSON/],
+    [
+      "another media type",
+      () => put("/v1/components/a", "{}", { "content-type": "text/plain" }),
+      415,
+      "unsupported-media-type",
+      /text\/plain/,
+    ],
+    ["2 MiB", () => put("/v1/components/a", "x".repeat(2 ** 21)), 413, "too-large", /1114112/],
+    ["an impossible id", () => put("/v1/components/A!", "{}"), 400, "invalid-request", /"A!" cannot be the id/],
+    ["a broken escape in the path", () => put("/v1/components/%E0%A4%A", "{}"), 400, "invalid-request", /decode/],
+    ["an unknown parameter", () => fetch(`${url}/v1/cell?wait=1`), 400, "unknown-parameter", /known are waitMs/],
+    [
+      "a parameter out of range",
+      () => fetch(`${url}/v1/cell?waitMs=60001`),
+      400,
+      "invalid-request",
+      /from 0 to 60000, got "60001"/,
+    ],
+    ["a parameter twice", () => fetch(`${url}/v1/cell?waitMs=1&waitMs=2`), 400, "invalid-request", /2 times/],
+    ["an unknown route", () => fetch(`${url}/v2/cell`), 404, "no-such-route", /\/v2\/cell/],
+    [
+      "a method that the route lacks",
+      () => fetch(`${url}/v1/cell`, { method: "POST" }),
+      405,
+      "method-not-allowed",
+      /takes GET, not POST/,
+    ],
+  ];
+  for (const [what, send, status, code, detail] of wrong) {
+    it(`refuses ${what} with ${status} ${code}`, async () => {
+      const told = await problem(send());
+      expect([told.status, told.code]).to.deep.equal([status, code]);
+      expect(told.detail).to.match(detail);
+    });
+  }
+
+  it("keeps its own faults to itself", async () => {
+    const { status, detail } = await problem(fetch(`${url}/v1/fault`, { method: "DELETE" }));
+    expect(status).to.equal(500);
+    expect(detail).not.to.include("inside");
+  });
+
+  it("tells a client when to come back", async () => {
+    const { status, headers } = await problem(fetch(`${url}/v1/away`));
+    expect([status, headers.get("retry-after")]).to.deep.equal([503, "2"]);
+  });
+
+  it("carries raw bytes unchanged", async () => {
+    const bytes = Buffer.from([0, 255, 128, 10]);
+    const answer = await put("/v1/bytes", bytes, { "content-type": "application/x-thing" });
+    expect(Buffer.from(await answer.arrayBuffer()).equals(bytes)).to.equal(true);
+    expect(answer.headers.get("content-type")).to.equal("application/x-thing");
+  });
+
+  it("survives garbage in place of HTTP", async () => {
+    const socket = connect(Number(new URL(url).port), "127.0.0.1");
+    const ended = once(socket, "close");
+    socket.end("\x00\x01garbage\r\n\r\n");
+    socket.resume();
+    await ended;
+    expect((await fetch(`${url}/v1/cell`)).status).to.equal(200);
+  });
+
+  it("refuses a page's request that reached the loopback under another name", async () => {
+    const socket = connect(Number(new URL(url).port), "127.0.0.1");
+    socket.write("GET /v1/cell HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+    const [bytes] = (await once(socket, "data")) as [Buffer];
+    expect(bytes.toString()).to.match(/^HTTP\/1.1 403/);
+    socket.destroy();
+  });
+
+  describe("a waiting GET", () => {
+    it("answers 304 at once for the etag that the client has", async () => {
+      const { etag } = Object.fromEntries((await fetch(`${url}/v1/cell`)).headers) as { etag: string };
+      expect((await fetch(`${url}/v1/cell`, { headers: { "if-none-match": etag } })).status).to.equal(304);
+    });
+
+    it("answers at once without an etag", async () => {
+      expect((await fetch(`${url}/v1/cell?waitMs=60000`)).status).to.equal(200);
+    });
+
+    it("answers with the change, and leaves no listener", async () => {
+      const { etag } = Object.fromEntries((await fetch(`${url}/v1/cell`)).headers) as { etag: string };
+      const waiting = fetch(`${url}/v1/cell?waitMs=60000`, { headers: { "if-none-match": etag } });
+      while (watched.listeners.size === 0) await new Promise(setImmediate);
+      watched.set(2);
+      const answer = await waiting;
+      expect([answer.status, await answer.json()]).to.deep.equal([200, { value: 2 }]);
+      expect(watched.listeners.size).to.equal(0);
+    });
+
+    it("answers 304 at the end of the wait", async () => {
+      const { etag } = Object.fromEntries((await fetch(`${url}/v1/cell`)).headers) as { etag: string };
+      expect((await fetch(`${url}/v1/cell?waitMs=20`, { headers: { "if-none-match": etag } })).status).to.equal(304);
+      expect(watched.listeners.size).to.equal(0);
+    });
+
+    it("ends when its client has gone", async () => {
+      const { etag } = Object.fromEntries((await fetch(`${url}/v1/cell`)).headers) as { etag: string };
+      const abort = new AbortController();
+      const waiting = fetch(`${url}/v1/cell?waitMs=60000`, {
+        headers: { "if-none-match": etag },
+        signal: abort.signal,
+      });
+      while (watched.listeners.size === 0) await new Promise(setImmediate);
+      abort.abort();
+      await waiting.catch(() => undefined);
+      while (watched.listeners.size > 0) await new Promise(setImmediate);
+    });
+  });
+
+  it("streams events until the client goes", async () => {
+    const abort = new AbortController();
+    const answer = await fetch(`${url}/v1/cell`, { headers: { accept: "text/event-stream" }, signal: abort.signal });
+    const reader = (answer.body as ReadableStream<Uint8Array>).getReader();
+    const { value } = await reader.read();
+    expect(Buffer.from(value as Uint8Array).toString()).to.match(/^id: \d+\nevent: cell\ndata: \{"value":\d+\}\n\n$/);
+    abort.abort();
+    while (watched.listeners.size > 0) await new Promise(setImmediate);
+  });
+
+  it("describes its routes as OpenAPI with no reference into the void", async () => {
+    const document = (await (await fetch(`${url}/openapi.json`)).json()) as {
+      paths: Record<string, object>;
+      components: { schemas: Record<string, object> };
+    };
+    expect(Object.keys(document.paths)).to.have.members([...new Set(routes.map(({ path }) => path))]);
+    const references = [...JSON.stringify(document).matchAll(/"\$ref":"#\/components\/schemas\/(\w+)"/g)].map(
+      ([, name]) => name,
+    );
+    expect(references.length).to.be.greaterThan(10);
+    expect(document.components.schemas).to.include.all.keys(references as string[]);
+  });
+
+  it("shows a page about itself that loads nothing from elsewhere", async () => {
+    const page = await (await fetch(`${url}/docs`)).text();
+    expect(page)
+      .to.include("/openapi.json")
+      .and.not.match(/https?:\/\//);
+    expect((await fetch(`${url}/docs/rapidoc.js`)).status).to.equal(200);
+  });
+
+  it("says which setting frees a taken port", async () => {
+    const port = Number(new URL(url).port);
+    const second = new Bridge({
+      host: "127.0.0.1",
+      port,
+      routes,
+      logger: pino({ level: "silent" }),
+      metrics: new Metrics(),
+    });
+    const error = await second.start().then(
+      () => undefined,
+      (thrown: Error) => thrown,
+    );
+    expect(error?.message).to.include(`port ${port}`).and.include("MUSTER_HTTP_PORT");
+  });
+
+  describe("with a token", () => {
+    const guarded = new Bridge({
+      host: "127.0.0.1",
+      port: 0,
+      routes,
+      operatorToken: "correct horse",
+      logger: pino({ level: "silent" }),
+      metrics: new Metrics(),
+    });
+    let guardedUrl = "";
+    before(async () => {
+      guardedUrl = (await guarded.start()).url;
+    });
+    after(() => guarded.close());
+
+    it("answers its bearer", async () => {
+      const answer = await fetch(`${guardedUrl}/v1/cell`, { headers: { authorization: "Bearer correct horse" } });
+      expect(answer.status).to.equal(200);
+    });
+
+    it("refuses others with 401 and how to do better", async () => {
+      for (const headers of [{}, { authorization: "Bearer wrong" }]) {
+        const told = await problem(fetch(`${guardedUrl}/v1/cell`, { headers }));
+        expect([told.status, told.code]).to.deep.equal([401, "unauthorized"]);
+        expect(told.headers.get("www-authenticate")).to.match(/^Bearer/);
+      }
+    });
+  });
+});
