@@ -101,7 +101,7 @@ describe("the bridge", () => {
 
   const put = (
     path: string,
-    body: BodyInit,
+    body: string | Buffer,
     headers: Record<string, string> = { "content-type": "application/json" },
   ) => fetch(url + path, { method: "PUT", headers, body });
   const problem = async (answer: Promise<Response>) => {
