@@ -53,6 +53,8 @@ export const documentId = {
 
 export const exchanges = {
   unicast: "muster.unicast",
+  requests: "muster.requests",
+  signals: "muster.signals",
   any: "muster.any",
   all: "muster.all",
   type: (type: string) => `muster.type.${type}`,
@@ -65,6 +67,7 @@ export const exchanges = {
 
 export const queues = {
   commands: (component: string) => `muster.${component}.commands`,
+  requests: (component: string) => `muster.${component}.requests`,
   broadcasts: (component: string) => `muster.${component}.broadcasts`,
   replies: (component: string) => `muster.${component}.replies`,
   any: (type: string) => `muster.any.${type}`,
@@ -72,6 +75,24 @@ export const queues = {
   renewals: "muster.renewals",
   dead: "muster.dead",
   leader: (site: string) => `muster.leader.${site}`,
+  outcomes: (site: string) => `muster.outcomes.${site}`,
+} as const;
+
+/**
+ * Ids that no component may have: the names of their queues would be those of other queues (`muster.any.commands` is
+ * both the queue of the type "commands" and the commands of a component "any").
+ */
+export const reservedIdPattern = /^(any|site|leader|outcomes)(\.|$)/;
+
+/**
+ * Routing keys on `muster.reply`: a component's id, or one of these. The colon keeps them apart: no id has one. The
+ * site is in the key so that an answer from another site finds its way.
+ */
+export const replyKeys = {
+  /** Outcomes of the commands that a site's coordinators keep track of. */
+  commands: (site: string) => `commands:${site}`,
+  /** Replies to what one coordinator process asked. */
+  coordinator: (site: string, token: string) => `coordinator:${site}:${token}`,
 } as const;
 
 /** The routing key of an event on `muster.events`. */
@@ -84,7 +105,16 @@ export const headers = {
   kind: "muster-kind",
   epoch: "muster-epoch",
   attempt: "muster-attempt",
+  reason: "muster-reason",
+  error: "muster-error",
+  to: "muster-to",
+  /** The site that a message came from, when another one. */
+  site: "muster-site",
+  /** On `muster.remote`: the exchange and routing key that the message is for at the other site. */
+  exchange: "muster-exchange",
+  key: "muster-key",
   traceparent: "traceparent",
 } as const;
 
-export type MessageKind = "command" | "request" | "reply" | "broadcast" | "event" | "signal";
+export const messageKinds = ["command", "request", "reply", "outcome", "broadcast", "event", "signal"] as const;
+export type MessageKind = (typeof messageKinds)[number];
