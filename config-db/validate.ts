@@ -8,6 +8,7 @@ import type * as generated from "./generated/types.ts";
 /** The schemas by file name, and the type that each describes. */
 export interface SchemaTypes {
   "layer-document": generated.LayerDocument;
+  "history-document": generated.HistoryDocument;
   "schema-document": generated.SchemaDocument;
   "component-document": generated.ComponentDocument;
   "site-document": generated.SiteDocument;

@@ -58,6 +58,27 @@ export interface Webhook {
   url: string;
   secret: string;
 }
+/**
+ * A revision of a layer: its CouchDB `_rev` and the version it has there.
+ */
+export interface Revision {
+  rev: string;
+  version: number;
+}
+/**
+ * Raw content attached to a layer: file name to what it is.
+ */
+export interface ContentList {
+  [k: string]: Content;
+}
+/**
+ * The bytes are the attachment `data` of the document `content:<sha256>`.
+ */
+export interface Content {
+  contentType: string;
+  sha256: string;
+  sizeBytes: number;
+}
 export interface ConfigStatus {
   etag: string;
   status: "applied" | "rejected";
@@ -162,11 +183,39 @@ export interface EventRequest {
   from?: Id;
 }
 /**
- * `layer:<layer>` in muster-config: one layer of settings.
+ * `history:<layer>@<rev>` in muster-config: what a layer was at one revision. Its content follows from that revision alone and its `_rev` from its content, so that every site writes the same document.
+ */
+export interface HistoryDocument {
+  _id: string;
+  _rev?: string;
+  _deleted?: boolean;
+  kind: "history";
+  schemaVersion: 1;
+  layer: Layer;
+  /**
+   * The layer's `_rev` then.
+   */
+  rev: string;
+  settings: Settings;
+  version: number;
+  changedBy: string;
+  changedAt: Timestamp;
+  site: Id;
+  note?: string;
+  parent?: Revision;
+  content?: ContentList;
+  /**
+   * The layer was deleted by this revision.
+   */
+  deleted?: true;
+}
+/**
+ * `layer:<layer>` in muster-config: one layer of settings. Its tombstone keeps every field, with empty settings. `parent` is what this revision was made from; absent in the first.
  */
 export interface LayerDocument {
   _id: string;
   _rev?: string;
+  _deleted?: boolean;
   kind: "layer";
   schemaVersion: 1;
   layer: Layer;
@@ -179,6 +228,8 @@ export interface LayerDocument {
   changedAt: Timestamp;
   site: Id;
   note?: string;
+  parent?: Revision;
+  content?: ContentList;
 }
 /**
  * PUT and PATCH /v1/config/layers/{layer}
