@@ -3,18 +3,11 @@ import { join, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { answersAmqp } from "./broker/handshake.ts";
 import { ensureRabbitmq, type Installation } from "./broker/installed.ts";
-import {
-  type BrokerRecord,
-  openRecord,
-  refuseOtherOwner,
-  settingsOf,
-  withFreePorts,
-  writeRecord,
-} from "./broker/record.ts";
+import { openRecord, settingsOf, withFreePorts, writeRecord } from "./broker/record.ts";
 import { enabledPlugins, type NodeSettings, nodeEnvironment, renderConfiguration } from "./broker/settings.ts";
+import { type Claim, claimDirectory } from "./claim.ts";
 import { isPortFree } from "./ports.ts";
-import { endGroup, type ProcessGroupOptions, startGroup } from "./process-group.ts";
-import { identifyProcess, isRunning } from "./process-identity.ts";
+import { type ProcessGroupOptions, startGroup } from "./process-group.ts";
 import { SetupError } from "./setup-error.ts";
 
 export interface BrokerOptions {
@@ -58,19 +51,19 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   const directory = resolve(options.directory);
   const installation = await ensureRabbitmq(progress, options.signal);
   const found = await openRecord(directory, options.nodeName ?? "muster@localhost");
-  await refuseOtherOwner(found, directory);
-  await stopLeftovers(found, progress);
+  const claim = await claimDirectory(directory, { what: "The private broker", progress, stopTimeoutMs });
   if (!(await isPortFree(options.port))) {
+    await claim.release();
     throw new SetupError(
       `Port ${options.port} of 127.0.0.1 is taken, and the private RabbitMQ needs it. Choose another with ` +
         "MUSTER_AMQP_PORT, or use the broker that runs there with MUSTER_AMQP_URL.",
     );
   }
-  const { running: _ended, ...record } = await withFreePorts(found);
+  const record = await withFreePorts(found);
   const settings = settingsOf(record, directory, options.port);
   await writeNodeFiles(settings);
   await writeRecord(directory, record);
-  const node = await launch(installation, settings, record);
+  const node = await launch(installation, settings, claim);
   try {
     await untilReady(node, settings, options.signal);
   } catch (error) {
@@ -99,7 +92,7 @@ async function writeNodeFiles(settings: NodeSettings): Promise<void> {
 async function launch(
   installation: Installation,
   settings: NodeSettings,
-  record: BrokerRecord,
+  claim: Claim,
 ): Promise<Pick<Broker, "pid" | "exited" | "close">> {
   const output = await open(startLogOf(settings.directory), "w");
   const options: ProcessGroupOptions = {
@@ -114,15 +107,12 @@ async function launch(
   );
   const node = await startGroup(installation.server, [], options);
   await output.close();
-  const owner = await identifyProcess(process.pid);
-  if (owner) {
-    const running = { owner, node: node.identity, epmd: epmd.identity };
-    await writeRecord(settings.directory, { ...record, running });
-  }
+  await claim.note("the name daemon", epmd.identity);
+  await claim.note("the broker", node.identity);
   const stop = async () => {
     await node.end(stopTimeoutMs);
     await epmd.end(stopTimeoutMs);
-    await writeRecord(settings.directory, record);
+    await claim.release();
   };
   let closing: Promise<void> | undefined;
   return {
@@ -157,15 +147,6 @@ async function untilReady(
       );
     }
     await delay(50);
-  }
-}
-
-/** Ends the processes that a start left behind when it was killed. */
-async function stopLeftovers(record: BrokerRecord, progress: (line: string) => void): Promise<void> {
-  for (const identity of [record.running?.node, record.running?.epmd]) {
-    if (identity === undefined || !(await isRunning(identity))) continue;
-    progress(`stopping process ${identity.pid}, which an earlier start left behind`);
-    await endGroup(identity, stopTimeoutMs);
   }
 }
 

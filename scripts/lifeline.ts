@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
+import { signalProcess } from "./process-identity.ts";
 
 /**
  * Ends process groups when this process dies without having ended them, even by SIGKILL.
@@ -29,7 +30,7 @@ for p in $alive; do kill -KILL -- "-$p" 2>/dev/null; done
 `;
 
 let watcher: ChildProcess | undefined;
-let guarded = 0;
+const tied = new Set<number>();
 
 /**
  * Ties the process group led by `pid` to this process: SIGTERM when this one is gone, SIGKILL 20 s later.
@@ -37,18 +38,20 @@ let guarded = 0;
  */
 export function tieGroup(pid: number): () => void {
   const shell = watcher ?? startWatcher();
-  guarded += 1;
+  tied.add(pid);
   shell.stdin?.write(`+ ${pid}\n`);
-  let tied = true;
   return () => {
-    if (!tied) return;
-    tied = false;
+    if (!tied.delete(pid)) return;
     shell.stdin?.write(`- ${pid}\n`);
-    guarded -= 1;
-    if (guarded > 0) return;
+    if (tied.size > 0) return;
     shell.stdin?.end();
     if (watcher === shell) watcher = undefined;
   };
+}
+
+/** Kills all that is tied to this process, at once. For its very last moment: nothing drains. */
+export function killTiedGroups(): void {
+  for (const pid of tied) signalProcess(-pid, "SIGKILL");
 }
 
 function startWatcher(): ChildProcess {

@@ -2,11 +2,10 @@ import { randomBytes } from "node:crypto";
 import { chmod, mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { findFreePort, isPortFree } from "../ports.ts";
-import { isRunning, type ProcessIdentity } from "../process-identity.ts";
 import { SetupError } from "../setup-error.ts";
 import type { NodeSettings } from "./settings.ts";
 
-/** `broker.json` in a node's directory: what must stay the same from one start to the next, and what runs now. */
+/** `broker.json` in a node's directory: what has to stay the same from one start to the next. */
 export interface BrokerRecord {
   nodeName: string;
   user: string;
@@ -14,8 +13,6 @@ export interface BrokerRecord {
   managementPort: number;
   distributionPort: number;
   epmdPort: number;
-  /** The processes of the last start; whether they still run is for the reader to find out. */
-  running?: { owner: ProcessIdentity; node: ProcessIdentity; epmd: ProcessIdentity };
 }
 
 const fileIn = (directory: string) => join(directory, "broker.json");
@@ -68,18 +65,6 @@ export async function withFreePorts(record: BrokerRecord): Promise<BrokerRecord>
     distributionPort: await keep(record.distributionPort),
     epmdPort: await keep(record.epmdPort),
   };
-}
-
-/** @throws SetupError when another live process has the node of this directory. */
-export async function refuseOtherOwner(record: BrokerRecord, directory: string): Promise<void> {
-  const owner = record.running?.owner;
-  if (owner === undefined || owner.pid === process.pid || !(await isRunning(owner))) return;
-  if (!(await isRunning(record.running?.node))) return;
-  throw new SetupError(
-    `The broker in ${directory} belongs to process ${owner.pid}, which is still running. Stop that one, or choose ` +
-      "another data directory with MUSTER_DATA_DIR (and other ports with MUSTER_AMQP_PORT, MUSTER_HTTP_PORT and " +
-      "MUSTER_COUCHDB_PORT).",
-  );
 }
 
 export function settingsOf(record: BrokerRecord, directory: string, amqpPort: number): NodeSettings {
