@@ -10,8 +10,8 @@ import { readSchemas } from "../config-db/validate.ts";
 const target = new URL("../config-db/generated/types.ts", import.meta.url);
 const schemas = readSchemas();
 const { common, ...roots } = schemas;
-const definitions: Record<string, unknown> = { ...((common?.["$defs"] as object | undefined) ?? {}) };
-for (const schema of Object.values(roots)) definitions[schema["title"] as string] = { ...schema, $id: undefined };
+const definitions: Record<string, unknown> = { ...((common?.$defs as object | undefined) ?? {}) };
+for (const schema of Object.values(roots)) definitions[schema.title as string] = { ...schema, $id: undefined };
 
 const root = { title: "Everything", type: "object", additionalProperties: false, definitions };
 const text = JSON.stringify(root)
