@@ -50,15 +50,28 @@ export async function startGroup(
   };
 }
 
+/** What children of a leader that is gone may take to notice it and finish their last write. */
+const orphansMs = 2_000;
+
 /**
- * Ends the group led by this process, whoever started it. Without effect when the leader is gone, save that what it
- * left behind in its group is killed.
+ * Ends the group led by this process, whoever started it: SIGTERM to all, SIGKILL to the rest after `timeoutMs`, or soon
+ * after the leader has ended before its children. Without effect when nothing of the group is left.
  */
 export async function endGroup(leader: ProcessIdentity, timeoutMs: number): Promise<void> {
-  if (await isRunning(leader)) signalProcess(-leader.pid, "SIGTERM");
-  const deadline = performance.now() + timeoutMs;
-  while ((await isRunning(leader)) && performance.now() < deadline) await delay(25);
-  const reused = !(await isRunning(leader)) && (await identifyProcess(leader.pid)) !== undefined;
-  if (reused || !signalProcess(-leader.pid, "SIGKILL")) return;
-  while (await isRunning(leader)) await delay(25);
+  const now = await identifyProcess(leader.pid);
+  if (now !== undefined && now.started !== leader.started) return;
+  const group = -leader.pid;
+  if (!signalProcess(group, "SIGTERM")) return;
+  let deadline = performance.now() + timeoutMs;
+  let led = true;
+  // Signal 0 only asks. Zombies that nobody collects answer too, so an empty group cannot be waited for without end.
+  while (signalProcess(group, 0) && performance.now() < deadline) {
+    if (led && !(await isRunning(leader))) {
+      led = false;
+      deadline = Math.min(deadline, performance.now() + orphansMs);
+    }
+    await delay(20);
+  }
+  if (!signalProcess(group, "SIGKILL")) return;
+  while (await isRunning(leader)) await delay(20);
 }

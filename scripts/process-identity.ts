@@ -31,8 +31,8 @@ export async function isRunning(identity: ProcessIdentity | undefined): Promise<
   return (await identifyProcess(identity.pid))?.started === identity.started;
 }
 
-/** Signals a process, or with a negative pid its group. False when it is already gone. */
-export function signalProcess(pid: number, signal: NodeJS.Signals): boolean {
+/** Signals a process, or with a negative pid its group; 0 only asks. False when nothing of it is left. */
+export function signalProcess(pid: number, signal: NodeJS.Signals | 0): boolean {
   try {
     return process.kill(pid, signal);
   } catch (error) {

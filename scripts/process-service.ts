@@ -19,7 +19,7 @@ export interface ProcessServiceOptions {
   stopTimeoutMs?: number;
 }
 
-/** Lines kept of a process that fails to start: enough for a stack and what came before it. */
+/** Lines kept of a process that fails to start and that nobody listens to: enough for a stack. */
 const tailLines = 20;
 
 /** A program of its own as a service: its process leads a group, and is ended with all that it started. */
@@ -43,6 +43,10 @@ async function startProcess(options: ProcessServiceOptions, signal: AbortSignal)
       options.onLine?.(line);
     });
   }
+  const failure = (what: string) => {
+    const shown = options.onLine ? "" : ` Its last lines were:\n${tail.map((line) => `  ${line}`).join("\n")}`;
+    return new SetupError(`${what}.${shown}`);
+  };
   let ended: string | undefined;
   const exited = group.exited.then((how) => {
     ended = how;
@@ -52,22 +56,17 @@ async function startProcess(options: ProcessServiceOptions, signal: AbortSignal)
   try {
     while (options.isReady && !(await options.isReady())) {
       signal.throwIfAborted();
-      if (ended !== undefined) throw failure(`${options.name} ended while starting (${ended})`, tail);
+      if (ended !== undefined) throw failure(`${options.name} ended while starting (${ended})`);
       if (performance.now() > deadline) {
-        throw failure(`${options.name} was not ready within ${readyTimeoutMs / 1000} s`, tail);
+        throw failure(`${options.name} was not ready within ${readyTimeoutMs / 1000} s`);
       }
       await delay(50);
     }
     // What answered may be another program; then this one has just failed to take the same port.
-    if (ended !== undefined) throw failure(`${options.name} ended while starting (${ended})`, tail);
+    if (ended !== undefined) throw failure(`${options.name} ended while starting (${ended})`);
   } catch (error) {
     await group.end(stopTimeoutMs);
     throw error;
   }
   return { pid: group.identity.pid, exited, close: async () => await group.end(stopTimeoutMs) };
-}
-
-function failure(what: string, tail: string[]): SetupError {
-  const lines = tail.length === 0 ? ["(none)"] : tail;
-  return new SetupError(`${what}. Its last lines were:\n${lines.map((line) => `  ${line}`).join("\n")}`);
 }

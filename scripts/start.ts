@@ -7,7 +7,7 @@ import { chooseSite, platformServices } from "./platform.ts";
 import { eventLine, logFileOf, logLine, welcome } from "./report.ts";
 import { SetupError } from "./setup-error.ts";
 import { stopSignal, untilAborted } from "./stop-signals.ts";
-import { type SupervisionEvent, Supervisor } from "./supervise.ts";
+import { Supervisor } from "./supervise.ts";
 
 const help = `Starts a site of Muster: broker, config database, coordinator and a demo. Ctrl-C stops all of it.
 
@@ -66,14 +66,26 @@ async function run(settings: Settings, argv: string[], demo: boolean): Promise<v
         if (shown !== undefined) console.log(shown);
       },
     });
-    const supervisor = new Supervisor(services, { onEvent: eventTeller(progress) });
+    const waiting = new Map<string, number>();
+    const supervisor = new Supervisor(services, {
+      onEvent: (event) => {
+        progress(event.service, eventLine(event));
+        if (event.type === "starting") waiting.set(event.service, performance.now());
+        else waiting.delete(event.service);
+      },
+    });
     stopping.addEventListener("abort", () => {
       console.log(`\nmuster: stopping (${stopping.reason})`);
       void supervisor.close();
     });
-    await supervisor.start().catch((error: unknown) => {
+    const quiet = tellWaits(waiting, progress);
+    try {
+      await supervisor.start();
+    } catch (error) {
       if (!stopping.aborted) throw error;
-    });
+    } finally {
+      quiet();
+    }
     if (!stopping.aborted) console.log(welcome(site, (performance.now() - begunAt) / 1000));
     await untilAborted(stopping);
     await supervisor.close();
@@ -83,16 +95,12 @@ async function run(settings: Settings, argv: string[], demo: boolean): Promise<v
   console.log("muster: stopped");
 }
 
-/** Tells each event, and every few seconds what a start is still waiting for. */
-function eventTeller(progress: (service: string, line: string) => void): (event: SupervisionEvent) => void {
-  const waiting = new Map<string, NodeJS.Timeout>();
-  return (event) => {
-    clearInterval(waiting.get(event.service));
-    progress(event.service, eventLine(event));
-    if (event.type !== "starting") return;
-    const begunAt = performance.now();
-    const still = () =>
-      progress(event.service, `still starting, ${((performance.now() - begunAt) / 1000).toFixed(0)} s`);
-    waiting.set(event.service, setInterval(still, stillEveryMs).unref());
-  };
+/** Tells every few seconds what a start is still waiting for. Call what it returns to end that. */
+function tellWaits(waiting: Map<string, number>, progress: (service: string, line: string) => void): () => void {
+  const timer = setInterval(() => {
+    for (const [service, begunAt] of waiting) {
+      progress(service, `still starting, ${((performance.now() - begunAt) / 1000).toFixed(0)} s`);
+    }
+  }, stillEveryMs);
+  return () => clearInterval(timer);
 }
