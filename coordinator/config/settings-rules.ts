@@ -85,7 +85,8 @@ function keyError(
   if (depth === 1 && key.startsWith("_")) return "starts with _, which CouchDB keeps for its own fields at the top";
   if (!key.isWellFormed()) return "has half of a surrogate pair in its name";
   if (!key.startsWith("$")) return undefined;
-  if (key !== secretKey) return `starts with $, which is kept for references; the one there is is {"${secretKey}": name}`;
+  if (key !== secretKey)
+    return `starts with $, which is kept for references; the one there is is {"${secretKey}": name}`;
   if (patch && child === null) return undefined;
   if (typeof child !== "string" || !secretNamePattern.test(child)) {
     return `must name a secret, matching ${secretNamePattern.source}`;
