@@ -1,6 +1,6 @@
 /** Checks documents and messages against the schemas in `schemas/`: the boundary, after which types are trusted. */
 import { readdirSync, readFileSync } from "node:fs";
-import { Ajv2020, type ErrorObject, type ValidateFunction } from "ajv/dist/2020.js";
+import { Ajv2020, type ErrorObject, type Options, type ValidateFunction } from "ajv/dist/2020.js";
 import ajvFormats from "ajv-formats";
 import { type FieldError, MusterError } from "./errors.ts";
 import type * as generated from "./generated/types.ts";
@@ -10,11 +10,20 @@ export interface SchemaTypes {
   "layer-document": generated.LayerDocument;
   "history-document": generated.HistoryDocument;
   "schema-document": generated.SchemaDocument;
+  "candidate-document": generated.CandidateDocument;
+  "secret-document": generated.SecretDocument;
+  "fault-document": generated.FaultDocument;
   "component-document": generated.ComponentDocument;
   "site-document": generated.SiteDocument;
   registration: generated.Registration;
   renewal: generated.Renewal;
   "layer-write": generated.LayerWrite;
+  "rollback-request": generated.RollbackRequest;
+  "candidate-write": generated.CandidateWrite;
+  "promotion-request": generated.PromotionRequest;
+  "schema-write": generated.SchemaWrite;
+  "secret-write": generated.SecretWrite;
+  "validate-request": generated.ValidateRequest;
   "config-status-report": generated.ConfigStatusReport;
   "command-request": generated.CommandRequest;
   "request-request": generated.RequestRequest;
@@ -43,7 +52,7 @@ export function readSchemas(): Record<string, Record<string, unknown>> {
 }
 
 /** An ajv with the formats that Muster's schemas use. `verbose` gives errors the offending value. */
-export function createAjv(options: { useDefaults?: boolean } = {}): Ajv2020 {
+export function createAjv(options: Options = {}): Ajv2020 {
   const ajv = new Ajv2020({ allErrors: true, verbose: true, strict: false, ...options });
   ajvFormats.default(ajv);
   return ajv;

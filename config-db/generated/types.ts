@@ -31,6 +31,20 @@ export type Target =
       all: true;
     };
 export type MessageName = string;
+/**
+ * POST /v1/config/validate
+ */
+export type ValidateRequest =
+  | {
+      layer: Layer;
+      settings: Settings;
+    }
+  | {
+      type: Id;
+      schema: {
+        [k: string]: unknown;
+      };
+    };
 
 /**
  * Any JSON object.
@@ -79,11 +93,81 @@ export interface Content {
   sha256: string;
   sizeBytes: number;
 }
+/**
+ * Which components a candidate is for: those that meet every condition given; a list is met by any of its entries.
+ */
+export interface Selector {
+  tags?: Tags;
+  /**
+   * @minItems 1
+   * @maxItems 64
+   */
+  sites?: [Id, ...Id[]];
+  /**
+   * @minItems 1
+   * @maxItems 1000
+   */
+  components?: [Id, ...Id[]];
+  percent?: number;
+}
+export interface PromoteWhen {
+  /**
+   * So many applied it, and none rejected it.
+   */
+  applied: number;
+}
+/**
+ * AES-256-GCM, each part in base64; the name of the secret is the additional data.
+ */
+export interface Sealed {
+  iv: string;
+  tag: string;
+  ciphertext: string;
+}
 export interface ConfigStatus {
   etag: string;
   status: "applied" | "rejected";
   reason?: string;
   at: Timestamp;
+}
+/**
+ * `candidate:<layer>` in muster-config: settings that a part of the components gets in place of the layer's own. `base` is the revision of the layer that it was made from; absent where there was none.
+ */
+export interface CandidateDocument {
+  _id: string;
+  _rev?: string;
+  _deleted?: boolean;
+  kind: "candidate";
+  schemaVersion: 1;
+  layer: Layer;
+  settings: Settings;
+  note?: string;
+  selector: Selector;
+  promoteWhen?: PromoteWhen;
+  withdrawOnReject?: boolean;
+  base?: Revision;
+  /**
+   * Only a staged one has an effect.
+   */
+  state: "staged" | "promoted" | "withdrawn";
+  /**
+   * Why it was withdrawn.
+   */
+  reason?: string;
+  version: number;
+  changedBy: string;
+  changedAt: Timestamp;
+  site: Id;
+}
+/**
+ * PUT /v1/config/layers/{layer}/candidate
+ */
+export interface CandidateWrite {
+  settings: Settings;
+  note?: string;
+  selector: Selector;
+  promoteWhen?: PromoteWhen;
+  withdrawOnReject?: boolean;
 }
 /**
  * POST /v1/commands
@@ -183,6 +267,28 @@ export interface EventRequest {
   from?: Id;
 }
 /**
+ * `fault:<document>@<rev>` in muster-config: that revision of a layer or schema came in by replication and breaks components; until it is replaced, `active` is in force instead (absent: nothing).
+ */
+export interface FaultDocument {
+  _id: string;
+  _rev?: string;
+  _deleted?: boolean;
+  kind: "fault";
+  schemaVersion: 1;
+  document: string;
+  rev: string;
+  active?: {
+    /**
+     * Settings, or a JSON Schema.
+     */
+    content: {
+      [k: string]: unknown;
+    };
+    version: number;
+    rev: string;
+  };
+}
+/**
  * `history:<layer>@<rev>` in muster-config: what a layer was at one revision. Its content follows from that revision alone and its `_rev` from its content, so that every site writes the same document.
  */
 export interface HistoryDocument {
@@ -259,6 +365,12 @@ export interface Problem {
   }[];
 }
 /**
+ * POST /v1/config/layers/{layer}/candidate/promote
+ */
+export interface PromotionRequest {
+  note?: string;
+}
+/**
  * PUT /v1/components/{id}
  */
 export interface Registration {
@@ -306,11 +418,23 @@ export interface RequestRequest {
   timeoutMs: number;
 }
 /**
+ * POST /v1/config/layers/{layer}/rollback
+ */
+export interface RollbackRequest {
+  version: number;
+  /**
+   * Tells two versions of one number apart.
+   */
+  rev?: string;
+  note?: string;
+}
+/**
  * `schema:<type>` in muster-config: the JSON Schema (2020-12) of a type's effective settings.
  */
 export interface SchemaDocument {
   _id: string;
   _rev?: string;
+  _deleted?: boolean;
   kind: "schema";
   schemaVersion: 1;
   type: Id;
@@ -321,6 +445,34 @@ export interface SchemaDocument {
   changedBy: string;
   changedAt: Timestamp;
   site: Id;
+}
+/**
+ * PUT /v1/config/schemas/{type}: the JSON Schema (2020-12) itself. What it must be is checked where it is compiled.
+ */
+export interface SchemaWrite {
+  [k: string]: unknown;
+}
+/**
+ * `secret:<name>` in muster-config: a value, encrypted with AES-256-GCM under MUSTER_SECRET_KEY. Its tombstone has no `sealed`.
+ */
+export interface SecretDocument {
+  _id: string;
+  _rev?: string;
+  _deleted?: boolean;
+  kind: "secret";
+  schemaVersion: 1;
+  name: Id;
+  sealed?: Sealed;
+  version: number;
+  changedBy: string;
+  changedAt: Timestamp;
+  site: Id;
+}
+/**
+ * PUT /v1/config/secrets/{name}
+ */
+export interface SecretWrite {
+  value: string;
 }
 /**
  * The body of a signal: a record changed, read it. Carries no state.
@@ -356,4 +508,14 @@ export interface SiteDocument {
    * The instance that leads.
    */
   leader?: string;
+  /**
+   * What the leader decided last and may not have written to the records yet. Being in this document, under its revision, is what makes it valid.
+   *
+   * @maxItems 500
+   */
+  decided?: {
+    id: Id;
+    incarnation: number;
+    to: "expired" | "removed";
+  }[];
 }
