@@ -1,0 +1,110 @@
+/**
+ * Group commit: all writes that wait go to the store together in one `_bulk_docs`, each answered when its own row is
+ * acknowledged. One document a request costs the store a round trip and a commit each; a hundred together cost little
+ * more than one (docs/discovery.md has the figures). Nobody waits for company: an idle store gets a single write at
+ * once, and what comes while it is under way makes up the next batch.
+ *
+ * Bounded: at most `waitingMax` writes wait, `batchMax` go together, one batch is under way.
+ */
+import { MusterError } from "../../config-db/errors.ts";
+import type { BulkRow, Document } from "../../config-db/store.ts";
+
+export interface GroupCommitOptions<Doc extends Document> {
+  database: { bulk(docs: Doc[]): Promise<BulkRow[]> };
+  /** Default 500: beyond that a batch gets slower, not more efficient. */
+  batchMax?: number;
+  /** Default 10,000: some seconds of work for a store that is well. */
+  waitingMax?: number;
+}
+
+interface Waiting<Doc> {
+  doc: Doc;
+  resolve(rev: string): void;
+  reject(error: unknown): void;
+}
+
+export class GroupCommit<Doc extends Document> {
+  readonly #database: GroupCommitOptions<Doc>["database"];
+  readonly #batchMax: number;
+  readonly #waitingMax: number;
+  #waiting: Waiting<Doc>[] = [];
+  #running: Promise<void> | undefined;
+  #closed = false;
+
+  constructor(options: GroupCommitOptions<Doc>) {
+    this.#database = options.database;
+    this.#batchMax = options.batchMax ?? 500;
+    this.#waitingMax = options.waitingMax ?? 10_000;
+  }
+
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  /**
+   * Writes `doc` over the revision it names (`_rev`), or anew.
+   * @returns the new revision, once the store has acknowledged this document.
+   * @throws MusterError `conflict` when another revision is stored, `store-unavailable` when nothing is known to be
+   *   written, `too-many` when the queue is full: nothing was written.
+   */
+  write(doc: Doc): Promise<string> {
+    if (this.#closed) return Promise.reject(new MusterError("store-unavailable", "this coordinator is shutting down"));
+    if (this.#waiting.length >= this.#waitingMax) {
+      const told = `${this.#waiting.length} writes wait for the store already, the limit; try again later`;
+      return Promise.reject(new MusterError("too-many", told, { retryAfterMs: 1_000 }));
+    }
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ doc, resolve, reject });
+      this.#running ??= this.#drain();
+    });
+  }
+
+  /** Takes no more writes and waits for those it has. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.#running;
+  }
+
+  async #drain(): Promise<void> {
+    // What the same turn of the event loop brings belongs together.
+    await Promise.resolve();
+    while (this.#waiting.length > 0) await this.#commit(this.#take());
+    this.#running = undefined;
+  }
+
+  /** The next batch, in order. A document that is in it already waits for the next: a batch must not race with itself. */
+  #take(): Waiting<Doc>[] {
+    const batch = new Map<string, Waiting<Doc>>();
+    const left: Waiting<Doc>[] = [];
+    for (const write of this.#waiting) {
+      if (batch.size < this.#batchMax && !batch.has(write.doc._id)) batch.set(write.doc._id, write);
+      else left.push(write);
+    }
+    this.#waiting = left;
+    return [...batch.values()];
+  }
+
+  async #commit(batch: Waiting<Doc>[]): Promise<void> {
+    let rows: BulkRow[];
+    try {
+      rows = await this.#database.bulk(batch.map((write) => write.doc));
+    } catch (error) {
+      for (const write of batch) write.reject(error);
+      return;
+    }
+    const outcomes = new Map(rows.map((row) => [row.id, row]));
+    for (const { doc, resolve, reject } of batch) {
+      const row = outcomes.get(doc._id);
+      if (row !== undefined && "rev" in row) resolve(row.rev);
+      else reject(rowError(doc._id, row));
+    }
+  }
+}
+
+function rowError(id: string, row: { error: string; reason: string } | undefined): MusterError {
+  if (row === undefined) return new MusterError("store-unavailable", `the store did not answer for ${id}`);
+  if (row.error === "conflict") {
+    return new MusterError("conflict", `${id}: the stored revision is another one; nothing was written`);
+  }
+  return new MusterError("refused", `${id}: the store refuses it: ${row.error}, ${row.reason}`);
+}

@@ -1,0 +1,272 @@
+/**
+ * The leader's judgement of its site's leases: runs the judge, decides what has run out, and writes the transitions.
+ *
+ * How an expiry comes about, and why a leader that was frozen and thawed writes none
+ * 1. A tick finds leases that have run out. Everything that is waiting in sockets is read first, then they are asked
+ *    again.
+ * 2. The decision is written into the site's record by compare-and-set (`leadership.decide`). A leader that was
+ *    replaced meanwhile fails here: its successor raised the epoch, which made a new revision of that record.
+ * 3. The decision is carried out on the components' records. It names id and incarnation, so that it can be carried out
+ *    late or twice, by this leader or by its successor, without touching a process that registered since.
+ */
+import { setTimeout as delay, setImmediate as turn } from "node:timers/promises";
+import type { Logger } from "pino";
+import { isMusterError } from "../../config-db/errors.ts";
+import type { ComponentDocument } from "../../config-db/generated/types.ts";
+import type { JudgedTimeOptions } from "../judged-time.ts";
+import type { RegistryEvent } from "./event-log.ts";
+import { LeaseJudge } from "./lease-judge.ts";
+import type { Records } from "./records.ts";
+import { tombstone, withState } from "./registration.ts";
+import { defaultRetention, overdueForRemoval, type Retention, WallClockWatch } from "./retention.ts";
+
+/** What the leader has decided of a component: of this incarnation of it, no later one. */
+export interface Decision {
+  id: string;
+  incarnation: number;
+  to: "expired" | "removed";
+}
+
+export type Standing =
+  | { role: "following" }
+  /** `judging` is false while the leader may not hear all renewals. `inherited`: what its predecessor had decided. */
+  | { role: "leading"; epoch: number; judging: boolean; inherited: Decision[] };
+
+/** What the registry needs of the leadership of its site (coordinator/sites/leadership.ts). */
+export interface Leadership {
+  readonly standing: Standing;
+  /** The highest epoch known, leading or not. */
+  readonly epoch: number;
+  subscribe(changed: (standing: Standing) => void): () => void;
+  /** @throws MusterError `not-leading`: nothing may be carried out. `store-unavailable`: not known; ask again. */
+  decide(decisions: Decision[]): Promise<void>;
+  /** All that was decided is done. */
+  carriedOut(): void;
+}
+
+export interface JudgementOptions {
+  records: Records;
+  site: string;
+  leadership: Leadership;
+  logger: Logger;
+  /** Monotonic, milliseconds. */
+  clock(): number;
+  wallClock(): Date;
+  time?: JudgedTimeOptions;
+  retention?: Retention;
+  /** Ends what a removed component has beside its record: its queues. May be called again for the same one. */
+  remove?(component: { id: string; type: string }): Promise<void>;
+}
+
+/** Half of the 100 ms within which an expiry should be noticed; a tick with nothing due costs microseconds. */
+const tickMs = 50;
+/** One decision stands in the site's record: 500 of them are some 30 KB. */
+const decisionsMax = 500;
+const retryMs = 500;
+const retentionEveryMs = 60_000;
+
+/** Five ticks missed are a stall. What waits at the broker or in sockets is worked off in seconds or was dropped. */
+export const defaultTime: JudgedTimeOptions = { stallAfterMs: 300, settleMaxMs: 5_000 };
+
+export class Judgement {
+  readonly #options: JudgementOptions;
+  readonly #judge: LeaseJudge;
+  /** Decided or being decided; neither granted nor renewed until that is carried out. */
+  readonly #decided = new Set<string>();
+  readonly #wallClockWatch = new WallClockWatch();
+  #ends: (() => void)[] = [];
+  #running: Promise<void> | undefined;
+  #inherited: Promise<void> | undefined;
+  #sweptMs = 0;
+  #closed = false;
+
+  constructor(options: JudgementOptions) {
+    this.#options = options;
+    this.#judge = new LeaseJudge(options.time ?? defaultTime);
+  }
+
+  /** Leases held at the moment; 0 when this coordinator does not lead. */
+  get leases(): number {
+    return this.#judge.size;
+  }
+
+  start(): void {
+    const { leadership, records, clock } = this.#options;
+    this.#judge.observe(clock());
+    const timer = setInterval(() => this.tick(), tickMs);
+    this.#ends = [
+      () => clearInterval(timer),
+      records.subscribe(({ event }) => this.#hear(event)),
+      leadership.subscribe((standing) => this.#stand(standing)),
+    ];
+    this.#stand(leadership.standing);
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    for (const end of this.#ends.splice(0)) end();
+    await Promise.all([this.#running, this.#inherited]);
+  }
+
+  /** @returns the milliseconds that the lease now has, or undefined when `id` holds none here. */
+  renew(id: string): number | undefined {
+    return this.#judge.renew(id, this.#options.clock());
+  }
+
+  remainingMs(id: string): number | undefined {
+    return this.#judge.remainingMs(id, this.#options.clock());
+  }
+
+  /** One look at the clock. Called by a timer; tests with a clock of their own call it. */
+  tick(): void {
+    const { clock, logger, leadership } = this.#options;
+    const nowMs = clock();
+    const awayMs = this.#judge.observe(nowMs);
+    if (awayMs > 0) logger.warn({ awayMs: Math.round(awayMs), leases: this.#judge.size }, "not judging: was away");
+    const { standing } = leadership;
+    if (standing.role !== "leading" || !standing.judging || this.#running !== undefined) return;
+    const sweeps = nowMs - this.#sweptMs >= retentionEveryMs;
+    if (!sweeps && this.#judge.due(1).length === 0) return;
+    if (sweeps) this.#sweptMs = nowMs;
+    this.#running = this.#judgeNow(sweeps)
+      .catch((error: unknown) => this.#report(error))
+      .finally(() => {
+        this.#running = undefined;
+      });
+  }
+
+  async #judgeNow(sweeps: boolean): Promise<void> {
+    await this.#inherited;
+    if (sweeps) await this.#sweep();
+    // Two turns of the event loop: what arrived during a short pause is in a socket and is read in the first.
+    await turn();
+    await turn();
+    const decisions = this.#judge.due(decisionsMax).flatMap((id): Decision[] => {
+      const record = this.#options.records.get(id);
+      if (this.#isJudged(record)) return [{ id, incarnation: record.incarnation, to: "expired" }];
+      this.#judge.drop(id);
+      return [];
+    });
+    if (decisions.length === 0) return;
+    await this.#options.leadership.decide(decisions);
+    // Whoever renewed while that was written is late, and spared.
+    const due = new Set(this.#judge.due());
+    const standing = decisions.filter(({ id }) => due.has(id));
+    if (standing.length < decisions.length) await this.#options.leadership.decide(standing);
+    await this.#carryOut(standing);
+  }
+
+  async #carryOut(decisions: Decision[]): Promise<void> {
+    for (const { id } of decisions) {
+      this.#decided.add(id);
+      this.#judge.drop(id);
+    }
+    await Promise.all(decisions.map((decision) => this.#carryOutOne(decision)));
+    this.#options.leadership.carriedOut();
+  }
+
+  /** Until it is done, somebody else leads, or the coordinator closes: then the successor finds it in the site's record. */
+  async #carryOutOne(decision: Decision): Promise<void> {
+    const { records, logger, leadership, wallClock } = this.#options;
+    while (!this.#closed && leadership.standing.role === "leading") {
+      try {
+        const { written } = await records.update(decision.id, (current) => {
+          if (current?.incarnation !== decision.incarnation || current.site !== this.#options.site) return undefined;
+          const mark = { epoch: leadership.epoch, at: wallClock().toISOString() };
+          if (decision.to === "removed") return current.state === "up" ? undefined : tombstone(current, mark);
+          return current.state === "up" ? withState(current, "expired", mark) : undefined;
+        });
+        if (written) logger.info({ component: decision.id, incarnation: decision.incarnation }, decision.to);
+        break;
+      } catch (error) {
+        this.#report(error);
+        await delay(retryMs);
+      }
+    }
+    this.#decided.delete(decision.id);
+    // Something else may have become of the record meanwhile; a lease that is due is held by whoever is up.
+    const record = records.get(decision.id);
+    if (this.#isJudged(record) && !this.#judge.holds(decision.id)) this.#grant(record);
+  }
+
+  async #sweep(): Promise<void> {
+    const { records, site, clock, wallClock, logger, retention = defaultRetention } = this.#options;
+    const now = wallClock();
+    if (!this.#wallClockWatch.isSteady(clock(), now.getTime())) {
+      logger.warn("the system clock jumped: removals wait until it has been steady for an hour");
+      return;
+    }
+    const overdue = overdueForRemoval(records.roster.all(), site, retention, now).slice(0, decisionsMax);
+    if (overdue.length === 0) return;
+    const decisions = overdue.map(({ id, incarnation }): Decision => ({ id, incarnation, to: "removed" }));
+    await this.#options.leadership.decide(decisions);
+    for (const component of overdue) await this.#options.remove?.(component);
+    await this.#carryOut(decisions);
+  }
+
+  #stand(standing: Standing): void {
+    const { logger, records } = this.#options;
+    if (standing.role === "following") {
+      this.#judge.clear();
+      return;
+    }
+    // Whoever is up gets a full TTL: this judge has not heard them renew before now.
+    const inherited = standing.inherited.filter(({ id }) => !this.#decided.has(id));
+    for (const { id } of inherited) this.#decided.add(id);
+    for (const record of records.roster.all()) if (this.#isJudged(record)) this.#grant(record);
+    logger.info({ epoch: standing.epoch, judging: standing.judging, leases: this.#judge.size }, "judging leases");
+    if (inherited.length > 0) this.#inherited = this.#carryOut(inherited);
+  }
+
+  /** Keeps the leases in step with the records, whoever wrote them. */
+  #hear({ before, after }: RegistryEvent): void {
+    if (this.#options.leadership.standing.role !== "leading") return;
+    const [was, is] = [before?.document, after?.document];
+    const id = (is ?? was)?.id as string;
+    if (!this.#isJudged(is)) {
+      this.#judge.drop(id);
+      if (is !== undefined && was !== undefined && refreshed(was, is)) this.#revive(is);
+      return;
+    }
+    if (was?.incarnation !== is.incarnation || was.ttlMs !== is.ttlMs || !this.#judge.holds(id)) this.#grant(is);
+    // Another coordinator wrote what the component told it, which is a sign of life. With `lease: self` only the counter is.
+    else if (is.lease !== "self" || refreshed(was, is)) this.renew(id);
+  }
+
+  #grant(record: ComponentDocument): void {
+    if (this.#decided.has(record.id)) return;
+    this.#judge.grant(record.id, record.ttlMs, this.#options.clock());
+  }
+
+  #isJudged(record: ComponentDocument | undefined): record is ComponentDocument {
+    return record?.state === "up" && record.site === this.#options.site;
+  }
+
+  /** A component that holds its lease itself goes on counting after it was taken for dead: it is back. */
+  #revive(record: ComponentDocument): void {
+    const { records, leadership, wallClock, site } = this.#options;
+    if (record.state !== "expired" || record.site !== site) return;
+    const mark = { epoch: leadership.epoch, at: wallClock().toISOString() };
+    records
+      .update(record.id, (current) =>
+        current?.state === "expired" && current.lease === "self"
+          ? { ...withState(current, "up", mark), incarnation: current.incarnation + 1, registeredAt: mark.at }
+          : undefined,
+      )
+      .catch((error: unknown) => this.#report(error));
+  }
+
+  #report(error: unknown): void {
+    const { logger } = this.#options;
+    // Waiting is right in both cases: the store will be back, or another leads.
+    if (isMusterError(error, "store-unavailable") || isMusterError(error, "not-leading")) {
+      logger.debug({ reason: error.message }, "a decision waits");
+    } else {
+      logger.error({ error }, "judging failed");
+    }
+  }
+}
+
+function refreshed(was: ComponentDocument, is: ComponentDocument): boolean {
+  return is.lease === "self" && is.renewal !== undefined && is.renewal !== was.renewal;
+}

@@ -1,0 +1,188 @@
+/**
+ * The components' records: in memory for reading, in the store for keeping. Fed by the changes feed of
+ * `muster-registry`; written by compare-and-set through the group commit, and applied to memory as soon as the store has
+ * acknowledged, so that a writer reads its own writes.
+ */
+import type { Logger } from "pino";
+import { isMusterError, MusterError } from "../../config-db/errors.ts";
+import type { ComponentDocument } from "../../config-db/generated/types.ts";
+import { databases, documentId } from "../../config-db/names.ts";
+import type { Change, Database, Store } from "../../config-db/store.ts";
+import { check } from "../../config-db/validate.ts";
+import { EventLog, eventOf, type LogEntry, type Sight } from "./event-log.ts";
+import { GroupCommit } from "./group-commit.ts";
+import { Roster, type StoredComponent } from "./roster.ts";
+
+export interface RecordsOptions {
+  store: Store;
+  /** Whether a site's heartbeat is heard. */
+  hears(site: string): boolean;
+  logger: Logger;
+  /** Names this run of the process in event ids. */
+  run: string;
+  /** Default 8,192: a burst of every component of a large site, or some minutes of an ordinary day. */
+  eventsMax?: number;
+}
+
+/** Another coordinator may write the same record at the same time; that many times in a row it does not. */
+const attemptsMax = 6;
+
+export class Records {
+  readonly roster = new Roster();
+  readonly log: EventLog;
+  /** Counts up with everything that a reader could see. */
+  revision = 0;
+  readonly #options: RecordsOptions;
+  readonly #database: Database<ComponentDocument>;
+  readonly #commit: GroupCommit<ComponentDocument>;
+  readonly #listeners = new Map<string, Set<(entry: LogEntry) => void>>();
+  /** Generation of an acknowledged write of ours that the feed has not brought yet: what it brings before is older. */
+  readonly #awaited = new Map<string, number>();
+
+  constructor(options: RecordsOptions) {
+    this.#options = options;
+    this.#database = options.store.database<ComponentDocument>(databases.registry);
+    this.#commit = new GroupCommit({ database: this.#database });
+    this.log = new EventLog(options.run, options.eventsMax ?? 8_192);
+  }
+
+  get(id: string): StoredComponent | undefined {
+    return this.roster.get(id);
+  }
+
+  async close(): Promise<void> {
+    await this.#commit.close();
+  }
+
+  /** Calls `listener` with every event, or with those that concern records of one type. @returns what ends it. */
+  subscribe(listener: (entry: LogEntry) => void, type = "*"): () => void {
+    const listeners = this.#listeners.get(type) ?? new Set();
+    this.#listeners.set(type, listeners.add(listener));
+    return () => {
+      listeners.delete(listener);
+      if (listeners.size === 0) this.#listeners.delete(type);
+    };
+  }
+
+  /** Takes in what the changes feed brings. Its echo of our own writes changes nothing. */
+  apply(changes: Change[]): void {
+    const entries: (LogEntry | undefined)[] = [];
+    for (const { id: documentId, deleted, doc } of changes) {
+      if (!documentId.startsWith("component:")) continue;
+      const id = documentId.slice("component:".length);
+      if (this.#isOutdated(id, doc._rev) || this.roster.get(id)?._rev === doc._rev) continue;
+      entries.push(this.#see(id, deleted ? undefined : this.#checked(doc)));
+    }
+    this.#tell(entries);
+  }
+
+  /** Reads one record from the store: for a coordinator that may be behind. Memory stands where the store is away. */
+  async refresh(id: string): Promise<StoredComponent | undefined> {
+    const stored = await this.#database.get(documentId.component(id));
+    this.#tell([this.#see(id, stored)]);
+    return stored;
+  }
+
+  /**
+   * Changes the record of `id` by compare-and-set. `plan` is asked what the record shall be, given what it is, and is
+   * asked again when another writer was faster; undefined leaves it as it is. Resolves, once the store has
+   * acknowledged, with the record and whether it was written.
+   * @throws MusterError `store-unavailable`, `too-many`; `conflict` when others kept being faster. Nothing was written.
+   */
+  async update(
+    id: string,
+    plan: (current: StoredComponent | undefined) => ComponentDocument | undefined,
+  ): Promise<{ record: StoredComponent | undefined; written: boolean; before: StoredComponent | undefined }> {
+    for (let attempt = 1; ; attempt += 1) {
+      const before = this.roster.get(id);
+      const planned = plan(before);
+      if (planned === undefined) return { record: before, written: false, before };
+      try {
+        const record = { ...planned, _rev: await this.#commit.write(planned) };
+        this.#awaited.set(id, generation(record._rev));
+        this.#tell([this.#see(id, record._deleted === true ? undefined : record)]);
+        return { record, written: true, before };
+      } catch (error) {
+        if (!isMusterError(error, "conflict") || attempt === attemptsMax) throw error;
+      }
+      await this.refresh(id);
+    }
+  }
+
+  /** Tells of records whose reading changed without a write: their site fell silent or is heard again. */
+  reread(site: string, heardBefore: boolean): void {
+    const entries: (LogEntry | undefined)[] = [];
+    for (const document of this.roster.all()) {
+      if (document.site === site) {
+        entries.push(this.#note({ document, heard: heardBefore }, { document, heard: !heardBefore }));
+      }
+    }
+    this.#tell(entries);
+  }
+
+  #see(id: string, record: StoredComponent | undefined): LogEntry | undefined {
+    const before = this.roster.get(id);
+    if (before?._rev === record?._rev) return undefined;
+    if (record === undefined) this.roster.delete(id);
+    else this.roster.set(record);
+    return this.#note(this.#sight(before), this.#sight(record));
+  }
+
+  #note(before: Sight | undefined, after: Sight | undefined): LogEntry | undefined {
+    const event = eventOf(before, after);
+    return event && this.log.append(event);
+  }
+
+  #sight(document: StoredComponent | undefined): Sight | undefined {
+    return document && { document, heard: this.#options.hears(document.site) };
+  }
+
+  /** Tells after all of a batch is in memory: a watcher that wakes at the first reads them all. */
+  #tell(entries: (LogEntry | undefined)[]): void {
+    for (const entry of entries) {
+      if (entry === undefined) continue;
+      this.revision += 1;
+      const { before, after } = entry.event;
+      for (const type of new Set(["*", before?.document.type, after?.document.type])) {
+        for (const listener of [...(this.#listeners.get(type ?? "") ?? [])]) this.#call(listener, entry);
+      }
+    }
+  }
+
+  #call(listener: (entry: LogEntry) => void, entry: LogEntry): void {
+    try {
+      listener(entry);
+    } catch (error) {
+      this.#options.logger.error({ error, event: entry.id }, "a listener to the registry failed");
+    }
+  }
+
+  #isOutdated(id: string, rev = ""): boolean {
+    const awaited = this.#awaited.get(id);
+    if (awaited === undefined) return false;
+    if (generation(rev) < awaited) return true;
+    this.#awaited.delete(id);
+    return false;
+  }
+
+  /** What others wrote straight into the database is checked before it is believed; what does not fit is as if absent. */
+  #checked(document: Change["doc"]): StoredComponent | undefined {
+    const errors = check("component-document", document);
+    const sound = errors.length === 0 && document._id === documentId.component(String(document.id));
+    if (sound) return document as unknown as StoredComponent;
+    this.#options.logger.warn(
+      { id: document._id, errors },
+      "a component's record does not fit its schema; it is ignored",
+    );
+    return undefined;
+  }
+}
+
+function generation(rev: string): number {
+  return Number.parseInt(rev, 10) || 0;
+}
+
+/** @throws MusterError `not-found` */
+export function notFound(id: string): MusterError {
+  return new MusterError("not-found", `no component "${id}" is registered; register it with PUT /v1/components/${id}`);
+}

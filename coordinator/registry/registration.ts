@@ -1,0 +1,107 @@
+/** What a registration does to the record that stands there: pure, time as an argument. */
+import { isDeepStrictEqual } from "node:util";
+import type { ComponentDocument, Registration } from "../../config-db/generated/types.ts";
+import { limits } from "../../config-db/limits.ts";
+import { documentId } from "../../config-db/names.ts";
+
+export interface RegistrationContext {
+  site: string;
+  /** The epoch of the site's leader as far as this coordinator knows. */
+  epoch: number;
+  /** RFC 3339 */
+  at: string;
+}
+
+/** The fields that the component says of itself. */
+const declared = [
+  "type",
+  "subsystem",
+  "endpoints",
+  "tags",
+  "metadata",
+  "version",
+  "ttlMs",
+  "instance",
+  "webhook",
+] as const satisfies (keyof Registration)[];
+
+/**
+ * The record after `registration`, or undefined when it says nothing new: the same process with the same words.
+ *
+ * `incarnation` rises with every new process: when `instance` is another one, or when the component was not up. A new
+ * process has reported neither health nor configuration yet, so what the former reported goes.
+ */
+export function register(
+  id: string,
+  registration: Registration,
+  current: ComponentDocument | undefined,
+  { site, epoch, at }: RegistrationContext,
+): ComponentDocument | undefined {
+  const says = words({ ttlMs: limits.ttlMs.default, ...registration });
+  const continues = current !== undefined && isSameProcess(registration, current);
+  if (continues && current.site === site && current.lease === undefined && isDeepStrictEqual(words(current), says)) {
+    return undefined;
+  }
+  return {
+    _id: documentId.component(id),
+    ...(current?._rev === undefined ? {} : { _rev: current._rev }),
+    kind: "component",
+    schemaVersion: 1,
+    id,
+    site,
+    ...says,
+    state: "up",
+    incarnation: continues ? current.incarnation : (current?.incarnation ?? 0) + 1,
+    registeredAt: continues ? current.registeredAt : at,
+    changedAt: at,
+    epoch,
+    ...(continues && current.health !== undefined ? { health: current.health } : {}),
+    ...(continues && current.configStatus !== undefined ? { configStatus: current.configStatus } : {}),
+  };
+}
+
+/** True when the process that holds the record is the one that registers. */
+export function isSameProcess(registration: Registration, current: ComponentDocument): boolean {
+  return current.state === "up" && current.instance === registration.instance;
+}
+
+function words(from: Registration & { ttlMs: number }): Registration & { ttlMs: number } {
+  return Object.fromEntries(
+    declared.flatMap((name) => (from[name] === undefined ? [] : [[name, from[name]]])),
+  ) as unknown as Registration & { ttlMs: number };
+}
+
+/** The record of a component whose state changes. A new process is another matter: `register`. */
+export function withState(
+  current: ComponentDocument,
+  state: ComponentDocument["state"],
+  { epoch, at }: { epoch: number; at: string },
+): ComponentDocument {
+  return { ...current, state, changedAt: at, epoch };
+}
+
+/**
+ * What is left of a removed component: the fields that replication filters look at, nothing of what it said. Written by
+ * PUT, because `DELETE` would leave no fields and a filtered replication would never hear of the removal.
+ */
+export function tombstone(current: ComponentDocument, { epoch, at }: { epoch: number; at: string }): ComponentDocument {
+  const { _id, _rev, kind, schemaVersion, id, type, subsystem, site, ttlMs, state, incarnation, registeredAt } =
+    current;
+  return {
+    _id,
+    ...(_rev === undefined ? {} : { _rev }),
+    _deleted: true,
+    kind,
+    schemaVersion,
+    id,
+    type,
+    ...(subsystem === undefined ? {} : { subsystem }),
+    site,
+    ttlMs,
+    state: state === "up" ? "gone" : state,
+    incarnation,
+    registeredAt,
+    changedAt: at,
+    epoch,
+  };
+}

@@ -1,0 +1,350 @@
+/**
+ * The registry of a coordinator: who is there, who is alive. Reads come from memory; registrations are answered when the
+ * store has them; renewals touch memory alone. Any coordinator of a site takes any request; its leader judges.
+ */
+import { randomBytes } from "node:crypto";
+import { isDeepStrictEqual } from "node:util";
+import type { Logger } from "pino";
+import { Counter, Gauge, type Registry as Metrics } from "prom-client";
+import { isMusterError, MusterError } from "../../config-db/errors.ts";
+import type {
+  ComponentDocument,
+  ConfigStatusReport,
+  Registration,
+  Renewal,
+  RenewalMessage,
+} from "../../config-db/generated/types.ts";
+import type { Change, Store } from "../../config-db/store.ts";
+import type { JudgedTimeOptions } from "../judged-time.ts";
+import { type ComponentRecord, type DiscoveryQuery, discover, recordOf } from "./discovery.ts";
+import type { EventKind, LogEntry } from "./event-log.ts";
+import { HealthReports } from "./health-reports.ts";
+import { Judgement, type Leadership } from "./judgement.ts";
+import { notFound, Records } from "./records.ts";
+import { isSameProcess, register, tombstone, withState } from "./registration.ts";
+import type { Retention } from "./retention.ts";
+
+export interface RegistryOptions {
+  store: Store;
+  site: string;
+  logger: Logger;
+  leadership: Leadership;
+  /** Which sites' heartbeats are heard (coordinator/sites/site-watch.ts). */
+  sites: {
+    hears(site: string): boolean;
+    subscribe(changed: (site: string, heard: boolean) => void): () => void;
+  };
+  /** Carries a renewal to the coordinator that leads; absent without a broker. */
+  publishRenewal?(renewal: RenewalMessage): unknown;
+  /** Ends what a removed component has beside its record. May be called again for the same one. */
+  remove?(component: { id: string; type: string }): Promise<void>;
+  metrics?: Metrics;
+  /** Monotonic, milliseconds. */
+  clock?(): number;
+  wallClock?(): Date;
+  /** When the judge was away and how long it then holds back; see judged-time.ts. */
+  time?: JudgedTimeOptions;
+  retention?: Retention;
+  /** Default 100,000: some 150 MB of memory. A registration beyond it is refused. */
+  componentsMax?: number;
+}
+
+/** What subscribers are told. */
+export interface ComponentEvent {
+  kind: EventKind;
+  component: ComponentDocument;
+  before?: ComponentDocument;
+}
+
+export interface Registered {
+  record: ComponentDocument;
+  /** False when there was a record of this id already. */
+  created: boolean;
+  expiresInMs: number;
+}
+
+export class Registry {
+  readonly #options: RegistryOptions & { clock(): number; wallClock(): Date };
+  readonly #records: Records;
+  readonly #judgement: Judgement;
+  readonly #health: HealthReports;
+  readonly #renewals: Counter | undefined;
+  /** When a poll of a component was last passed on as a renewal. */
+  readonly #passedOnMs = new Map<string, number>();
+  #unsubscribe = () => {};
+
+  constructor(given: RegistryOptions) {
+    const options = { clock: () => performance.now(), wallClock: () => new Date(), ...given };
+    this.#options = options;
+    const { store, sites, logger, site, leadership, clock, wallClock } = options;
+    const run = `${Date.now().toString(36)}${randomBytes(3).toString("hex")}`;
+    this.#records = new Records({ store, hears: (name) => sites.hears(name), logger, run });
+    const { time, retention, remove } = options;
+    this.#judgement = new Judgement({
+      records: this.#records,
+      site,
+      leadership,
+      logger,
+      clock,
+      wallClock,
+      ...(time === undefined ? {} : { time }),
+      ...(retention === undefined ? {} : { retention }),
+      ...(remove === undefined ? {} : { remove }),
+    });
+    this.#health = new HealthReports({ records: this.#records, site, leadership, logger, wallClock });
+    this.#renewals = options.metrics && this.#measure(options.metrics);
+  }
+
+  /** Begins to judge; the changes feed has given everything that stands in the store by `apply` before. */
+  async start(): Promise<void> {
+    this.#judgement.start();
+    this.#unsubscribe = this.#options.sites.subscribe((site, heard) => this.#records.reread(site, !heard));
+  }
+
+  async close(): Promise<void> {
+    this.#unsubscribe();
+    await Promise.all([this.#judgement.close(), this.#health.close()]);
+    await this.#records.close();
+  }
+
+  /** Takes in changes of `muster-registry`. */
+  apply(changes: Change[]): void {
+    this.#records.apply(changes);
+  }
+
+  get(id: string): ComponentDocument | undefined {
+    return this.#records.get(id);
+  }
+
+  all(): Iterable<ComponentDocument> {
+    return this.#records.roster.all();
+  }
+
+  /** Tells of every change of a record, after it is in memory. @returns what ends it. */
+  subscribe(listener: (event: ComponentEvent) => void): () => void {
+    return this.#records.subscribe(({ event: { kind, component, before } }) =>
+      listener({ kind, component, ...(before === undefined ? {} : { before: before.document }) }),
+    );
+  }
+
+  /**
+   * Registers `id`, new or again. Resolves once the record is stored.
+   * @throws MusterError `store-unavailable`, `too-many`
+   */
+  async register(id: string, registration: Registration): Promise<Registered> {
+    const { site, leadership, wallClock, componentsMax = 100_000, logger } = this.#options;
+    if (this.#records.get(id) === undefined && this.#records.roster.size >= componentsMax) {
+      throw new MusterError("too-many", `${componentsMax} components are registered, the limit; remove some first`);
+    }
+    const plan = (current: ComponentDocument | undefined) =>
+      register(id, registration, current, { site, epoch: leadership.epoch, at: wallClock().toISOString() });
+    try {
+      const { record, written, before } = await this.#records.update(id, plan);
+      if (record === undefined) throw notFound(id);
+      if (!written) this.touch(id);
+      if (before?.state === "up" && written && !isSameProcess(registration, before)) {
+        const told = { component: id, incarnation: record.incarnation, former: before.incarnation };
+        logger.warn(told, "a newer process took the id of one that was up");
+      }
+      return { record, created: before === undefined, expiresInMs: this.#judgement.remainingMs(id) ?? record.ttlMs };
+    } catch (error) {
+      // It is alive, whatever the store is: a registration that has to wait must not cost the lease it had.
+      if (isMusterError(error, "store-unavailable")) this.#judgement.renew(id);
+      throw error;
+    }
+  }
+
+  /**
+   * Renews the lease of `id` for another TTL, in memory. A component that hears nothing for a whole TTL must take itself
+   * for expired.
+   * @throws MusterError `not-registered`: register again. `superseded`: a newer process has the id; end this one.
+   *   `not-leading`, `broker-unavailable`: the leader cannot be told; try again or another coordinator.
+   */
+  async renew(id: string, renewal: Renewal = {}): Promise<{ expiresInMs: number }> {
+    let record = this.#records.get(id);
+    // Registered a moment ago with another coordinator, whose write the feed has not brought here yet.
+    if (record === undefined || (renewal.incarnation ?? 0) > record.incarnation)
+      record = await this.#records.refresh(id);
+    const expiresInMs = this.#renewHere(id, record, renewal);
+    if (expiresInMs !== undefined) return { expiresInMs };
+    await this.#passOn({ id, ...renewal });
+    return { expiresInMs: (record as ComponentDocument).ttlMs };
+  }
+
+  /** Takes a renewal that came by message: nobody waits for an answer. */
+  hear(message: RenewalMessage): void {
+    const { id, ...renewal } = message;
+    if (this.#options.leadership.standing.role !== "leading") return;
+    try {
+      this.#renewHere(id, this.#records.get(id), renewal);
+    } catch (error) {
+      if (!isMusterError(error)) throw error;
+      this.#options.logger.debug({ component: id, code: error.code }, "a renewal by message is void");
+    }
+  }
+
+  /** Counts a poll of `id` as a renewal. Says nothing of components that hold no lease here. */
+  touch(id: string): void {
+    const record = this.#records.get(id);
+    if (record?.state !== "up" || record.site !== this.#options.site) return;
+    if (this.#options.leadership.standing.role === "leading") {
+      this.#judgement.renew(id);
+      return;
+    }
+    const nowMs = this.#options.clock();
+    if (nowMs - (this.#passedOnMs.get(id) ?? Number.NEGATIVE_INFINITY) < record.ttlMs / 3) return;
+    if (this.#passedOnMs.size > this.#records.roster.size) this.#passedOnMs.clear();
+    this.#passedOnMs.set(id, nowMs);
+    this.#passOn({ id, incarnation: record.incarnation }).catch((error: unknown) =>
+      this.#options.logger.debug({ component: id, error }, "a poll could not be passed on as a renewal"),
+    );
+  }
+
+  /** @throws MusterError `not-registered`, `store-unavailable` */
+  async setConfigStatus(id: string, { etag, status, reason }: ConfigStatusReport): Promise<void> {
+    const { site, wallClock } = this.#options;
+    const said = { etag, status, ...(reason === undefined ? {} : { reason }) };
+    this.touch(id);
+    await this.#records.update(id, (current) => {
+      if (current === undefined || current.site !== site) throw notHere(id, current);
+      const { at: _, ...known } = current.configStatus ?? { at: "" };
+      if (isDeepStrictEqual(known, said)) return undefined;
+      return { ...current, configStatus: { ...said, at: wallClock().toISOString() } };
+    });
+  }
+
+  /**
+   * Ends the registration: the component is `gone` and keeps its queues, or with `purge` is removed with them.
+   * @param options `incarnation` of the process that leaves: it must not take a newer one with it.
+   * @throws MusterError `not-found`, `superseded`, `refused` when its home is another site, `store-unavailable`
+   */
+  async deregister(id: string, options: { purge?: boolean; incarnation?: number } = {}): Promise<void> {
+    const { site, leadership, wallClock, sites, remove, logger } = this.#options;
+    const mark = { epoch: leadership.epoch, at: wallClock().toISOString() };
+    const known = this.#records.get(id) ?? (await this.#records.refresh(id));
+    if (known === undefined) throw notFound(id);
+    const admit = (current: ComponentDocument) => {
+      if ((options.incarnation ?? current.incarnation) < current.incarnation) throw superseded(id, current, options);
+      const abandoned = options.purge === true && !sites.hears(current.site);
+      if (current.site !== site && !abandoned) {
+        throw new MusterError("refused", `"${id}" is registered at the site "${current.site}": deregister it there`);
+      }
+    };
+    admit(known);
+    if (options.purge === true) await remove?.({ id, type: known.type });
+    const { written } = await this.#records.update(id, (current) => {
+      if (current === undefined) return undefined;
+      admit(current);
+      if (options.purge === true) return tombstone(current, mark);
+      return current.state === "gone" ? undefined : withState(current, "gone", mark);
+    });
+    if (written) logger.info({ component: id, purge: options.purge === true }, "deregistered");
+  }
+
+  /** @returns the record as it is read, with its etag. @throws MusterError `not-found` */
+  read(id: string): { etag: string; record: ComponentRecord } {
+    const document = this.#records.get(id);
+    if (document === undefined) throw notFound(id);
+    const heard = this.#options.sites.hears(document.site);
+    return { etag: `${document._rev}${heard ? "" : "-unverified"}`, record: recordOf(document, heard) };
+  }
+
+  /** One page of those who fit `query`. */
+  discover(
+    query: DiscoveryQuery,
+    page: { limit: number; cursor?: string | undefined },
+  ): { etag: string; records: ComponentRecord[]; cursor?: string } {
+    const { hears } = this.#options.sites;
+    const heard = (site: string) => hears.call(this.#options.sites, site);
+    const { records, etag, cursor } = discover(this.#records.roster, query, page, heard);
+    return {
+      etag,
+      records: records.map((document) => recordOf(document, heard(document.site))),
+      ...(cursor === undefined ? {} : { cursor }),
+    };
+  }
+
+  /** What happens to components from now on, of one type or of all. @returns what ends it. */
+  watch(listener: (entry: LogEntry) => void, type?: string): () => void {
+    return this.#records.subscribe(listener, type);
+  }
+
+  /** Where a watcher stands, and what it missed; `missed` is undefined when that is not known any more. */
+  resume(lastEventId: string | undefined): { lastId: string; missed: LogEntry[] | undefined } {
+    const { log } = this.#records;
+    return { lastId: log.lastId, missed: lastEventId === undefined ? undefined : log.after(lastEventId) };
+  }
+
+  /** Counts up with every event: what was read at the same revision is the same. */
+  get revision(): number {
+    return this.#records.revision;
+  }
+
+  /** @returns the milliseconds left, or undefined when another coordinator leads and has to be told. */
+  #renewHere(id: string, record: ComponentDocument | undefined, renewal: Renewal): number | undefined {
+    const { site, leadership, logger } = this.#options;
+    if (record !== undefined && (renewal.incarnation ?? record.incarnation) < record.incarnation) {
+      logger.warn({ component: id, incarnation: renewal.incarnation, newer: record.incarnation }, "superseded");
+      throw superseded(id, record, renewal);
+    }
+    if (record?.state !== "up" || record.site !== site) throw notHere(id, record);
+    this.#renewals?.inc();
+    if (leadership.standing.role !== "leading") return undefined;
+    const leftMs = this.#judgement.renew(id);
+    if (leftMs === undefined) throw notHere(id, { ...record, state: "expired" });
+    if (renewal.health !== undefined) {
+      this.#health.take(id, { incarnation: record.incarnation, health: renewal.health });
+    }
+    return leftMs;
+  }
+
+  async #passOn(renewal: RenewalMessage): Promise<void> {
+    const { publishRenewal } = this.#options;
+    if (publishRenewal === undefined) {
+      const told = "this coordinator does not lead its site and has no broker to reach the one that does";
+      throw new MusterError("not-leading", `${told}; try another coordinator`, { retryAfterMs: 1_000 });
+    }
+    await publishRenewal(renewal);
+  }
+
+  #measure(metrics: Metrics): Counter {
+    const registers = [metrics];
+    const records = this.#records;
+    new Gauge({
+      name: "muster_components",
+      help: "Components on record, by stored state.",
+      labelNames: ["state"],
+      registers,
+      collect() {
+        const counts: Record<string, number> = { up: 0, expired: 0, gone: 0 };
+        for (const { state } of records.roster.all()) counts[state] = (counts[state] ?? 0) + 1;
+        for (const [state, count] of Object.entries(counts)) this.set({ state }, count);
+      },
+    });
+    const judgement = this.#judgement;
+    new Gauge({
+      name: "muster_leases",
+      help: "Leases that this coordinator judges; 0 when it does not lead.",
+      registers,
+      collect() {
+        this.set(judgement.leases);
+      },
+    });
+    return new Counter({ name: "muster_renewals_total", help: "Renewals taken, by HTTP and by message.", registers });
+  }
+}
+
+function superseded(id: string, record: ComponentDocument, said: { incarnation?: number }): MusterError {
+  const told = `"${id}" was registered by a newer process: incarnation ${record.incarnation}, yours is ${said.incarnation}`;
+  return new MusterError("superseded", `${told}; end this process or register again to take the id back`);
+}
+
+function notHere(id: string, record: ComponentDocument | undefined): MusterError {
+  const why =
+    record === undefined
+      ? "is not registered"
+      : record.state === "up"
+        ? `is registered at the site "${record.site}"`
+        : `is ${record.state}`;
+  return new MusterError("not-registered", `"${id}" ${why}; register it with PUT /v1/components/${id}`);
+}
