@@ -515,6 +515,7 @@ export interface SiteDocument {
    */
   decided?: {
     id: Id;
+    type: Id;
     incarnation: number;
     to: "expired" | "removed";
   }[];

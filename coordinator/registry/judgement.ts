@@ -23,6 +23,7 @@ import { defaultRetention, overdueForRemoval, type Retention, WallClockWatch } f
 /** What the leader has decided of a component: of this incarnation of it, no later one. */
 export interface Decision {
   id: string;
+  type: string;
   incarnation: number;
   to: "expired" | "removed";
 }
@@ -143,7 +144,7 @@ export class Judgement {
     await turn();
     const decisions = this.#judge.due(decisionsMax).flatMap((id): Decision[] => {
       const record = this.#options.records.get(id);
-      if (this.#isJudged(record)) return [{ id, incarnation: record.incarnation, to: "expired" }];
+      if (this.#isJudged(record)) return [decision(record, "expired")];
       this.#judge.drop(id);
       return [];
     });
@@ -167,7 +168,7 @@ export class Judgement {
 
   /** Until it is done, somebody else leads, or the coordinator closes: then the successor finds it in the site's record. */
   async #carryOutOne(decision: Decision): Promise<void> {
-    const { records, logger, leadership, wallClock } = this.#options;
+    const { records, logger, leadership, wallClock, remove } = this.#options;
     while (!this.#closed && leadership.standing.role === "leading") {
       try {
         const { written } = await records.update(decision.id, (current) => {
@@ -177,6 +178,8 @@ export class Judgement {
           return current.state === "up" ? withState(current, "expired", mark) : undefined;
         });
         if (written) logger.info({ component: decision.id, incarnation: decision.incarnation }, decision.to);
+        // The queues go last: a successor that inherits this finds the tombstone, and them as far as they are left.
+        if (decision.to === "removed" && (await records.refresh(decision.id)) === undefined) await remove?.(decision);
         break;
       } catch (error) {
         this.#report(error);
@@ -198,9 +201,8 @@ export class Judgement {
     }
     const overdue = overdueForRemoval(records.roster.all(), site, retention, now).slice(0, decisionsMax);
     if (overdue.length === 0) return;
-    const decisions = overdue.map(({ id, incarnation }): Decision => ({ id, incarnation, to: "removed" }));
+    const decisions = overdue.map((record) => decision(record, "removed"));
     await this.#options.leadership.decide(decisions);
-    for (const component of overdue) await this.#options.remove?.(component);
     await this.#carryOut(decisions);
   }
 
@@ -265,6 +267,10 @@ export class Judgement {
       logger.error({ error }, "judging failed");
     }
   }
+}
+
+function decision({ id, type, incarnation }: ComponentDocument, to: Decision["to"]): Decision {
+  return { id, type, incarnation, to };
 }
 
 function refreshed(was: ComponentDocument, is: ComponentDocument): boolean {
