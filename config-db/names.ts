@@ -49,6 +49,8 @@ export const documentId = {
   component: (id: string) => `component:${id}`,
   site: (site: string) => `site:${site}`,
   command: (id: string) => `command:${id}`,
+  conflict: (record: string, hash: string) => `conflict:${record}@${hash}`,
+  peer: (site: string) => `peer:${site}`,
 } as const;
 
 // --- messages --------------------------------------------------------------------------------------------------

@@ -32,6 +32,9 @@ export interface SchemaTypes {
   "delivery-reply": generated.DeliveryReply;
   "signal-message": generated.SignalMessage;
   "renewal-message": generated.RenewalMessage;
+  "conflict-document": generated.ConflictDocument;
+  "conflict-resolution": generated.ConflictResolution;
+  "site-peer": generated.SitePeer;
   problem: generated.Problem;
 }
 export type SchemaName = keyof SchemaTypes;

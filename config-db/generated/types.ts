@@ -32,6 +32,24 @@ export type Target =
     };
 export type MessageName = string;
 /**
+ * POST /v1/conflicts/{id}/resolution
+ */
+export type ConflictResolution =
+  | {
+      /**
+       * `rev` of a candidate.
+       */
+      choose: string;
+    }
+  | {
+      /**
+       * Any JSON value: neither side's, or a mixture.
+       */
+      value: {
+        [k: string]: unknown;
+      };
+    };
+/**
  * POST /v1/config/validate
  */
 export type ValidateRequest =
@@ -238,6 +256,89 @@ export interface ConfigStatusReport {
   reason?: string;
 }
 /**
+ * `conflict:<record>@<hash>` in muster-config: a place of a record that sites changed at once, each in its own way. Id, content and `_rev` follow from what collided. Closed by a tombstone that keeps every field.
+ */
+export interface ConflictDocument {
+  _id: string;
+  _rev?: string;
+  _deleted?: boolean;
+  kind: "conflict";
+  schemaVersion: 1;
+  /**
+   * `_id` of the document in conflict.
+   */
+  record: string;
+  part: "settings" | "content" | "document";
+  /**
+   * JSON Pointer below `part`; empty for a whole document.
+   */
+  pointer: string;
+  /**
+   * What was there before; absent where nothing was.
+   */
+  base?: {
+    /**
+     * Any JSON value.
+     */
+    value: {
+      [k: string]: unknown;
+    };
+  };
+  /**
+   * @minItems 2
+   */
+  candidates: [
+    {
+      rev: string;
+      version: number;
+      site: Id;
+      changedBy: string;
+      changedAt: Timestamp;
+      /**
+       * Any JSON value; absent where that side has nothing there.
+       */
+      value?: {
+        [k: string]: unknown;
+      };
+    },
+    {
+      rev: string;
+      version: number;
+      site: Id;
+      changedBy: string;
+      changedAt: Timestamp;
+      /**
+       * Any JSON value; absent where that side has nothing there.
+       */
+      value?: {
+        [k: string]: unknown;
+      };
+    },
+    ...{
+      rev: string;
+      version: number;
+      site: Id;
+      changedBy: string;
+      changedAt: Timestamp;
+      /**
+       * Any JSON value; absent where that side has nothing there.
+       */
+      value?: {
+        [k: string]: unknown;
+      };
+    }[]
+  ];
+  /**
+   * Of a tombstone: how an operator closed it.
+   */
+  closed?: {
+    by: string;
+    at: Timestamp;
+    site: Id;
+    chosen?: string;
+  };
+}
+/**
  * POST /v1/components/{id}/inbox/{delivery}/nack
  */
 export interface DeliveryNack {
@@ -309,6 +410,10 @@ export interface HistoryDocument {
   site: Id;
   note?: string;
   parent?: Revision;
+  /**
+   * Other revisions that went into this one when sites had changed the layer at once.
+   */
+  merged?: Revision[];
   content?: ContentList;
   /**
    * The layer was deleted by this revision.
@@ -335,6 +440,14 @@ export interface LayerDocument {
   site: Id;
   note?: string;
   parent?: Revision;
+  /**
+   * Other revisions that went into this one when sites had changed the layer at once.
+   */
+  merged?: Revision[];
+  /**
+   * Of a tombstone: not a deletion, the end of a branch whose content went into that revision.
+   */
+  mergedInto?: string;
   content?: ContentList;
 }
 /**
@@ -519,4 +632,12 @@ export interface SiteDocument {
     incarnation: number;
     to: "expired" | "removed";
   }[];
+}
+/**
+ * POST /v1/sites: another site to replicate with. Credentials stand in the URLs; no answer and no log tells them.
+ */
+export interface SitePeer {
+  name: Id;
+  couchdbUrl: string;
+  amqpUrl?: string;
 }

@@ -1,0 +1,28 @@
+/**
+ * Revisions that follow from their content. Both engines make `_rev` from the content too, but each in its own way
+ * (CouchDB also by the order of members), so what several sites may write at once brings its own and is stored with
+ * `newEdits: false`: the same content then is the same revision everywhere, and never a conflict.
+ */
+import { createHash } from "node:crypto";
+import canonicalize from "canonicalize";
+import type { Document, Stored } from "./store.ts";
+
+/** A document with the revision that it is to be stored as: for `Database.bulk` with `newEdits: false`. */
+export type Fixed<Doc extends Document> = Stored<Doc> & { _revisions: { start: number; ids: string[] } };
+
+/**
+ * Gives a document the revision that follows from its content and from what it replaces.
+ * @param parentPath the revision that it replaces first, then that one's parent …; empty for a first revision.
+ */
+export function withFixedRevision<Doc extends Document>(doc: Doc, parentPath: readonly string[] = []): Fixed<Doc> {
+  const { _rev, ...content } = doc;
+  const [parent] = parentPath;
+  const start = parent === undefined ? 1 : Number.parseInt(parent, 10) + 1;
+  // 32 hexadecimal digits: the form of the engines' own.
+  const hash = createHash("sha256")
+    .update(canonicalize({ parent: parent ?? null, content }) as string)
+    .digest("hex")
+    .slice(0, 32);
+  const ids = [hash, ...parentPath.map((rev) => rev.slice(rev.indexOf("-") + 1))];
+  return { ...(content as Doc), _rev: `${start}-${hash}`, _revisions: { start, ids } };
+}

@@ -1,0 +1,109 @@
+/**
+ * A conflict as a record, `conflict:<…>` in muster-config: replicated like all configuration, so that every operator
+ * sees the same list and closes it for all. Its id and content follow from what collided, so that sites which find it at
+ * once write the same. Closing it is a tombstone: one that arrives again later is closed already. Pure.
+ */
+import { createHash } from "node:crypto";
+import canonicalize from "canonicalize";
+import type { ConflictDocument } from "../../config-db/generated/types.ts";
+import { documentId } from "../../config-db/names.ts";
+import { type Fixed, withFixedRevision } from "../../config-db/revision.ts";
+import type { Stored } from "../../config-db/store.ts";
+import type { Candidate, ConflictPart, FoundConflict, VersionedDocument } from "./resolve.ts";
+import { wholeOf } from "./resolve.ts";
+import { isSame, valueAt } from "./three-way.ts";
+
+/** What operators see: all that is open about one place of one record, as one conflict. */
+export interface ListedConflict {
+  id: string;
+  record: string;
+  /** The layer's name, where the record is a layer. */
+  layer?: string;
+  part: ConflictPart;
+  pointer: string;
+  base?: unknown;
+  candidates: (Candidate & { live: boolean })[];
+  /** When the last of the changes that collided was made, by its maker's clock. */
+  since: string;
+}
+
+const hashOf = (value: unknown) =>
+  createHash("sha256")
+    .update(canonicalize(value) as string)
+    .digest("hex")
+    .slice(0, 24);
+
+/** The document of a conflict in `record`. */
+export function conflictDocument(record: string, found: FoundConflict): Fixed<ConflictDocument> {
+  const { part, pointer, base, candidates } = found;
+  const sides = candidates.map(({ rev }) => rev).sort();
+  return withFixedRevision<ConflictDocument>({
+    _id: documentId.conflict(record, hashOf([part, pointer, sides])),
+    kind: "conflict",
+    schemaVersion: 1,
+    record,
+    part,
+    pointer,
+    ...(base === undefined ? {} : { base }),
+    candidates,
+  });
+}
+
+/** Open conflicts of one place, by the id under which operators know them. */
+export function groupConflicts(open: Iterable<Stored<ConflictDocument>>): Map<string, Stored<ConflictDocument>[]> {
+  const groups = new Map<string, Stored<ConflictDocument>[]>();
+  for (const doc of open) {
+    const id = hashOf([doc.record, doc.part, doc.pointer]);
+    groups.set(id, [...(groups.get(id) ?? []), doc]);
+  }
+  return groups;
+}
+
+/**
+ * @param docs a group of `groupConflicts`
+ * @param current the record as it stands; undefined when it is deleted
+ */
+export function listConflict(
+  id: string,
+  docs: Stored<ConflictDocument>[],
+  current: VersionedDocument | undefined,
+): ListedConflict {
+  const [first] = docs.sort((a, b) => (a._id < b._id ? -1 : 1)) as [Stored<ConflictDocument>];
+  const { record, part, pointer } = first;
+  const candidates = uniqueCandidates(docs.flatMap((doc) => doc.candidates));
+  const base = docs.find((doc) => doc.base !== undefined)?.base;
+  return {
+    id,
+    record,
+    ...(record.startsWith("layer:") ? { layer: record.slice("layer:".length) } : {}),
+    part,
+    pointer,
+    ...(base === undefined ? {} : { base: base.value }),
+    candidates: candidates.map((candidate) => ({ ...candidate, live: isLive(candidate, part, pointer, current) })),
+    since: candidates
+      .map(({ changedAt }) => changedAt)
+      .sort()
+      .at(-1) as string,
+  };
+}
+
+/** Each value once, under the name of the one who said it first: merges repeat what others said. */
+function uniqueCandidates(candidates: Candidate[]): Candidate[] {
+  const unique: Candidate[] = [];
+  const byAge = [...candidates].sort((a, b) => a.version - b.version || (a.rev < b.rev ? -1 : 1));
+  for (const candidate of byAge) {
+    if (!unique.some(({ value }) => isSame(value, candidate.value))) unique.push(candidate);
+  }
+  return unique;
+}
+
+function isLive(
+  { value }: Candidate,
+  part: ConflictPart,
+  pointer: string,
+  current: VersionedDocument | undefined,
+): boolean {
+  if (part !== "document") return isSame(valueAt(current?.[part], pointer), value);
+  if (value === undefined || current === undefined) return value === undefined && current === undefined;
+  return current.kind === "layer" || isSame(wholeOf(current), value);
+}

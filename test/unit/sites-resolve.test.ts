@@ -1,0 +1,232 @@
+import { expect } from "chai";
+import fc from "fast-check";
+import { listConflict } from "../../coordinator/sites/conflict.ts";
+import { isSame, valueAt } from "../../coordinator/sites/three-way.ts";
+import { Chronicle, type Edit, ModelSite } from "./sites-model.ts";
+
+const siteNames = ["east", "north", "south", "west"];
+
+function makeSites(count: number): { sites: ModelSite[]; chronicle: Chronicle } {
+  const chronicle = new Chronicle();
+  return { sites: siteNames.slice(0, count).map((name) => new ModelSite(name, chronicle)), chronicle };
+}
+
+/** Everyone hears everyone and resolves until there is nothing left to resolve. @returns the rounds that it took. */
+function heal(sites: ModelSite[]): number {
+  for (let round = 1; round <= 10; round++) {
+    for (const one of sites) for (const other of sites) if (one !== other) one.replicateFrom(other);
+    if (!sites.map((site) => site.resolve()).includes(true)) return round;
+  }
+  throw new Error("the sites resolve for ever");
+}
+
+const view = (site: ModelSite) => ({
+  rev: site.winner()?.rev,
+  leaves: site
+    .leaves()
+    .map(({ rev }) => rev)
+    .sort(),
+  settings: site.settings(),
+  conflicts: [...site.conflicts.keys()].sort(),
+});
+
+const overlap = (a: string, b: string) => a === b || a.startsWith(`${b}/`) || b.startsWith(`${a}/`);
+
+/** An object that one side emptied and another filled holds what both meant. */
+const stands = (value: unknown, meant: unknown) =>
+  isSame(value, meant) || (isSame(meant, {}) && typeof value === "object" && value !== null && !Array.isArray(value));
+
+/** Where an edit can be found at the end; undefined when it was dropped silently. */
+function whereabouts(edit: Edit, site: ModelSite, chronicle: Chronicle): string | undefined {
+  const settings = site.settings();
+  if (edit.pointer === "" ? settings === undefined : stands(valueAt(settings, edit.pointer), edit.value))
+    return "result";
+  const onTopOf = (rev: string) =>
+    chronicle.edits.filter((later) => later.rev !== rev && chronicle.ancestors(later.rev).has(rev));
+  const touches = (later: Edit) => later.pointer === "" || edit.pointer === "" || overlap(later.pointer, edit.pointer);
+  // Whoever else said the same counts: what someone replaces knowingly is a value, whichever site it came from.
+  const said = chronicle.edits.filter(({ pointer, value }) => pointer === edit.pointer && isSame(value, edit.value));
+  if (said.some(({ rev }) => onTopOf(rev).some(touches))) return "history";
+  if (edit.pointer !== "" && chronicle.putsBack(edit)) return "history";
+  for (const { part, pointer, candidates } of site.conflicts.values()) {
+    if (part === "document" && edit.pointer === "" && candidates.some(({ value }) => value === undefined))
+      return "listed";
+    if (part !== "settings" || !overlap(pointer, edit.pointer)) continue;
+    const below = edit.pointer.slice(pointer.length);
+    const told = ({ value }: { value?: unknown }) =>
+      edit.pointer.startsWith(pointer)
+        ? isSame(valueAt(value, below), edit.value)
+        : isSame(value, valueAt(edit.value, pointer.slice(edit.pointer.length)));
+    if (candidates.some(told)) return "listed";
+  }
+  return undefined;
+}
+
+type Step =
+  | { do: "edit"; site: number; pointer: string; value: unknown }
+  | { do: "delete"; site: number }
+  | { do: "resolve"; site: number }
+  | { do: "replicate"; from: number; to: number };
+
+const site = fc.nat({ max: siteNames.length - 1 });
+const pointer = fc.constantFrom("/a", "/b", "/c", "/deep/a", "/deep/b", "/deep/er/a", "/deep");
+const value = fc.oneof(
+  fc.nat({ max: 3 }),
+  fc.constant(undefined),
+  fc.constant(null),
+  fc.constant([1, { x: 2 }]),
+  fc.record({ a: fc.nat({ max: 3 }), z: fc.nat({ max: 3 }) }),
+);
+const step: fc.Arbitrary<Step> = fc.oneof(
+  { weight: 6, arbitrary: fc.record({ do: fc.constant("edit" as const), site, pointer, value }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant("delete" as const), site }) },
+  { weight: 3, arbitrary: fc.record({ do: fc.constant("resolve" as const), site }) },
+  { weight: 6, arbitrary: fc.record({ do: fc.constant("replicate" as const), from: site, to: site }) },
+);
+
+/** @param prompt whether what comes in is resolved before anyone writes again. */
+function play(sites: ModelSite[], steps: Step[], prompt = false): void {
+  for (const taken of steps) {
+    if (taken.do === "replicate") {
+      sites[taken.to]?.replicateFrom(sites[taken.from] as ModelSite);
+      if (prompt) sites[taken.to]?.resolve();
+    } else if (taken.do === "resolve") sites[taken.site]?.resolve();
+    else if (taken.do === "delete") {
+      if (sites[taken.site]?.settings() !== undefined) sites[taken.site]?.edit("", undefined);
+    } else sites[taken.site]?.edit(taken.pointer, taken.value);
+  }
+}
+
+describe("resolving at several sites, as a model", () => {
+  it("ends equal everywhere, with every edit in the result, overwritten knowingly or listed, over 1,000 random schedules", function () {
+    this.timeout(60_000);
+    fc.assert(
+      fc.property(fc.array(step, { minLength: 5, maxLength: 60 }), (steps) => {
+        const { sites, chronicle } = makeSites(siteNames.length);
+        play(sites, steps);
+        heal(sites);
+        const [first, ...others] = sites as [ModelSite, ...ModelSite[]];
+        for (const other of others) expect(view(other)).to.deep.equal(view(first));
+        for (const edit of chronicle.edits) {
+          expect(whereabouts(edit, first, chronicle), `edit ${JSON.stringify(edit)}`).to.not.equal(undefined);
+        }
+      }),
+      { numRuns: 1_000 },
+    );
+  });
+
+  it("lists nothing when every site keeps to settings of its own", () => {
+    const own = fc.array(
+      fc.oneof(
+        fc.record({ do: fc.constant("edit" as const), site, pointer: fc.constant("own"), value: fc.nat() }),
+        fc.record({ do: fc.constant("replicate" as const), from: site, to: site }),
+      ),
+      { minLength: 5, maxLength: 60 },
+    );
+    fc.assert(
+      fc.property(own, (steps) => {
+        const { sites } = makeSites(siteNames.length);
+        const last = new Map<string, unknown>();
+        const renamed = steps.map((taken): Step => {
+          if (taken.do !== "edit") return taken;
+          last.set(`own-${taken.site}`, taken.value);
+          return { ...taken, pointer: `/own-${taken.site}` };
+        });
+        play(sites, renamed, true);
+        heal(sites);
+        for (const each of sites) {
+          expect([...each.conflicts.values()]).to.deep.equal([]);
+          expect(each.settings() ?? {}).to.deep.equal(Object.fromEntries(last));
+        }
+      }),
+      { numRuns: 300 },
+    );
+  });
+});
+
+describe("a resolution", () => {
+  function parted(): { east: ModelSite; west: ModelSite; both: ModelSite[] } {
+    const { sites } = makeSites(4);
+    const [east, , , west] = sites as [ModelSite, ModelSite, ModelSite, ModelSite];
+    east.edit("", undefined);
+    east.edit("/a", 1);
+    east.edit("/b", 1);
+    west.replicateFrom(east);
+    return { east, west, both: [east, west] };
+  }
+  const listed = (site: ModelSite) =>
+    [...site.conflicts.values()].map((doc) => listConflict("c", [doc], site.winner()?.doc));
+
+  it("keeps the changes of both sides to different settings", () => {
+    const { east, west, both } = parted();
+    east.edit("/a", 2);
+    west.edit("/b", 2);
+    heal(both);
+    expect(east.settings()).to.deep.equal({ a: 2, b: 2 });
+    expect(listed(east)).to.deep.equal([]);
+  });
+
+  it("lets the higher version stand and lists the other with what was there before", () => {
+    const { east, west, both } = parted();
+    east.edit("/a", 2);
+    east.edit("/a", 3);
+    west.edit("/a", 4);
+    heal(both);
+    expect(west.settings()).to.deep.equal({ a: 3, b: 1 });
+    const [conflict] = listed(west);
+    expect(conflict).to.include({ layer: "platform", part: "settings", pointer: "/a", base: 1 });
+    expect(conflict?.candidates.map(({ site, value, live }) => ({ site, value, live }))).to.have.deep.members([
+      { site: "east", value: 3, live: true },
+      { site: "west", value: 4, live: false },
+    ]);
+  });
+
+  it("lets an edit stand against a deletion, and lists that", () => {
+    const { east, west, both } = parted();
+    east.edit("", undefined);
+    west.edit("/a", 4);
+    heal(both);
+    expect(east.settings()).to.deep.equal({ a: 4, b: 1 });
+    expect(listed(east).map(({ part, pointer }) => ({ part, pointer }))).to.deep.equal([
+      { part: "document", pointer: "" },
+    ]);
+    expect(listed(east)[0]?.candidates.map((candidate) => "value" in candidate)).to.have.members([true, false]);
+  });
+
+  it("takes a deletion at both sites for an agreement, also when one begins anew", () => {
+    const { east, west, both } = parted();
+    east.edit("", undefined);
+    west.edit("", undefined);
+    heal(both);
+    expect(east.settings()).to.equal(undefined);
+    west.edit("/new", 1);
+    heal(both);
+    expect(east.settings()).to.deep.equal({ new: 1 });
+    expect(listed(east)).to.deep.equal([]);
+  });
+
+  it("does not list again what a branch that came late has in common with the merge", () => {
+    const { east, west, both } = parted();
+    east.edit("/a", 2);
+    west.edit("/b", 2);
+    const late = new ModelSite("south", new Chronicle());
+    late.replicateFrom(west);
+    heal(both);
+    east.edit("/b", 3);
+    late.edit("/c", 5);
+    heal([...both, late]);
+    expect(west.settings()).to.deep.equal({ a: 2, b: 3, c: 5 });
+    expect(listed(west)).to.deep.equal([]);
+  });
+
+  it("is the layer's tombstone in CouchDB's eyes when the merged layer is deleted", () => {
+    const { east, west, both } = parted();
+    east.edit("/a", 2);
+    west.edit("/a", 2);
+    heal(both);
+    east.edit("", undefined);
+    heal(both);
+    expect(west.winner()?.doc).to.include({ _deleted: true, site: "east" });
+    expect(west.winner()?.doc).to.not.have.property("mergedInto");
+  });
+});
