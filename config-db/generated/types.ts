@@ -45,9 +45,7 @@ export type ConflictResolution =
       /**
        * Any JSON value: neither side's, or a mixture.
        */
-      value: {
-        [k: string]: unknown;
-      };
+      value: unknown;
     };
 /**
  * POST /v1/config/validate
@@ -280,54 +278,19 @@ export interface ConflictDocument {
     /**
      * Any JSON value.
      */
-    value: {
-      [k: string]: unknown;
-    };
+    value: unknown;
   };
-  /**
-   * @minItems 2
-   */
-  candidates: [
-    {
-      rev: string;
-      version: number;
-      site: Id;
-      changedBy: string;
-      changedAt: Timestamp;
-      /**
-       * Any JSON value; absent where that side has nothing there.
-       */
-      value?: {
-        [k: string]: unknown;
-      };
-    },
-    {
-      rev: string;
-      version: number;
-      site: Id;
-      changedBy: string;
-      changedAt: Timestamp;
-      /**
-       * Any JSON value; absent where that side has nothing there.
-       */
-      value?: {
-        [k: string]: unknown;
-      };
-    },
-    ...{
-      rev: string;
-      version: number;
-      site: Id;
-      changedBy: string;
-      changedAt: Timestamp;
-      /**
-       * Any JSON value; absent where that side has nothing there.
-       */
-      value?: {
-        [k: string]: unknown;
-      };
-    }[]
-  ];
+  candidates: {
+    rev: string;
+    version: number;
+    site: Id;
+    changedBy: string;
+    changedAt: Timestamp;
+    /**
+     * Any JSON value; absent where that side has nothing there.
+     */
+    value?: unknown;
+  }[];
   /**
    * Of a tombstone: how an operator closed it.
    */
