@@ -1,0 +1,157 @@
+/** Ends a message that came by AMQP as docs/messages.md says: answer or pass on, wait for the confirm, then ack. */
+import type { ConsumeMessage, Options } from "amqplib";
+import { exchanges, headers } from "../../../config-db/names.ts";
+import { type Arrived, leftMs } from "./amqp-message.ts";
+import { type AmqpSession, PublishError } from "./amqp-session.ts";
+import type { Delivery, Result } from "./delivery.ts";
+import { nextId } from "./ids.ts";
+import { json, type Message } from "./message.ts";
+
+const nothing = Buffer.alloc(0);
+type Failed = Extract<Result, { state: "failed" }>;
+
+export class AmqpDelivery implements Delivery {
+  readonly message: Message;
+  readonly #session: AmqpSession;
+  readonly #raw: ConsumeMessage;
+  readonly #arrived: Arrived;
+  readonly #self: { id: string; type: string };
+
+  constructor(session: AmqpSession, raw: ConsumeMessage, arrived: Arrived, self: { id: string; type: string }) {
+    this.#session = session;
+    this.#raw = raw;
+    this.#arrived = arrived;
+    this.#self = self;
+    this.message = arrived.message;
+  }
+
+  started(): void {
+    if (this.#arrived.replyTo === undefined || this.message.kind === "request") return;
+    const { exchange, key, content, options } = this.#outcome("delivered", false);
+    this.#session.publishAndForget(exchange, key, content, options);
+  }
+
+  drop(): void {
+    // Thrown by an ended session: the message comes again and is dropped then.
+    try {
+      this.#session.ack(this.#raw);
+    } catch {}
+  }
+
+  async settle(result: Result): Promise<void> {
+    const isRequest = this.message.kind === "request";
+    if (result.state === "late") {
+      // The requester has gone; a command's sender is told by the dead letter that it expired.
+      if (isRequest) this.#session.ack(this.#raw);
+      else this.#session.reject(this.#raw);
+      return;
+    }
+    if (isRequest) await this.#reply(result);
+    else if (result.state === "done") await this.#tell("done");
+    else if (result.retryInMs !== undefined) await this.#retry(result.retryInMs);
+    else if (result.unhandled === true && this.message.kind === "broadcast") await this.#tell("failed", result.reason);
+    else await this.#deadLetter(result);
+    this.#session.ack(this.#raw);
+  }
+
+  async #reply(result: Exclude<Result, { state: "late" }>): Promise<void> {
+    const { message } = this;
+    const isDone = result.state === "done";
+    const told: Record<string, unknown> = { [headers.kind]: "reply", [headers.from]: this.#self.id };
+    if (message.traceparent !== undefined) told[headers.traceparent] = message.traceparent;
+    if (!isDone) {
+      told[headers.error] = result.code;
+      told[headers.reason] = result.reason;
+    }
+    const options: Options.Publish = {
+      messageId: nextId(),
+      correlationId: message.id,
+      type: message.name,
+      contentType: (isDone ? result.reply?.contentType : undefined) ?? json,
+      timestamp: Math.floor(Date.now() / 1000),
+      deliveryMode: 1,
+      mandatory: true,
+      headers: told,
+    };
+    if (message.deadlineAtMs !== undefined) options.expiration = leftMs(message.deadlineAtMs, Date.now());
+    const { exchange, key } = this.#answerRoute(told);
+    try {
+      await this.#session.confirmed(exchange, key, (isDone ? result.reply?.content : undefined) ?? nothing, options);
+    } catch (error) {
+      // Returned: the requester has gone. Refused: its replies overflow. Neither gets better by handling this again.
+      if (!(error instanceof PublishError) || error.failure === "lost") throw error;
+    }
+  }
+
+  async #tell(state: "done" | "failed", reason?: string): Promise<void> {
+    if (this.#arrived.replyTo === undefined) return;
+    const { exchange, key, content, options } = this.#outcome(state, true, reason);
+    try {
+      await this.#session.confirmed(exchange, key, content, options);
+    } catch (error) {
+      if (!(error instanceof PublishError) || error.failure !== "returned") throw error;
+    }
+  }
+
+  #outcome(state: "delivered" | "done" | "failed", isPersistent: boolean, reason?: string) {
+    const { message } = this;
+    const told: Record<string, unknown> = { [headers.kind]: "outcome", [headers.from]: this.#self.id };
+    if (message.traceparent !== undefined) told[headers.traceparent] = message.traceparent;
+    const options: Options.Publish = {
+      messageId: nextId(),
+      correlationId: message.id,
+      contentType: json,
+      timestamp: Math.floor(Date.now() / 1000),
+      deliveryMode: isPersistent ? 2 : 1,
+      mandatory: true,
+      headers: told,
+    };
+    const body = {
+      id: message.id,
+      component: this.#self.id,
+      state,
+      attempt: message.attempt,
+      at: new Date().toISOString(),
+      ...(reason !== undefined && { reason }),
+    };
+    return { ...this.#answerRoute(told), content: Buffer.from(JSON.stringify(body)), options };
+  }
+
+  /** Straight back, or by way of the site that the message came from. */
+  #answerRoute(told: Record<string, unknown>): { exchange: string; key: string } {
+    const { replyTo = "", originSite } = this.#arrived;
+    if (originSite === undefined) return { exchange: exchanges.reply, key: replyTo };
+    told[headers.exchange] = exchanges.reply;
+    told[headers.key] = replyTo;
+    return { exchange: exchanges.remote, key: originSite };
+  }
+
+  /** Back to where it came from; a broadcast to this component alone. */
+  async #retry(delayMs: number): Promise<void> {
+    await this.#session.hold(delayMs);
+    const isAny = this.#raw.fields.exchange === exchanges.any;
+    const exchange = isAny ? exchanges.any : exchanges.unicast;
+    const key = isAny ? this.#self.type : this.#self.id;
+    const options = this.#again({ [headers.attempt]: this.message.attempt + 1 });
+    await this.#session.confirmed(exchange, key, this.#raw.content, { ...options, mandatory: true });
+  }
+
+  async #deadLetter({ reason }: Failed): Promise<void> {
+    const options = this.#again({ [headers.reason]: reason, [headers.to]: this.#self.id });
+    await this.#session.confirmed(exchanges.dead, this.#raw.fields.routingKey, this.#raw.content, options);
+  }
+
+  /** The same properties and headers, with some headers added. */
+  #again(added: Record<string, unknown>): Options.Publish {
+    const { properties } = this.#raw;
+    const given = Object.entries(properties).filter(([, value]) => value !== undefined);
+    const options = Object.fromEntries(given) as Options.Publish;
+    options.headers = { ...properties.headers, ...added };
+    options.deliveryMode = 2;
+    const { deadlineAtMs } = this.message;
+    // Dead letters do not expire: they are kept to be looked at.
+    if (headers.to in added) delete options.expiration;
+    else if (deadlineAtMs !== undefined) options.expiration = leftMs(deadlineAtMs, Date.now());
+    return options;
+  }
+}

@@ -1,0 +1,129 @@
+/** AMQP's side of messages (docs/messages.md): read with suspicion, written as the wire says, routed. Pure. */
+import type { ConsumeMessage, Options } from "amqplib";
+import { limits } from "../../../config-db/limits.ts";
+import { exchanges, headers, idPattern, type MessageKind, messageKinds } from "../../../config-db/names.ts";
+import { decodeBody, json, type Message, type Outgoing } from "./message.ts";
+
+/** Where a message goes, and how. */
+export interface Route {
+  exchange: string;
+  key: string;
+  /** Comes back when no queue takes it. */
+  mandatory: boolean;
+}
+
+/** What arrived, checked; `reply`, `outcome` and `signal` included. */
+export interface Arrived {
+  kind: MessageKind;
+  message: Message;
+  replyTo: string | undefined;
+  correlationId: string | undefined;
+  /** The site it came from, when another one. */
+  originSite: string | undefined;
+  /** On a reply that tells a failure. */
+  error: string | undefined;
+  reason: string | undefined;
+  epoch: number;
+}
+
+const messageIdLengthMax = 128;
+const namePattern = /^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}$/;
+const replyKeyPattern = /^(commands:[a-z0-9._-]+|coordinator:[a-z0-9._-]+:[A-Za-z0-9_-]+)$/;
+const handledKinds: readonly MessageKind[] = ["command", "request", "broadcast"];
+
+/** @returns what a consumer goes on with, or, as text, why it rejects: anyone may have published this. */
+export function readArrived({ properties, content }: ConsumeMessage): Arrived | string {
+  const given: Record<string, unknown> = properties.headers ?? {};
+  const id: unknown = properties.messageId;
+  if (typeof id !== "string" || id === "" || id.length > messageIdLengthMax) return "no valid messageId";
+  const kind = given[headers.kind] as MessageKind;
+  if (!messageKinds.includes(kind)) return `unknown ${headers.kind}`;
+  const name: unknown = properties.type ?? "";
+  const isHandled = handledKinds.includes(kind);
+  if (typeof name !== "string" || (isHandled && !namePattern.test(name))) return "no valid type";
+  const from = given[headers.from];
+  if (from !== undefined && (typeof from !== "string" || !idPattern.test(from))) return `${headers.from} is no id`;
+  const replyTo: unknown = properties.replyTo;
+  if (replyTo !== undefined && (typeof replyTo !== "string" || (replyTo !== from && !replyKeyPattern.test(replyTo)))) {
+    return "replyTo names neither the sender nor a coordinator";
+  }
+  if (kind === "request" && replyTo === undefined) return "a request without replyTo";
+  if (content.length > limits.bodyBytes) return `a body of ${content.length} bytes`;
+  const contentType = textOf(properties.contentType) ?? json;
+  let body: unknown;
+  try {
+    body = decodeBody(contentType, content);
+  } catch {
+    return "the body is not JSON";
+  }
+  const attempt = given[headers.attempt];
+  return {
+    kind,
+    message: {
+      id,
+      kind: kind as Message["kind"],
+      name,
+      from,
+      contentType,
+      body,
+      sentAtMs: typeof properties.timestamp === "number" ? properties.timestamp * 1000 : undefined,
+      deadlineAtMs: numberOf(given[headers.deadline]),
+      attempt: typeof attempt === "number" && Number.isSafeInteger(attempt) && attempt >= 1 ? attempt : 1,
+      traceparent: textOf(given[headers.traceparent]),
+    },
+    replyTo,
+    correlationId: textOf(properties.correlationId),
+    originSite: textOf(given[headers.site]),
+    error: textOf(given[headers.error]),
+    reason: textOf(given[headers.reason]),
+    epoch: numberOf(given[headers.epoch]) ?? 0,
+  };
+}
+
+/** Where `outgoing` is published. `self` is the sender, whose type and id are in the key of its events. */
+export function routeOf({ kind, to, name }: Outgoing, self: { id: string; type: string }): Route {
+  if (to === undefined) {
+    return { exchange: exchanges.events, key: `${self.type}.${self.id}.${name}`, mandatory: false };
+  }
+  if ("component" in to) {
+    const exchange = kind === "request" ? exchanges.requests : exchanges.unicast;
+    return { exchange, key: to.component, mandatory: true };
+  }
+  if ("any" in to) return { exchange: exchanges.any, key: to.any, mandatory: true };
+  if ("type" in to) return { exchange: exchanges.type(to.type), key: "", mandatory: false };
+  return { exchange: exchanges.all, key: "", mandatory: false };
+}
+
+/** The properties of `outgoing`. `nowMs` is the wall clock, for what is left until the deadline. */
+export function propertiesOf(outgoing: Outgoing, from: string, mandatory: boolean, nowMs: number): Options.Publish {
+  const told: Record<string, unknown> = { [headers.kind]: outgoing.kind, [headers.from]: from };
+  const options: Options.Publish = {
+    messageId: outgoing.id,
+    type: outgoing.name,
+    contentType: outgoing.contentType,
+    timestamp: Math.floor(nowMs / 1000),
+    deliveryMode: outgoing.persistent ? 2 : 1,
+    mandatory,
+    headers: told,
+  };
+  if (outgoing.kind === "request") options.replyTo = from;
+  if (outgoing.traceparent !== undefined) told[headers.traceparent] = outgoing.traceparent;
+  if (outgoing.deadlineAtMs !== undefined) {
+    told[headers.deadline] = outgoing.deadlineAtMs;
+    options.expiration = leftMs(outgoing.deadlineAtMs, nowMs);
+  }
+  return options;
+}
+
+/** AMQP's `expiration`. A deadline that has just passed must not become "never". */
+export function leftMs(deadlineAtMs: number, nowMs: number): string {
+  return String(Math.max(1, Math.ceil(deadlineAtMs - nowMs)));
+}
+
+function textOf(value: unknown): string | undefined {
+  return typeof value === "string" && value !== "" ? value : undefined;
+}
+
+function numberOf(value: unknown): number | undefined {
+  return typeof value === "number" && Number.isFinite(value) && value >= 0 ? value : undefined;
+}

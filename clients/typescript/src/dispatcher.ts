@@ -1,0 +1,282 @@
+/** Gives received messages to handlers: each once, in order per sender, at most so many at a time. */
+import { LRUCache } from "lru-cache";
+import { MusterError } from "../../../config-db/errors.ts";
+import { backoffMs } from "./backoff.ts";
+import type { Delivery, Result } from "./delivery.ts";
+import type { Logger } from "./logger.ts";
+import { checkName, encodeBody, type Message } from "./message.ts";
+import { withTraceparent } from "./trace.ts";
+
+/** What it returns answers a request. What it throws fails the message. `signal` aborts at the handler's time-out. */
+export type Handler<B = unknown> = (message: Message<B>, signal: AbortSignal) => unknown;
+
+export interface HandlerOptions {
+  /** Messages of this name handled at a time. 1–1,000, default 10. Those of one sender follow one another anyway. */
+  concurrency?: number;
+  /** A handler that takes longer has failed; it should end at `signal`. 1–86,400,000, default 30,000. */
+  timeoutMs?: number;
+  /** Further attempts at a command or broadcast that failed, before it is a dead letter. 0–100, default 4. */
+  retries?: number;
+  /** Before the first retry, doubled for each further one up to 30 s. Default 1,000. */
+  retryFirstMs?: number;
+}
+
+/** Thrown by a handler to say that no further attempt can help. */
+export class PermanentFailure extends Error {
+  override readonly name = "PermanentFailure";
+}
+
+interface Registered {
+  handler: Handler;
+  concurrency: number;
+  timeoutMs: number;
+  retries: number;
+  retryFirstMs: number;
+  running: number;
+  /** Messages that wait for a free place. */
+  waiting: Task[];
+}
+
+interface Task {
+  delivery: Delivery;
+  /** The sender's, absent where no order is kept. */
+  lane: Task[] | undefined;
+  laneKey: string;
+}
+
+/** Handled to the end. The wire asks for 10,000; the reply is kept to be told again unless it is large. */
+const windowMax = 10_000;
+const keptReplyBytesMax = 1_024;
+/** Programs connect first and add handlers after; a message that was waiting must not fail for it. */
+const graceMs = 10_000;
+const reasonLengthMax = 1_000;
+
+export class Dispatcher {
+  readonly #logger: Logger;
+  readonly #handlers = new Map<string, Registered>();
+  readonly #lanes = new Map<string, Task[]>();
+  /** By message id: how it ended. By `<id>/<attempt>`: that this attempt was passed on to a next one. */
+  readonly #handled = new LRUCache<string, Result | "retried">({ max: windowMax });
+  /** By message id: those in a handler, in a queue before it, or not yet settled. */
+  readonly #open = new Map<string, Promise<Result>>();
+  readonly #resolvers = new Map<string, (result: Result) => void>();
+  /** Without a handler, in the time of grace. */
+  #early: Task[] = [];
+  #graceTimer: NodeJS.Timeout | undefined;
+  #graceIsOver = false;
+  #idle: (() => void)[] = [];
+
+  constructor(logger: Logger) {
+    this.#logger = logger;
+  }
+
+  /** The time of grace for messages without a handler starts now. */
+  start(): void {
+    this.#graceTimer = setTimeout(() => {
+      this.#graceIsOver = true;
+      for (const task of this.#early.splice(0)) this.#unhandled(task);
+    }, graceMs).unref();
+  }
+
+  /** @throws MusterError `invalid-request` for a bad name or option, or a name that has a handler already. */
+  handle(name: string, handler: Handler, options: HandlerOptions = {}): () => void {
+    checkName(name);
+    if (this.#handlers.has(name)) throw new MusterError("invalid-request", `"${name}" has a handler already`);
+    const registered: Registered = {
+      handler,
+      concurrency: within("concurrency", options.concurrency ?? 10, 1, 1_000),
+      timeoutMs: within("timeoutMs", options.timeoutMs ?? 30_000, 1, 86_400_000),
+      retries: within("retries", options.retries ?? 4, 0, 100),
+      retryFirstMs: within("retryFirstMs", options.retryFirstMs ?? 1_000, 0, 30_000),
+      running: 0,
+      waiting: [],
+    };
+    this.#handlers.set(name, registered);
+    const early = this.#early;
+    this.#early = [];
+    for (const task of early) this.#begin(task);
+    return () => {
+      if (this.#handlers.get(name) === registered) this.#handlers.delete(name);
+    };
+  }
+
+  /** The longest that any handler may take: how long a taken message must stay invisible to others. */
+  get longestTimeoutMs(): number {
+    let longest = 30_000;
+    for (const { timeoutMs } of this.#handlers.values()) longest = Math.max(longest, timeoutMs);
+    return longest;
+  }
+
+  deliver(delivery: Delivery): void {
+    const { message } = delivery;
+    const open = this.#open.get(message.id);
+    if (open !== undefined) {
+      // A connection was lost while it was handled: the same message, delivered again.
+      void open.then((result) => this.#repeat(delivery, result));
+      return;
+    }
+    const known = this.#handled.get(message.id) ?? this.#handled.get(`${message.id}/${message.attempt}`);
+    if (known === "retried") delivery.drop();
+    else if (known !== undefined) this.#repeat(delivery, known);
+    else this.#enter(delivery);
+  }
+
+  /** Resolves when everything that was delivered has been handled and settled, or after `timeoutMs`. */
+  async drain(timeoutMs: number): Promise<void> {
+    clearTimeout(this.#graceTimer);
+    // Without a handler now, they stay unsettled and go to the next process.
+    for (const { delivery } of this.#early.splice(0)) this.#forget(delivery.message.id);
+    if (this.#open.size === 0) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, timeoutMs);
+      this.#idle.push(() => {
+        clearTimeout(timer);
+        resolve();
+      });
+    });
+  }
+
+  #enter(delivery: Delivery): void {
+    const { id, kind, from } = delivery.message;
+    this.#open.set(id, new Promise((resolve) => this.#resolvers.set(id, resolve)));
+    // Requests are not ordered: their sender waits for the reply where it cares.
+    if (kind === "request" || from === undefined) {
+      this.#begin({ delivery, lane: undefined, laneKey: "" });
+      return;
+    }
+    const laneKey = `${kind}/${from}`;
+    let lane = this.#lanes.get(laneKey);
+    if (lane === undefined) {
+      lane = [];
+      this.#lanes.set(laneKey, lane);
+    }
+    const task: Task = { delivery, lane, laneKey };
+    lane.push(task);
+    if (lane.length === 1) this.#begin(task);
+  }
+
+  /** The task is the first of its lane. */
+  #begin(task: Task): void {
+    const registered = this.#handlers.get(task.delivery.message.name);
+    if (registered === undefined) {
+      if (this.#graceIsOver) this.#unhandled(task);
+      else this.#early.push(task);
+    } else if (registered.running >= registered.concurrency) {
+      registered.waiting.push(task);
+    } else {
+      void this.#run(task, registered);
+    }
+  }
+
+  #unhandled(task: Task): void {
+    const { name } = task.delivery.message;
+    const reason = `no handler for "${name}"`;
+    void this.#finish(task, { state: "failed", code: "handler-failed", reason, retryInMs: undefined, unhandled: true });
+  }
+
+  async #run(task: Task, registered: Registered): Promise<void> {
+    const { message } = task.delivery;
+    if (message.deadlineAtMs !== undefined && message.deadlineAtMs < Date.now()) {
+      await this.#finish(task, { state: "late" });
+      return;
+    }
+    registered.running += 1;
+    task.delivery.started();
+    const result = await call(registered, message);
+    registered.running -= 1;
+    if (result.state === "failed") {
+      this.#logger.warn(
+        { id: message.id, name: message.name, attempt: message.attempt, ...result },
+        "a handler failed",
+      );
+    }
+    const settled = this.#finish(task, result);
+    const next = registered.waiting.shift();
+    if (next !== undefined) this.#begin(next);
+    await settled;
+  }
+
+  async #finish(task: Task, result: Result): Promise<void> {
+    const { delivery, lane, laneKey } = task;
+    this.#next(lane, laneKey);
+    const isSettled = await this.#settle(delivery, result);
+    this.#remember(delivery.message, result, isSettled);
+    this.#resolvers.get(delivery.message.id)?.(result);
+    this.#forget(delivery.message.id);
+  }
+
+  /** @returns false when it could not be made sure and the message will come again. */
+  async #settle(delivery: Delivery, result: Result): Promise<boolean> {
+    try {
+      await delivery.settle(result);
+      return true;
+    } catch (error) {
+      this.#logger.debug({ error, id: delivery.message.id }, "not settled; it will come again");
+      return false;
+    }
+  }
+
+  #next(lane: Task[] | undefined, laneKey: string): void {
+    if (lane === undefined) return;
+    lane.shift();
+    const next = lane[0];
+    if (next !== undefined) this.#begin(next);
+    else this.#lanes.delete(laneKey);
+  }
+
+  #remember({ id, attempt }: Message, result: Result, isSettled: boolean): void {
+    if (result.state === "failed" && result.retryInMs !== undefined) {
+      // Not passed on: it comes again as this attempt, and has to be handled again.
+      if (isSettled) this.#handled.set(`${id}/${attempt}`, "retried");
+    } else if (result.state === "done" && (result.reply?.content.length ?? 0) > keptReplyBytesMax) {
+      this.#handled.set(id, { state: "done", reply: undefined });
+    } else {
+      this.#handled.set(id, result);
+    }
+  }
+
+  #repeat(delivery: Delivery, result: Result): void {
+    void this.#settle(delivery, result);
+  }
+
+  #forget(id: string): void {
+    this.#open.delete(id);
+    this.#resolvers.delete(id);
+    if (this.#open.size === 0) for (const resolve of this.#idle.splice(0)) resolve();
+  }
+}
+
+/** Never rejects. */
+async function call(registered: Registered, message: Message): Promise<Result> {
+  const { handler, timeoutMs } = registered;
+  const late = new AbortController();
+  const reason = `the handler took longer than ${timeoutMs} ms`;
+  const timer = setTimeout(() => late.abort(new Error(reason)), timeoutMs);
+  try {
+    let answer = withTraceparent(message.traceparent, () => handler(message, late.signal));
+    if (answer instanceof Promise) {
+      const timedOut = new Promise<never>((_, reject) => {
+        late.signal.addEventListener("abort", () => reject(late.signal.reason as Error));
+      });
+      answer = await Promise.race([answer, timedOut]);
+    }
+    return { state: "done", reply: message.kind === "request" ? encodeBody(answer) : undefined };
+  } catch (error) {
+    const code = late.signal.aborted ? "deadline-exceeded" : "handler-failed";
+    const told = error instanceof Error ? error.message : String(error);
+    const retryInMs = error instanceof PermanentFailure ? undefined : retryDelayMs(registered, message);
+    return { state: "failed", code, reason: told.slice(0, reasonLengthMax), retryInMs };
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function retryDelayMs({ retries, retryFirstMs }: Registered, { kind, attempt }: Message): number | undefined {
+  if (kind === "request" || attempt > retries) return undefined;
+  return backoffMs(attempt - 1, { firstMs: retryFirstMs, maxMs: 30_000 });
+}
+
+function within(name: string, value: number, min: number, max: number): number {
+  if (Number.isInteger(value) && value >= min && value <= max) return value;
+  throw new MusterError("invalid-request", `${name} must be an integer in ${min}..${max}, got ${value}`);
+}

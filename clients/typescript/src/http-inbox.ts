@@ -1,0 +1,188 @@
+/** Receives through the bridge's inbox: long polls, acks and nacks by POST. */
+import { isMusterError } from "../../../config-db/errors.ts";
+import { backoffMs, pause } from "./backoff.ts";
+import type { Bridge } from "./bridge.ts";
+import type { Delivery, Receiver, Result } from "./delivery.ts";
+import { fromHttpBody, type HttpBody, httpBody } from "./http-sender.ts";
+import type { Logger } from "./logger.ts";
+import { json, type Message } from "./message.ts";
+
+export interface HttpInboxOptions {
+  bridge: Bridge;
+  id: string;
+  receiver: Receiver;
+  /** Messages in hand at a time. */
+  prefetch: number;
+  /** The longest that a handler may take now. */
+  longestHandlerMs(): number;
+  logger: Logger;
+}
+
+interface InboxMessage extends HttpBody {
+  delivery: string;
+  id: string;
+  kind: "command" | "request" | "broadcast" | "signal";
+  name: string;
+  from?: string;
+  sentAt?: string;
+  deadlineAt?: string;
+  attempt?: number;
+  traceparent?: string;
+}
+
+/** Below the 60 s at which many proxies cut an idle request. */
+const waitMs = 30_000;
+/** Few at a time: what waits here behind a slow handler counts as taking too long. */
+const inHandMax = 16;
+/** Time for the ack, and for one message before this one. */
+const visibilityMarginMs = 30_000;
+const visibilityMaxMs = 3_600_000;
+const retry = { firstMs: 100, maxMs: 5_000 };
+const settleTriesMax = 8;
+
+export class HttpInbox {
+  readonly #options: HttpInboxOptions;
+  readonly #ending = new AbortController();
+  #loop: Promise<void> = Promise.resolve();
+  #inHand = 0;
+  #wake: (() => void) | undefined;
+
+  constructor(options: HttpInboxOptions) {
+    this.#options = options;
+  }
+
+  start(): void {
+    this.#loop = this.#run();
+  }
+
+  /** Polls no more. Messages in hand can still be settled. */
+  async stop(): Promise<void> {
+    this.#ending.abort();
+    await this.#loop;
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#ending;
+    for (let attempt = 0; !signal.aborted; ) {
+      const free = Math.min(this.#options.prefetch, inHandMax) - this.#inHand;
+      if (free <= 0) {
+        await this.#untilFree();
+        continue;
+      }
+      try {
+        await this.#poll(free);
+        attempt = 0;
+      } catch (error) {
+        if (signal.aborted) return;
+        this.#options.logger.debug({ error }, "the inbox cannot be read now");
+        const retryAfterMs = isMusterError(error) ? Math.min(error.retryAfterMs ?? 0, retry.maxMs) : 0;
+        await pause(Math.max(retryAfterMs, backoffMs(attempt, retry)), signal);
+        attempt += 1;
+      }
+    }
+  }
+
+  async #poll(max: number): Promise<void> {
+    const { bridge, id, receiver, longestHandlerMs } = this.#options;
+    const visibilityMs = Math.min(visibilityMaxMs, longestHandlerMs() + visibilityMarginMs);
+    const { body } = await bridge.ask<{ messages: InboxMessage[] }>({
+      path: `/v1/components/${id}/inbox`,
+      query: { max, waitMs, visibilityMs },
+      timeoutMs: waitMs + 10_000,
+      signal: this.#ending.signal,
+    });
+    for (const given of body.messages) {
+      if (given.kind === "signal") {
+        const { revision } = (given.body ?? {}) as { revision?: string };
+        if (revision !== undefined) receiver.signal(revision);
+        void this.settle(given.delivery, "ack").catch(() => undefined);
+        continue;
+      }
+      this.#inHand += 1;
+      receiver.deliver(new HttpDelivery(this, given, () => this.#release()));
+    }
+  }
+
+  /** Tells the coordinator until it has it: it does not matter to it how often. Rejects when it refuses or never answers. */
+  async settle(delivery: string, verb: "ack" | "nack" | "reply", body?: object): Promise<void> {
+    const { bridge, id } = this.#options;
+    const path = `/v1/components/${id}/inbox/${encodeURIComponent(delivery)}/${verb}`;
+    for (let attempt = 0; ; attempt += 1) {
+      try {
+        await bridge.ask({ method: "POST", path, ...(body !== undefined && { body }) });
+        return;
+      } catch (error) {
+        // It was not told in time, or a restarted coordinator does not know it: the message comes again.
+        const canRetry = isMusterError(error) && error.status === 503 && attempt < settleTriesMax;
+        if (!canRetry) throw error;
+        await pause(backoffMs(attempt, retry));
+      }
+    }
+  }
+
+  #release(): void {
+    this.#inHand -= 1;
+    this.#wake?.();
+  }
+
+  async #untilFree(): Promise<void> {
+    const { signal } = this.#ending;
+    await new Promise<void>((resolve) => {
+      this.#wake = resolve;
+      signal.addEventListener("abort", () => resolve(), { once: true });
+    });
+    this.#wake = undefined;
+  }
+}
+
+class HttpDelivery implements Delivery {
+  readonly message: Message;
+  readonly #inbox: HttpInbox;
+  readonly #delivery: string;
+  readonly #release: () => void;
+  #isReleased = false;
+
+  constructor(inbox: HttpInbox, given: InboxMessage, release: () => void) {
+    this.#inbox = inbox;
+    this.#delivery = given.delivery;
+    this.#release = release;
+    this.message = {
+      id: given.id,
+      kind: given.kind as Message["kind"],
+      name: given.name,
+      from: given.from,
+      contentType: given.contentType ?? json,
+      body: fromHttpBody(given),
+      sentAtMs: given.sentAt === undefined ? undefined : Date.parse(given.sentAt),
+      deadlineAtMs: given.deadlineAt === undefined ? undefined : Date.parse(given.deadlineAt),
+      attempt: given.attempt ?? 1,
+      traceparent: given.traceparent,
+    };
+  }
+
+  /** Taking it from the inbox said so. */
+  started(): void {}
+
+  drop(): void {
+    void this.#end("ack").catch(() => undefined);
+  }
+
+  async settle(result: Result): Promise<void> {
+    if (result.state === "late") return await this.#end("nack", { reason: "the deadline has passed" });
+    if (result.state === "done") {
+      const isRequest = this.message.kind === "request";
+      return isRequest ? await this.#end("reply", result.reply && httpBody(result.reply)) : await this.#end("ack");
+    }
+    const delayMs = result.retryInMs === undefined ? {} : { delayMs: Math.round(result.retryInMs) };
+    await this.#end("nack", { reason: result.reason, ...delayMs });
+  }
+
+  async #end(verb: "ack" | "nack" | "reply", body?: object): Promise<void> {
+    try {
+      await this.#inbox.settle(this.#delivery, verb, verb === "reply" ? (body ?? {}) : body);
+    } finally {
+      if (!this.#isReleased) this.#release();
+      this.#isReleased = true;
+    }
+  }
+}

@@ -1,0 +1,107 @@
+/** What the client sends and receives, whatever carries it. */
+import { MusterError } from "../../../config-db/errors.ts";
+import type { Target } from "../../../config-db/generated/types.ts";
+import { limits } from "../../../config-db/limits.ts";
+
+/** On its way out. Times are of the wall clock, in milliseconds since the epoch: they are compared on other machines. */
+export interface Outgoing {
+  /** Kept over repetitions: receivers drop what they have seen. */
+  id: string;
+  kind: "command" | "request" | "broadcast" | "event";
+  /** Absent for events. */
+  to?: Target;
+  name: string;
+  contentType: string;
+  content: Buffer;
+  /** Not handled after that. */
+  deadlineAtMs?: number;
+  traceparent?: string;
+  /** False for hints, which a restart of the broker may lose. */
+  persistent: boolean;
+  /** The coordinator keeps its state: goes by the bridge. */
+  tracked?: boolean;
+}
+
+/** What a handler is given. */
+export interface Message<B = unknown> {
+  id: string;
+  kind: "command" | "request" | "broadcast";
+  name: string;
+  /** The sender's component id; absent for an anonymous one. */
+  from: string | undefined;
+  contentType: string;
+  /** A JSON value for a JSON content type, a Buffer for all others. */
+  body: B;
+  /** Milliseconds since the epoch, on the sender's clock. */
+  sentAtMs: number | undefined;
+  deadlineAtMs: number | undefined;
+  /** From 1; rises when a handler failed. */
+  attempt: number;
+  traceparent: string | undefined;
+}
+
+/** A content type with its bytes, where JSON is not wanted: `new Payload("application/xml", bytes)`. */
+export class Payload {
+  readonly contentType: string;
+  readonly content: Buffer;
+
+  constructor(contentType: string, content: Uint8Array | string) {
+    this.contentType = contentType;
+    this.content = typeof content === "string" ? Buffer.from(content) : Buffer.from(content);
+  }
+}
+
+export const json = "application/json";
+const namePattern = /^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}$/;
+
+/** True for `application/json` and `…+json`, whatever parameters follow. */
+export function isJson(contentType: string): boolean {
+  return contentType === json || /^application\/(json|[^;]+\+json)\s*(;|$)/i.test(contentType);
+}
+
+/**
+ * The bytes of a body: JSON, or a Payload's own; no body is no bytes.
+ * @throws MusterError `too-large` above 1 MiB, `invalid-request` for what JSON cannot say.
+ */
+export function encodeBody(body: unknown): { contentType: string; content: Buffer } {
+  const encoded = body instanceof Payload ? body : { contentType: json, content: encodeJson(body) };
+  if (encoded.content.length > limits.bodyBytes) {
+    throw new MusterError(
+      "too-large",
+      `a body may have ${limits.bodyBytes} bytes, this one has ${encoded.content.length}; ` +
+        "put it where it can be fetched and send its address",
+    );
+  }
+  return encoded;
+}
+
+const nothing = Buffer.alloc(0);
+
+function encodeJson(body: unknown): Buffer {
+  let text: string | undefined;
+  try {
+    if (body === undefined) return nothing;
+    text = JSON.stringify(body);
+  } catch (error) {
+    throw new MusterError("invalid-request", `the body cannot be said in JSON: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+  if (text === undefined) throw new MusterError("invalid-request", `a ${typeof body} cannot be said in JSON`);
+  return Buffer.from(text);
+}
+
+/** @throws SyntaxError when the content type promises JSON and the bytes are none. */
+export function decodeBody(contentType: string, content: Buffer): unknown {
+  if (!isJson(contentType)) return content;
+  return content.length === 0 ? undefined : JSON.parse(content.toString("utf8"));
+}
+
+/** @throws MusterError `invalid-request`. */
+export function checkName(name: string): void {
+  if (namePattern.test(name)) return;
+  throw new MusterError(
+    "invalid-request",
+    `a message's name must match ${namePattern.source}, got ${JSON.stringify(String(name).slice(0, 100))}`,
+  );
+}

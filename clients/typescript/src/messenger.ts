@@ -1,0 +1,245 @@
+/** Messages in and out over whichever way is open: AMQP when the broker can be reached, else HTTP. */
+import type { ConsumeMessage } from "amqplib";
+import { type ErrorCode, errorCodes, MusterError } from "../../../config-db/errors.ts";
+import type { Health, Settings } from "../../../config-db/generated/types.ts";
+import { exchanges } from "../../../config-db/names.ts";
+import { AmqpDelivery } from "./amqp-delivery.ts";
+import { AmqpLink } from "./amqp-link.ts";
+import { type Arrived, readArrived } from "./amqp-message.ts";
+import { AmqpSender } from "./amqp-sender.ts";
+import type { AmqpSession } from "./amqp-session.ts";
+import type { Bridge } from "./bridge.ts";
+import type { Receiver } from "./delivery.ts";
+import { HttpInbox } from "./http-inbox.ts";
+import { HttpSender } from "./http-sender.ts";
+import type { Logger } from "./logger.ts";
+import { json, type Outgoing } from "./message.ts";
+import { Outbox, type OutboxOptions } from "./outbox.ts";
+import type { Reply } from "./transport.ts";
+
+/** The way that messages take now; `none` where only AMQP is allowed and the broker is away. */
+export type Way = "amqp" | "http" | "none";
+
+export interface MessengerOptions {
+  bridge: Bridge;
+  id: string;
+  type: string;
+  transport: "auto" | "amqp" | "http";
+  prefetch: number;
+  outbox: OutboxOptions;
+  receiver: Receiver;
+  longestHandlerMs(): number;
+  onWay(way: Way): void;
+  onTrouble(): void;
+  logger: Logger;
+}
+
+interface Waiting {
+  resolve(reply: Reply): void;
+  reject(error: unknown): void;
+  timer: NodeJS.Timeout;
+}
+
+/** A broker that restarts gets this long before messages go by HTTP: changing ways for every hiccup would cost more. */
+const fallbackAfterMs = 1_500;
+
+export class Messenger {
+  readonly #options: MessengerOptions;
+  readonly #outbox: Outbox;
+  readonly #http: HttpSender;
+  readonly #link: AmqpLink;
+  readonly #waiting = new Map<string, Waiting>();
+  #inbox: HttpInbox | undefined;
+  #fallback: NodeJS.Timeout | undefined;
+  #way: Way = "none";
+  #isReceiving = true;
+  #highestEpoch = 0;
+  #whenOpen: (() => void)[] = [];
+
+  constructor(options: MessengerOptions) {
+    this.#options = options;
+    const { bridge, id, type, prefetch, outbox, onTrouble, logger } = options;
+    this.#outbox = new Outbox(outbox);
+    this.#http = new HttpSender(bridge, id);
+    this.#link = new AmqpLink({
+      id,
+      type,
+      prefetch,
+      onMessage: (message, session) => this.#arrived(message, session),
+      onSession: (session) => this.#sessionChanged(session),
+      onTrouble,
+      logger,
+    });
+  }
+
+  get way(): Way {
+    return this.#way;
+  }
+
+  /** Tells where the broker is, once that is known; undefined where the site offers none. */
+  start(amqpUrl: string | undefined): void {
+    const { transport } = this.#options;
+    if (transport === "http" || (amqpUrl === undefined && transport === "auto")) this.#useHttp();
+    else if (amqpUrl !== undefined) this.#link.connectTo(amqpUrl);
+    if (this.#way === "none" && transport === "auto") this.#fallBackSoon();
+  }
+
+  /** Resolves when messages go one way or the other, or after `timeoutMs`. */
+  async untilOpen(timeoutMs: number): Promise<void> {
+    if (this.#way !== "none") return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, timeoutMs);
+      this.#whenOpen.push(() => {
+        clearTimeout(timer);
+        resolve();
+      });
+    });
+  }
+
+  send(outgoing: Outgoing, timeoutMs: number): Promise<unknown> {
+    return this.#outbox.send(outgoing, timeoutMs);
+  }
+
+  /** @throws MusterError `deadline-exceeded` without a reply in time, `handler-failed` with the handler's reason. */
+  request(outgoing: Outgoing, timeoutMs: number): Promise<Reply> {
+    return new Promise((resolve, reject) => {
+      const { id, name, to } = outgoing;
+      const end = () => {
+        this.#waiting.delete(id);
+        clearTimeout(timer);
+      };
+      const timer = setTimeout(() => {
+        end();
+        const told = `no reply to "${name}" from ${JSON.stringify(to)} within ${timeoutMs} ms`;
+        reject(new MusterError("deadline-exceeded", told));
+      }, timeoutMs);
+      this.#waiting.set(id, {
+        resolve: (reply) => {
+          end();
+          resolve(reply);
+        },
+        reject: (error) => {
+          end();
+          reject(error);
+        },
+        timer,
+      });
+      this.#outbox.send(outgoing, timeoutMs).then(
+        (reply) => reply && this.#waiting.get(id)?.resolve(reply),
+        (error: unknown) => this.#waiting.get(id)?.reject(error),
+      );
+    });
+  }
+
+  /** @returns false when there is no broker to take it. */
+  renew(renewal: { id: string; incarnation: number; health?: Health }): boolean {
+    const content = Buffer.from(JSON.stringify(renewal));
+    const options = { deliveryMode: 1, contentType: json };
+    return this.#link.session?.publishAndForget(exchanges.renewals, "", content, options) ?? false;
+  }
+
+  /** Takes no more messages; sending and settling go on. */
+  async stopReceiving(): Promise<void> {
+    this.#isReceiving = false;
+    clearTimeout(this.#fallback);
+    await Promise.all([this.#inbox?.stop(), this.#link.session?.stopConsuming()]);
+  }
+
+  /** Waits up to `drainMs` for what is still to be sent. */
+  async close(drainMs: number): Promise<void> {
+    await this.stopReceiving();
+    await this.#outbox.close(this.#way === "none" ? 0 : drainMs);
+    this.#http.close();
+    await this.#link.close();
+    for (const { reject } of [...this.#waiting.values()]) {
+      reject(new MusterError("unreachable", "the component closed before the reply came"));
+    }
+  }
+
+  #sessionChanged(session: AmqpSession | undefined): void {
+    const { id, type } = this.#options;
+    if (session !== undefined) {
+      clearTimeout(this.#fallback);
+      this.#fallback = undefined;
+      if (!this.#isReceiving) void session.stopConsuming();
+      void this.#inbox?.stop();
+      this.#inbox = undefined;
+      this.#outbox.use(new AmqpSender(session, { id, type }, this.#http));
+      this.#go("amqp");
+      return;
+    }
+    this.#outbox.use(undefined);
+    this.#go("none");
+    if (this.#options.transport === "auto") this.#fallBackSoon();
+  }
+
+  #fallBackSoon(): void {
+    this.#fallback ??= setTimeout(() => {
+      this.#fallback = undefined;
+      if (this.#way === "none" && this.#isReceiving) this.#useHttp();
+    }, fallbackAfterMs);
+  }
+
+  #useHttp(): void {
+    const { bridge, id, receiver, prefetch, longestHandlerMs, logger } = this.#options;
+    if (this.#way === "http") return;
+    this.#inbox = new HttpInbox({ bridge, id, receiver, prefetch, longestHandlerMs, logger });
+    this.#inbox.start();
+    this.#outbox.use(this.#http);
+    this.#go("http");
+  }
+
+  #go(way: Way): void {
+    if (this.#way === way) return;
+    this.#way = way;
+    this.#options.onWay(way);
+    if (way !== "none") for (const resolve of this.#whenOpen.splice(0)) resolve();
+  }
+
+  #arrived(raw: ConsumeMessage, session: AmqpSession): void {
+    const arrived = readArrived(raw);
+    if (typeof arrived === "string") {
+      this.#options.logger.warn({ reason: arrived, messageId: raw.properties.messageId }, "a malformed message");
+      session.reject(raw);
+      return;
+    }
+    switch (arrived.kind) {
+      case "command":
+      case "request":
+      case "broadcast": {
+        const { id, type, receiver } = this.#options;
+        receiver.deliver(new AmqpDelivery(session, raw, arrived, { id, type }));
+        return;
+      }
+      case "reply":
+        this.#replied(arrived);
+        break;
+      case "signal":
+        this.#signalled(arrived);
+        break;
+      default:
+        this.#options.logger.debug({ kind: arrived.kind }, "a message that is not for components");
+    }
+    session.ack(raw);
+  }
+
+  #replied({ correlationId, message, error, reason }: Arrived): void {
+    const waiting = correlationId === undefined ? undefined : this.#waiting.get(correlationId);
+    // Nobody waits: a second reply, or one after the deadline.
+    if (waiting === undefined) return;
+    if (error === undefined) {
+      waiting.resolve({ from: message.from, body: message.body });
+      return;
+    }
+    const code = error in errorCodes ? (error as ErrorCode) : "handler-failed";
+    waiting.reject(new MusterError(code, `${message.from ?? "the target"}: ${reason ?? "its handler failed"}`));
+  }
+
+  #signalled({ epoch, message }: Arrived): void {
+    // From a leader that has been replaced.
+    if (epoch < this.#highestEpoch) return;
+    this.#highestEpoch = epoch;
+    const { kind, revision } = (message.body ?? {}) as Settings;
+    if (kind === "config" && typeof revision === "string") this.#options.receiver.signal(revision);
+  }
+}
