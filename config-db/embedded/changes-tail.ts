@@ -1,0 +1,93 @@
+/**
+ * The one reader behind all feeds that wait for a database's next change. Whoever writes pokes it; it reads what is new
+ * once, however many wait, and hands the same page to all of them. While nobody waits it does nothing.
+ */
+import type { PouchDB } from "pouchdb";
+import { type Change, readChanges } from "./changes-page.ts";
+
+/** Called with changes newer than the waiter's `since`, or with nothing when the waiter has to look for itself. */
+export type Waiter = (changes: Change[]) => void;
+
+type Use = <T>(work: (pouch: PouchDB.Database) => Promise<T>) => Promise<T>;
+
+export class ChangesTail {
+  readonly #use: Use;
+  readonly #waiters = new Map<Waiter, number>();
+  /** The newest change that was handed out; never goes back. */
+  #seq = 0;
+  #isDirty = false;
+  #isReading = false;
+  #isClosed = false;
+
+  constructor(use: Use) {
+    this.#use = use;
+  }
+
+  get isClosed(): boolean {
+    return this.#isClosed;
+  }
+
+  /** Something was written. */
+  poke(): void {
+    this.#isDirty = true;
+    if (!this.#isReading && this.#waiters.size > 0) {
+      this.#isReading = true;
+      void this.#read();
+    }
+  }
+
+  /**
+   * Registers a waiter that has seen everything up to `since`; it is called once. False, and it is not registered, when
+   * something newer went out meanwhile or the database is closed: read again.
+   */
+  wait(since: number, waiter: Waiter): boolean {
+    if (this.#isClosed || since < this.#seq) return false;
+    // What was written while nobody waited was not read: look once more from here.
+    const isFirst = this.#waiters.size === 0;
+    this.#waiters.set(waiter, since);
+    this.#seq = since;
+    if (isFirst) this.poke();
+    return true;
+  }
+
+  cancel(waiter: Waiter): void {
+    this.#waiters.delete(waiter);
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    this.#wakeAll();
+  }
+
+  async #read(): Promise<void> {
+    try {
+      while (this.#isDirty && this.#waiters.size > 0) {
+        this.#isDirty = false;
+        const page = await this.#use((pouch) => readChanges(pouch, { since: this.#seq }));
+        if (page.isFull) this.#isDirty = true;
+        this.#seq = Math.max(this.#seq, page.lastSeq);
+        this.#hand(page.changes);
+      }
+    } catch {
+      // Each feed reads for itself then, meets the same fault and reports it.
+      this.#wakeAll();
+    } finally {
+      this.#isReading = false;
+    }
+  }
+
+  #hand(changes: Change[]): void {
+    for (const [waiter, since] of [...this.#waiters]) {
+      const fresh = changes.filter((change) => change.seq > since);
+      if (fresh.length === 0) continue;
+      this.#waiters.delete(waiter);
+      waiter(fresh);
+    }
+  }
+
+  #wakeAll(): void {
+    const woken = [...this.#waiters.keys()];
+    this.#waiters.clear();
+    for (const waiter of woken) waiter([]);
+  }
+}
