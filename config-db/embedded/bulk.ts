@@ -6,6 +6,7 @@ import { checkDocument, checkId } from "./document-input.ts";
 import type { Exchange } from "./exchange.ts";
 import { isObject, type JsonObject } from "./json.ts";
 import { requireRevision } from "./revisions.ts";
+import { inWireOrder } from "./wire-order.ts";
 import { write } from "./writes.ts";
 
 export async function writeBulk(exchange: Exchange, database: Database, pouch: PouchDB.Database): Promise<void> {
@@ -51,9 +52,11 @@ async function readOne(pouch: PouchDB.Database, wanted: unknown, options: JsonOb
   try {
     parsed = readWanted(wanted);
     const { id, rev } = parsed;
-    if (rev === undefined) return [{ ok: await pouch.get(id, options) }];
-    const found = (await pouch.get(id, { ...options, open_revs: [rev] })) as unknown as { ok?: object }[];
-    return found.map((row) => (row.ok ? row : { error: { id, rev, error: "not_found", reason: "missing" } }));
+    if (rev === undefined) return [{ ok: inWireOrder(await pouch.get(id, options)) }];
+    const found = (await pouch.get(id, { ...options, open_revs: [rev] })) as unknown as { ok?: PouchDB.Doc }[];
+    return found.map((row) =>
+      row.ok ? { ok: inWireOrder(row.ok) } : { error: { id, rev, error: "not_found", reason: "missing" } },
+    );
   } catch (error) {
     return [{ error: { id: parsed.id, rev: parsed.rev ?? "undefined", ...toCouchError(error).body } }];
   }

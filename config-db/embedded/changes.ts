@@ -8,6 +8,7 @@ import type { Exchange } from "./exchange.ts";
 import { type JsonObject, parseObject } from "./json.ts";
 import { limits } from "./limits.ts";
 import type { Query } from "./query.ts";
+import { inWireOrder } from "./wire-order.ts";
 
 type Kind = "normal" | "longpoll" | "continuous";
 
@@ -259,7 +260,7 @@ class FeedWriter {
 const maxDescending = 1_000;
 
 function renderChange(change: Change, shape: Shape, seq: string): string {
-  const { _conflicts, ...doc } = change.doc as PouchDB.Doc & { _conflicts?: string[] };
+  const { _conflicts, ...doc } = inWireOrder(change.doc) as PouchDB.Doc & { _conflicts?: string[] };
   return JSON.stringify({
     seq,
     id: change.id,

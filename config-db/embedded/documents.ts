@@ -9,6 +9,7 @@ import { isObject, type JsonObject, parseObject } from "./json.ts";
 import { readLocal, writeLocal } from "./local-documents.ts";
 import { type OpenRevision, packDocument, packRevisions, unpackDocument } from "./multipart.ts";
 import { deletedConflicts, requireRevision, revisionTree } from "./revisions.ts";
+import { inWireOrder } from "./wire-order.ts";
 import { newId, writeOne } from "./writes.ts";
 
 /** What a reader may ask for besides the document itself. */
@@ -34,7 +35,7 @@ export async function readDocument(exchange: Exchange, pouch: PouchDB.Database, 
   if (openRevs !== undefined) return readOpenRevisions(exchange, pouch, id, openRevs);
   const options = readOptions(exchange);
   if (isPlain(options) && (await isKnown(exchange, pouch, id))) return;
-  const doc = await read(pouch, id, options);
+  const doc = inWireOrder(await read(pouch, id, options));
   // What goes beyond the revision can change without it, so that the revision is no tag for it.
   const isTagged = !["_conflicts", "_deleted_conflicts", "_revs_info", "_revisions"].some((member) => member in doc);
   const etag = `"${doc._rev}"`;
@@ -199,7 +200,8 @@ async function readOpenRevisions(
   if (attachmentsSince !== undefined) {
     for (const each of found) if ("ok" in each) leaveOut(each.ok, attachmentsSince, wantsHistory);
   }
-  if (isJson) return exchange.json(200, found);
-  const { contentType, body } = packRevisions(found);
+  const rows = found.map((row) => ("ok" in row ? { ok: inWireOrder(row.ok) } : row));
+  if (isJson) return exchange.json(200, rows);
+  const { contentType, body } = packRevisions(rows);
   exchange.send(200, body, { "content-type": contentType });
 }

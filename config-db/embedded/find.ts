@@ -4,6 +4,7 @@ import { badRequest, CouchError, isStorageFault, notFound } from "./couch-error.
 import type { Database } from "./database.ts";
 import type { Exchange } from "./exchange.ts";
 import { isObject, type JsonObject } from "./json.ts";
+import { inWireOrder } from "./wire-order.ts";
 
 const defaultLimit = 25;
 
@@ -14,7 +15,8 @@ export async function find(exchange: Exchange, pouch: PouchDB.Database): Promise
   const start = skip + parseBookmark(bookmark);
   const { docs, warning } = await mango(() => pouch.find({ ...request, limit, skip: start }));
   exchange.json(200, {
-    docs,
+    // With `fields` a document need not have an id.
+    docs: docs.map((doc) => (doc._id === undefined ? doc : inWireOrder(doc))),
     bookmark: docs.length === 0 ? (bookmark ?? "nil") : `after-${start - skip + docs.length}`,
     ...(warning !== undefined && { warning }),
   });

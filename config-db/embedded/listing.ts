@@ -5,6 +5,7 @@ import { queryParseError } from "./couch-error.ts";
 import type { Database } from "./database.ts";
 import type { Exchange } from "./exchange.ts";
 import type { Query } from "./query.ts";
+import { rowInWireOrder } from "./wire-order.ts";
 
 /** A range of ids. */
 interface Range {
@@ -62,7 +63,7 @@ async function newest(database: Database, pouch: PouchDB.Database): Promise<{ up
 
 function rowOf(row: PouchDB.AllDocsRow): object {
   if (row.error !== undefined) return { key: row.key, error: row.error };
-  return row;
+  return rowInWireOrder(row);
 }
 
 /**

@@ -10,6 +10,7 @@ import { limits } from "./limits.ts";
 import { queryOf } from "./listing.ts";
 import type { Query } from "./query.ts";
 import { compile } from "./sandbox.ts";
+import { rowInWireOrder } from "./wire-order.ts";
 
 type Emit = (key: unknown, value: unknown) => void;
 
@@ -33,7 +34,8 @@ export async function queryView(
   checkReduce(options, found.reduce !== undefined && options.reduce !== false);
   const answer = await mapReduce.query.call(pouch, `${design}/${view}`, options);
   const sequence = typeof answer.update_seq === "number" ? { update_seq: sequenceOf(answer.update_seq, database) } : {};
-  exchange.json(200, { ...answer, ...sequence });
+  const rows = answer.rows as { doc?: PouchDB.Doc | null }[];
+  exchange.json(200, { ...answer, rows: rows.map(rowInWireOrder), ...sequence });
 }
 
 export async function cleanUpViews(pouch: PouchDB.Database): Promise<void> {
