@@ -85,9 +85,9 @@ function schemas(): Record<string, unknown> {
   for (const [name, { $id: _id, ...schema }] of Object.entries(named)) all[title(name)] = schema;
   const text = JSON.stringify(all)
     .replaceAll("common.schema.json#/$defs/", "#/components/schemas/")
-    .replaceAll('"#/$defs/', '"#/components/schemas/')
-    .replaceAll(/,?"tsType":"[^"]*"/g, "");
-  return JSON.parse(text);
+    .replaceAll('"#/$defs/', '"#/components/schemas/');
+  // `tsType` speaks to the type generator alone.
+  return JSON.parse(text, (key, value) => (key === "tsType" ? undefined : value));
 }
 
 /** A page that shows the document, with nothing loaded from elsewhere. */

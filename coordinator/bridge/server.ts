@@ -1,6 +1,6 @@
 /** The HTTP server: routes as declared, around them checks, errors, streams, authentication and metrics. */
 import { timingSafeEqual } from "node:crypto";
-import { createServer, type Server } from "node:http";
+import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from "node:http";
 import { createRequire } from "node:module";
 import type { AddressInfo } from "node:net";
 import express, { type Request, type Response } from "express";
@@ -15,7 +15,6 @@ import type { JsonAnswer, RequestContext, Route, StreamAnswer } from "./route.ts
 export interface BridgeOptions {
   host: string;
   port: number;
-  routes: Route[];
   /** Absent: authentication is off, and only requests that name this machine are taken. */
   operatorToken?: string;
   logger: Logger;
@@ -34,6 +33,7 @@ export class Bridge {
   readonly #server: Server;
   readonly #streams = new Set<Response>();
   readonly #durations: Histogram;
+  #application: RequestListener = starting;
 
   constructor(options: BridgeOptions) {
     this.#options = options;
@@ -44,13 +44,15 @@ export class Bridge {
       buckets: [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5],
       registers: [options.metrics],
     });
-    this.#server = createServer({ keepAliveTimeout: keepAliveMs }, this.#application());
+    this.#server = createServer({ keepAliveTimeout: keepAliveMs }, (request, response) => {
+      this.#application(request, response);
+    });
     this.#server.on("clientError", (_error, socket) => {
       if (socket.writable) socket.end("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
     });
   }
 
-  /** Binds. @throws MusterError `refused` when the port is taken, naming it and the setting that changes it. */
+  /** Binds; until `serve` every route but `/livez` answers 503. @throws MusterError `refused` when the port is taken, naming it and the setting that changes it. */
   async start(): Promise<{ url: string }> {
     const { host, port } = this.#options;
     await new Promise<void>((resolve, reject) => {
@@ -65,6 +67,11 @@ export class Bridge {
     return { url: `http://${host.includes(":") ? `[${host}]` : host}:${bound.port}` };
   }
 
+  /** Opens the routes. */
+  serve(routes: Route[]): void {
+    this.#application = this.#express(routes);
+  }
+
   /** Takes no more requests, ends streams and waits for those under way, at most `drainMs`. */
   async close(drainMs = 5_000): Promise<void> {
     if (!this.#server.listening) return;
@@ -76,22 +83,22 @@ export class Bridge {
     clearTimeout(timer);
   }
 
-  #application(): express.Express {
+  #express(served: Route[]): express.Express {
     const app = express();
     app.disable("x-powered-by");
     app.disable("etag");
     app.set("query parser", false);
     app.use((request, _response, next) => next(this.#admit(request)));
 
-    const document = openApi(this.#options.routes);
+    const document = openApi(served);
     app.get("/openapi.json", (_request, response) => void response.json(document));
     app.get("/docs", (_request, response) => void response.type("html").send(docsPage));
     app.get("/docs/rapidoc.js", (_request, response) =>
       response.sendFile(createRequire(import.meta.url).resolve("rapidoc/dist/rapidoc-min.js"), { maxAge: 86_400_000 }),
     );
 
-    for (const path of new Set(this.#options.routes.map((route) => route.path))) {
-      const routes = this.#options.routes.filter((route) => route.path === path);
+    for (const path of new Set(served.map((route) => route.path))) {
+      const routes = served.filter((route) => route.path === path);
       const pattern = path.replaceAll(/\{(\w+)\}/g, ":$1");
       for (const route of routes) {
         const bytes = express.raw({ type: () => true, limit: bodyLimitBytes(route) });
@@ -146,7 +153,7 @@ export class Bridge {
         return;
       }
       status = answer.status;
-      this.#send(answer, response);
+      send(answer, response);
     } catch (error) {
       status = this.#fail(error, response);
     }
@@ -187,25 +194,12 @@ export class Bridge {
     };
   }
 
-  #send(answer: JsonAnswer, response: Response): void {
-    if (response.headersSent || response.destroyed) return;
-    const { status, headers = {}, body } = answer;
-    if (body === undefined) {
-      response.writeHead(status, headers).end();
-      return;
-    }
-    const bytes = Buffer.isBuffer(body) ? body : Buffer.from(JSON.stringify(body));
-    response.writeHead(status, { "content-type": "application/json", ...headers, "content-length": bytes.length });
-    if (response.req.method === "HEAD") response.end();
-    else response.end(bytes);
-  }
-
   #fail(error: unknown, response: Response): number {
     if (!isMusterError(error)) this.#options.logger.debug({ error }, "not a MusterError");
     const answer = problemAnswer(error);
     if (answer.status === 500) this.#options.logger.error({ error }, "a request failed by a fault of ours");
     if (response.headersSent) response.destroy();
-    else this.#send(answer, response);
+    else send(answer, response);
     return answer.status;
   }
 
@@ -237,6 +231,25 @@ export class Bridge {
     });
     if (response.destroyed) stop();
   }
+}
+
+/** What is answered between binding and serving. */
+function starting(request: IncomingMessage, response: ServerResponse): void {
+  const told = "the coordinator is starting: it reads the store in and will serve in a moment";
+  const early = problemAnswer(new MusterError("store-unavailable", told, { retryAfterMs: 1_000 }));
+  send(request.url === "/livez" ? { status: 200, body: { live: true } } : early, response);
+}
+
+function send({ status, headers = {}, body }: JsonAnswer, response: ServerResponse): void {
+  if (response.headersSent || response.destroyed) return;
+  if (body === undefined) {
+    response.writeHead(status, headers).end();
+    return;
+  }
+  const bytes = Buffer.isBuffer(body) ? body : Buffer.from(JSON.stringify(body));
+  response.writeHead(status, { "content-type": "application/json", ...headers, "content-length": bytes.length });
+  if (response.req.method === "HEAD") response.end();
+  else response.end(bytes);
 }
 
 function sameText(a: string, b: string): boolean {

@@ -89,13 +89,15 @@ describe("the bridge", () => {
   const bridge = new Bridge({
     host: "127.0.0.1",
     port: 0,
-    routes,
     logger: pino({ level: "silent" }),
     metrics: new Metrics(),
   });
   let url = "";
   before(async () => {
     url = (await bridge.start()).url;
+    expect((await fetch(`${url}/livez`)).status, "alive before it serves").to.equal(200);
+    expect((await fetch(`${url}/v1/cell`)).status, "but serves nothing yet").to.equal(503);
+    bridge.serve(routes);
   });
   after(() => bridge.close());
 
@@ -301,7 +303,6 @@ describe("the bridge", () => {
     const second = new Bridge({
       host: "127.0.0.1",
       port,
-      routes,
       logger: pino({ level: "silent" }),
       metrics: new Metrics(),
     });
@@ -316,7 +317,6 @@ describe("the bridge", () => {
     const guarded = new Bridge({
       host: "127.0.0.1",
       port: 0,
-      routes,
       operatorToken: "correct horse",
       logger: pino({ level: "silent" }),
       metrics: new Metrics(),
@@ -324,6 +324,7 @@ describe("the bridge", () => {
     let guardedUrl = "";
     before(async () => {
       guardedUrl = (await guarded.start()).url;
+      guarded.serve(routes);
     });
     after(() => guarded.close());
 
