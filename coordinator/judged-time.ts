@@ -6,7 +6,7 @@
  *   `stallAfterMs` after the last. None of that gap is judged.
  * - After it the renewals that piled up (in sockets, at the broker) have to be worked off, and new ones arrive
  *   meanwhile. So judged time stands still for as long again, at most `settleMaxMs`.
- * - Backward jump: the observation re-bases the clock, nothing is judged.
+ * - Backward jump: nothing is judged, and since it may hide an absence of any length, the longest settling follows.
  *
  * Judged time therefore never runs faster than the clock and never back: nobody expires early by it. It costs the dead
  * at most twice the time that the judge was away. It is O(1): no lease is touched.
@@ -38,15 +38,24 @@ export class JudgedTime {
     return this.#settleMs > 0;
   }
 
+  /** Stands still for `forMs` (at most the limit) from the last observation on: a backlog is known to be there. */
+  settle(forMs: number): void {
+    this.#settleMs = Math.min(this.#options.settleMaxMs, Math.max(this.#settleMs, forMs));
+  }
+
   /**
    * Takes note of the clock.
    * @returns the stall that this observation ends, in milliseconds; 0 when there was none.
    */
   observe(nowMs: number): number {
-    const gapMs = Math.max(0, nowMs - (this.#seenMs ?? nowMs));
+    const gapMs = nowMs - (this.#seenMs ?? nowMs);
     this.#seenMs = nowMs;
+    if (gapMs < 0) {
+      this.settle(this.#options.settleMaxMs);
+      return 0;
+    }
     if (gapMs > this.#options.stallAfterMs) {
-      this.#settleMs = Math.min(this.#options.settleMaxMs, Math.max(this.#settleMs, gapMs));
+      this.settle(gapMs);
       return gapMs;
     }
     const settledMs = Math.min(this.#settleMs, gapMs);

@@ -64,6 +64,8 @@ const tickMs = 50;
 /** One decision stands in the site's record: 500 of them are some 30 KB. */
 const decisionsMax = 500;
 const retryMs = 500;
+/** What was sent to the predecessor while it was dying waits at the broker: seconds of it are read in less. */
+const takeOverSettleMs = 2_500;
 const retentionEveryMs = 60_000;
 
 /** Five ticks missed are a stall. What waits at the broker or in sockets is worked off in seconds or was dropped. */
@@ -216,6 +218,7 @@ export class Judgement {
     const inherited = standing.inherited.filter(({ id }) => !this.#decided.has(id));
     for (const { id } of inherited) this.#decided.add(id);
     for (const record of records.roster.all()) if (this.#isJudged(record)) this.#grant(record);
+    this.#judge.settle(takeOverSettleMs);
     logger.info({ epoch: standing.epoch, judging: standing.judging, leases: this.#judge.size }, "judging leases");
     if (inherited.length > 0) this.#inherited = this.#carryOut(inherited);
   }

@@ -46,6 +46,11 @@ export class LeaseJudge {
     return this.#leases.size;
   }
 
+  /** Places in the queue: in proportion to `size`. */
+  get queued(): number {
+    return this.#queue.length;
+  }
+
   holds(id: string): boolean {
     return this.#leases.has(id);
   }
@@ -73,11 +78,6 @@ export class LeaseJudge {
     return lease.ttlMs;
   }
 
-  /** Renews every lease at once: for a judge that was deaf for a while. */
-  renewAll(nowMs: number): void {
-    for (const id of this.#leases.keys()) this.renew(id, nowMs);
-  }
-
   /** @returns the milliseconds left, 0 when due, or undefined when `id` holds no lease. */
   remainingMs(id: string, nowMs: number): number | undefined {
     const lease = this.#leases.get(id);
@@ -96,6 +96,11 @@ export class LeaseJudge {
     this.#leases.clear();
     this.#due.clear();
     this.#queue = new TinyQueue<Place>([], (a, b) => a.atMs - b.atMs);
+  }
+
+  /** Judges nothing for `forMs`: renewals are known to wait that are not read yet. */
+  settle(forMs: number): void {
+    this.#time.settle(forMs);
   }
 
   /** Lets judged time go on to `nowMs`. @returns the stall that this ends, in milliseconds, or 0. */

@@ -1,0 +1,149 @@
+import { expect } from "chai";
+import { MusterError } from "../../config-db/errors.ts";
+import type { BulkRow, Document } from "../../config-db/store.ts";
+import { GroupCommit } from "../../coordinator/registry/group-commit.ts";
+import { codeOf } from "../support/codes.ts";
+
+interface Batch {
+  ids: string[];
+  answer(rows: BulkRow[]): void;
+  acknowledge(): void;
+  fail(error: Error): void;
+}
+
+/** A store whose answers the test gives. */
+class HeldDatabase {
+  readonly batches: Batch[] = [];
+
+  bulk(docs: Document[]): Promise<BulkRow[]> {
+    return new Promise((resolve, reject) => {
+      const ids = docs.map((doc) => doc._id);
+      const acknowledge = () => resolve(ids.map((id) => ({ id, rev: `1-${id}` })));
+      this.batches.push({ ids, answer: resolve, acknowledge, fail: reject });
+    });
+  }
+}
+
+const turn = () => new Promise((resolve) => setImmediate(resolve));
+
+function commitTo(database: HeldDatabase, options: { batchMax?: number; waitingMax?: number } = {}) {
+  return new GroupCommit<Document>({ database, ...options });
+}
+
+describe("group commit", () => {
+  it("sends a lone write at once and what comes meanwhile together", async () => {
+    const database = new HeldDatabase();
+    const commit = commitTo(database);
+    const first = commit.write({ _id: "a" });
+    await turn();
+    const others = ["b", "c", "d"].map((id) => commit.write({ _id: id }));
+    await turn();
+    expect(database.batches.map(({ ids }) => ids)).to.deep.equal([["a"]]);
+    database.batches[0]?.acknowledge();
+    await first;
+    await turn();
+    expect(database.batches[1]?.ids).to.deep.equal(["b", "c", "d"]);
+    database.batches[1]?.acknowledge();
+    expect(await Promise.all(others)).to.deep.equal(["1-b", "1-c", "1-d"]);
+  });
+
+  it("answers nobody before the store has acknowledged that document", async () => {
+    const database = new HeldDatabase();
+    const commit = commitTo(database);
+    let answered = false;
+    const write = commit.write({ _id: "a" }).then(() => {
+      answered = true;
+    });
+    await turn();
+    expect(answered).to.equal(false);
+    database.batches[0]?.acknowledge();
+    await write;
+    expect(answered).to.equal(true);
+  });
+
+  it("tells a conflict to the one whose row it is", async () => {
+    const database = new HeldDatabase();
+    const commit = commitTo(database);
+    const [a, b] = [commit.write({ _id: "a" }), commit.write({ _id: "b" })];
+    await turn();
+    database.batches[0]?.answer([
+      { id: "a", error: "conflict", reason: "Document update conflict." },
+      { id: "b", rev: "1-b" },
+    ]);
+    expect(await codeOf(a)).to.equal("conflict");
+    expect(await b).to.equal("1-b");
+  });
+
+  it("tells a refusal of the store apart from a conflict, with its reason", async () => {
+    const database = new HeldDatabase();
+    const write = commitTo(database).write({ _id: "a" });
+    await turn();
+    database.batches[0]?.answer([{ id: "a", error: "forbidden", reason: "kind is missing" }]);
+    await write.catch((error: MusterError) => expect(error.message).to.include("kind is missing"));
+    expect(await codeOf(write)).to.equal("refused");
+  });
+
+  it("fails a whole batch with the store and goes on with the next", async () => {
+    const database = new HeldDatabase();
+    const commit = commitTo(database);
+    const lost = commit.write({ _id: "a" });
+    await turn();
+    const next = commit.write({ _id: "b" });
+    database.batches[0]?.fail(new MusterError("store-unavailable", "gone"));
+    expect(await codeOf(lost)).to.equal("store-unavailable");
+    await turn();
+    database.batches[1]?.acknowledge();
+    expect(await next).to.equal("1-b");
+  });
+
+  it("never has one document twice in a batch", async () => {
+    const database = new HeldDatabase();
+    const commit = commitTo(database);
+    const writes = [commit.write({ _id: "a" }), commit.write({ _id: "b" }), commit.write({ _id: "a" })];
+    await turn();
+    expect(database.batches[0]?.ids).to.deep.equal(["a", "b"]);
+    database.batches[0]?.acknowledge();
+    await turn();
+    expect(database.batches[1]?.ids).to.deep.equal(["a"]);
+    database.batches[1]?.acknowledge();
+    await Promise.all(writes);
+  });
+
+  it("sends no more than its limit together", async () => {
+    const database = new HeldDatabase();
+    const commit = commitTo(database, { batchMax: 2 });
+    const writes = ["a", "b", "c"].map((id) => commit.write({ _id: id }));
+    await turn();
+    expect(database.batches[0]?.ids).to.deep.equal(["a", "b"]);
+    database.batches[0]?.acknowledge();
+    await turn();
+    database.batches[1]?.acknowledge();
+    await Promise.all(writes);
+  });
+
+  it("refuses what comes when its queue is full", async () => {
+    const database = new HeldDatabase();
+    const commit = commitTo(database, { waitingMax: 1 });
+    const under = commit.write({ _id: "a" });
+    await turn();
+    const waiting = commit.write({ _id: "b" });
+    expect(await codeOf(commit.write({ _id: "c" }))).to.equal("too-many");
+    database.batches[0]?.acknowledge();
+    await under;
+    await turn();
+    database.batches[1]?.acknowledge();
+    await waiting;
+  });
+
+  it("finishes what waits when it is closed, and takes no more", async () => {
+    const database = new HeldDatabase();
+    const commit = commitTo(database);
+    const write = commit.write({ _id: "a" });
+    const closed = commit.close();
+    expect(await codeOf(commit.write({ _id: "b" }))).to.equal("store-unavailable");
+    await turn();
+    database.batches[0]?.acknowledge();
+    await closed;
+    expect(await write).to.equal("1-a");
+  });
+});
