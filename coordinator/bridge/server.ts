@@ -2,7 +2,7 @@
 import { timingSafeEqual } from "node:crypto";
 import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from "node:http";
 import { createRequire } from "node:module";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import express, { type Request, type Response } from "express";
 import type { Logger } from "pino";
 import { Histogram, type Registry as Metrics } from "prom-client";
@@ -32,6 +32,8 @@ export class Bridge {
   readonly #options: BridgeOptions;
   readonly #server: Server;
   readonly #streams = new Set<Response>();
+  /** Connected and never asked anything: to Node these are not idle, and would hold up a close. */
+  readonly #unused = new Set<Socket>();
   readonly #durations: Histogram;
   #application: RequestListener = starting;
 
@@ -45,7 +47,12 @@ export class Bridge {
       registers: [options.metrics],
     });
     this.#server = createServer({ keepAliveTimeout: keepAliveMs }, (request, response) => {
+      this.#unused.delete(request.socket);
       this.#application(request, response);
+    });
+    this.#server.on("connection", (socket) => {
+      this.#unused.add(socket);
+      socket.once("close", () => this.#unused.delete(socket));
     });
     this.#server.on("clientError", (_error, socket) => {
       if (socket.writable) socket.end("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
@@ -77,6 +84,7 @@ export class Bridge {
     if (!this.#server.listening) return;
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     for (const response of this.#streams) response.end();
+    for (const socket of this.#unused) socket.destroy();
     this.#server.closeIdleConnections();
     const timer = setTimeout(() => this.#server.closeAllConnections(), drainMs);
     await closed;
