@@ -1,0 +1,281 @@
+/**
+ * The consuming half of the protocol (docs/messages.md, "Consuming"), for components that the coordinator consumes for:
+ * what happens to a message before, after and instead of its handling. Every method settles the message with the broker
+ * only after what follows from it was confirmed; a lost channel means that the message comes again, never that it is lost.
+ */
+import { randomUUID } from "node:crypto";
+import type { Channel, ConsumeMessage } from "amqplib";
+import { LRUCache } from "lru-cache";
+import type { Logger } from "pino";
+import { MusterError } from "../../config-db/errors.ts";
+import { exchanges, headers } from "../../config-db/names.ts";
+import { type AfterFailure, afterFailure, type RetryPolicy } from "./after-failure.ts";
+import type { Broker } from "./broker.ts";
+import { type Envelope, type Letter, publishOptions, readLetter, reasonCharactersMax } from "./envelope.ts";
+import type { PublishOutcome } from "./publisher.ts";
+
+/** A message of a component that waits to be settled. */
+export interface Delivery {
+  component: string;
+  /** The type whose shared queue it came from; absent for the component's own queues. */
+  sharedBy?: string;
+  channel: Channel;
+  message: ConsumeMessage;
+  letter: Letter;
+}
+
+export interface ConsumerOptions {
+  broker: Broker;
+  retry: RetryPolicy;
+  logger: Logger;
+  wallClock: () => Date;
+  random?: () => number;
+}
+
+export type OutcomeState = "delivered" | "done" | "failed" | "expired" | "dead-lettered";
+
+/** The body of an outcome message. */
+export interface Outcome {
+  id: string;
+  component: string;
+  state: OutcomeState;
+  attempt: number;
+  at: string;
+  reason?: string;
+}
+
+/** What was handled to its end: so many of all components, for so long. */
+const handledMax = 50_000;
+const handledTtlMs = 600_000;
+
+export class Consumer {
+  readonly #options: ConsumerOptions;
+  readonly #handled = new LRUCache<string, { reply: Letter | undefined }>({ max: handledMax, ttl: handledTtlMs });
+
+  constructor(options: ConsumerOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Takes in a message from the broker: settles at once what is malformed, late or was handled already.
+   * @returns the delivery to handle; undefined when there is nothing to do.
+   */
+  async admit(from: Omit<Delivery, "letter">): Promise<Delivery | undefined> {
+    const { message, channel } = from;
+    const letter = readLetter(message);
+    if ("fault" in letter) {
+      settle(() => channel.reject(message, false));
+      return undefined;
+    }
+    const { envelope } = letter;
+    const delivery: Delivery = { ...from, letter };
+    const before = this.#handled.get(keyOf(delivery));
+    if (before !== undefined) {
+      await this.#answer(delivery, before.reply);
+      settle(() => channel.ack(message));
+      return undefined;
+    }
+    if (envelope.deadlineAtMs !== undefined && this.#nowMs() > envelope.deadlineAtMs) {
+      if (envelope.kind === "command" || envelope.kind === "broadcast") settle(() => channel.reject(message, false));
+      else settle(() => channel.ack(message));
+      return undefined;
+    }
+    if (envelope.kind === "reply" || envelope.kind === "outcome") {
+      settle(() => channel.ack(message));
+      return undefined;
+    }
+    return delivery;
+  }
+
+  /** Tells a sender that asked that the handling began. Best effort: a later outcome says as much. */
+  async began({ letter: { envelope }, component }: Delivery): Promise<void> {
+    if (envelope.kind === "request" || envelope.replyTo === undefined) return;
+    await this.#tell(envelope, this.#outcome(envelope, component, "delivered"), false);
+  }
+
+  /** @param reply the body of the answer to a request. */
+  async done(delivery: Delivery, reply?: { content: Buffer; contentType: string }): Promise<void> {
+    const letter = reply === undefined ? undefined : this.#reply(delivery, reply);
+    await this.#answer(delivery, letter);
+    this.#handled.set(keyOf(delivery), { reply: letter });
+    settle(() => delivery.channel.ack(delivery.message));
+  }
+
+  /** What follows from a failure, to be passed to `fail` after its delay. */
+  judge(delivery: Delivery, delayMs?: number): AfterFailure {
+    const { retry, random = Math.random } = this.#options;
+    const asked = delayMs === undefined ? {} : { delayMs };
+    return afterFailure(delivery.letter.envelope, retry, { ...asked, random: random(), nowMs: this.#nowMs() });
+  }
+
+  async fail(delivery: Delivery, verdict: AfterFailure, failure: { code: string; reason: string }): Promise<void> {
+    const { letter, message, channel, component, sharedBy } = delivery;
+    const { envelope, content } = letter;
+    switch (verdict.action) {
+      case "reply":
+        await this.#answer(delivery, this.#reply(delivery, undefined, failure));
+        break;
+      case "retry": {
+        const [exchange, key] = sharedBy === undefined ? [exchanges.unicast, component] : [exchanges.any, sharedBy];
+        const again = { envelope: { ...envelope, attempt: verdict.attempt }, content };
+        // Full, or removed meanwhile: the message stays with the queue that it is in.
+        if ((await this.#republish(exchange, key, again)) !== "routed") {
+          settle(() => channel.reject(message, true));
+          return;
+        }
+        break;
+      }
+      case "dead-letter":
+        await this.deadLetter(delivery, failure.reason);
+        return;
+      case "drop":
+        break;
+    }
+    settle(() => channel.ack(message));
+  }
+
+  /** Publishes the message to the dead letters, as it came, with the reason; then acks it. */
+  async deadLetter({ component, message, channel }: Omit<Delivery, "letter">, reason: string): Promise<void> {
+    await publishDead(this.#options.broker, message, { component, reason });
+    settle(() => channel.ack(message));
+  }
+
+  async #answer(delivery: Delivery, reply: Letter | undefined): Promise<void> {
+    const { envelope } = delivery.letter;
+    if (envelope.replyTo === undefined) return;
+    if (envelope.kind !== "request") {
+      await this.#tell(envelope, this.#outcome(envelope, delivery.component, "done"), true);
+    } else if (reply !== undefined) await this.#sendBack(envelope, reply, false);
+  }
+
+  #outcome(envelope: Envelope, component: string, state: OutcomeState): Outcome {
+    const at = this.#options.wallClock().toISOString();
+    return { id: envelope.messageId, component, state, attempt: envelope.attempt, at };
+  }
+
+  #reply(
+    { letter: { envelope }, component }: Delivery,
+    body: { content: Buffer; contentType: string } | undefined,
+    failure?: { code: string; reason: string },
+  ): Letter {
+    const reply: Envelope = {
+      messageId: randomUUID(),
+      kind: "reply",
+      name: envelope.name,
+      from: component,
+      correlationId: envelope.messageId,
+      contentType: body?.contentType ?? "application/json",
+      attempt: 1,
+      ...(envelope.deadlineAtMs === undefined ? {} : { deadlineAtMs: envelope.deadlineAtMs }),
+      ...(envelope.traceparent === undefined ? {} : { traceparent: envelope.traceparent }),
+      ...(failure === undefined ? {} : { error: failure.code, reason: failure.reason }),
+    };
+    return { envelope: reply, content: body?.content ?? Buffer.alloc(0) };
+  }
+
+  async #tell(envelope: Envelope, outcome: Outcome, persistent: boolean): Promise<void> {
+    await tellOutcome(this.#options.broker, envelope, outcome, { persistent, nowMs: this.#nowMs() });
+  }
+
+  #sendBack(to: Envelope, letter: Letter, persistent: boolean): Promise<void> {
+    return sendBack(this.#options.broker, to, letter, { persistent, nowMs: this.#nowMs() });
+  }
+
+  #republish(exchange: string, key: string, { envelope, content }: Letter): Promise<PublishOutcome> {
+    const options = publishOptions(envelope, this.#nowMs(), { persistent: true });
+    return this.#options.broker.publish({ exchange, key, content, options: { ...options, mandatory: true } });
+  }
+
+  #nowMs(): number {
+    return this.#options.wallClock().getTime();
+  }
+}
+
+/** Sends an outcome to whom `envelope` says. */
+export async function tellOutcome(
+  broker: Broker,
+  envelope: Envelope,
+  outcome: Outcome,
+  options: { persistent: boolean; nowMs: number },
+): Promise<void> {
+  const told: Envelope = {
+    messageId: randomUUID(),
+    kind: "outcome",
+    name: envelope.name,
+    from: outcome.component,
+    correlationId: envelope.messageId,
+    contentType: "application/json",
+    attempt: 1,
+    ...(envelope.traceparent === undefined ? {} : { traceparent: envelope.traceparent }),
+  };
+  await sendBack(broker, envelope, { envelope: told, content: Buffer.from(JSON.stringify(outcome)) }, options);
+}
+
+/** Publishes to the `replyTo` of a message, over its site when that is another one. Unroutable: nobody waits any more. */
+async function sendBack(
+  broker: Broker,
+  to: Envelope,
+  { envelope, content }: Letter,
+  { persistent, nowMs }: { persistent: boolean; nowMs: number },
+): Promise<void> {
+  const { replyTo, originSite } = to;
+  if (replyTo === undefined) return;
+  const options = publishOptions(envelope, nowMs, { persistent });
+  if (originSite === undefined) {
+    await broker.publish({
+      exchange: exchanges.reply,
+      key: replyTo,
+      content,
+      options: { ...options, mandatory: true },
+    });
+    return;
+  }
+  const through = { ...options.headers, [headers.exchange]: exchanges.reply, [headers.key]: replyTo };
+  await broker.publish({
+    exchange: exchanges.remote,
+    key: originSite,
+    content,
+    options: { ...options, headers: through },
+  });
+}
+
+/**
+ * Publishes a message to the dead letters as it came, naming who gave up and why.
+ * @throws MusterError `broker-unavailable`: it was not taken, the original must not be acked.
+ */
+export async function publishDead(
+  broker: Broker,
+  { content, properties, fields }: ConsumeMessage,
+  { component, reason }: { component: string; reason: string },
+): Promise<void> {
+  const { expiration: _, deliveryMode: __, headers: given, ...kept } = properties;
+  const outcome = await broker.publish({
+    exchange: exchanges.dead,
+    key: fields.routingKey,
+    content,
+    options: {
+      ...kept,
+      persistent: true,
+      mandatory: true,
+      headers: { ...given, [headers.reason]: reason.slice(0, reasonCharactersMax), [headers.to]: component },
+    },
+  });
+  if (outcome !== "routed")
+    throw new MusterError(
+      "broker-unavailable",
+      `the dead letters take no more (${outcome}); the message stays in its queue`,
+    );
+}
+
+function keyOf({ component, letter }: Delivery): string {
+  return `${component} ${letter.envelope.messageId}`;
+}
+
+/** Acks and rejects throw on a channel that is gone; the broker then delivers again, and the window knows what was done. */
+function settle(settling: () => void): void {
+  try {
+    settling();
+  } catch {
+    // Closed: nothing was settled.
+  }
+}

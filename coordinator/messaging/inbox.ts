@@ -1,0 +1,346 @@
+/**
+ * A component's inbox: what lets it consume its queues over HTTP. Messages are handed out under a delivery id and come back
+ * when they are not settled in time. Queues are consumed only while somebody asks, and no further ahead than asked for.
+ */
+import type { Channel, ConfirmChannel, ConsumeMessage } from "amqplib";
+import type { Logger } from "pino";
+import { MusterError } from "../../config-db/errors.ts";
+import { queues } from "../../config-db/names.ts";
+import type { AfterFailure } from "./after-failure.ts";
+import type { Broker } from "./broker.ts";
+import type { Consumer, Delivery } from "./consumer.ts";
+import { type HttpBody, toHttpBody } from "./envelope.ts";
+import { consume } from "./lasting-channel.ts";
+
+export const inboxLimits = {
+  /** Messages of one answer, and deliveries open at once per queue. */
+  max: { min: 1, max: 100, default: 10 },
+  /** Below RabbitMQ's own 30 minutes for an unacked message, which would cost the whole channel. */
+  visibilityMs: { min: 100, max: 600_000, default: 30_000 },
+  /** After so long without a poll the queues are left to others. */
+  idleMs: 30_000,
+  /** Inboxes in use at once per coordinator: each holds a channel, of which a connection has 2,047. */
+  inboxes: 1_500,
+} as const;
+
+/** What a poller gets of a message. */
+export interface InboxMessage extends HttpBody {
+  delivery: string;
+  id: string;
+  kind: string;
+  name: string;
+  from?: string;
+  sentAt?: string;
+  deadlineAt?: string;
+  attempt: number;
+  traceparent?: string;
+}
+
+export interface InboxOptions {
+  component: { id: string; type: string };
+  broker: Broker;
+  consumer: Consumer;
+  logger: Logger;
+  /** Makes delivery ids; unique over all coordinators. */
+  deliveryId: () => string;
+}
+
+interface Open {
+  delivery: Delivery;
+  timer: NodeJS.Timeout;
+}
+
+interface Waiter {
+  max: number;
+  visibilityMs: number;
+  give(messages: InboxMessage[]): void;
+}
+
+interface Stream {
+  visibilityMs: number;
+  give(message: InboxMessage): void;
+}
+
+export class Inbox {
+  readonly #options: InboxOptions;
+  readonly #ready: Delivery[] = [];
+  readonly #open = new Map<string, Open>();
+  readonly #waiters: Waiter[] = [];
+  readonly #streams = new Set<Stream>();
+  /** Failed ones that wait out their backoff, by message id. */
+  readonly #held = new Map<string, Open>();
+  #opened: ReturnType<Broker["channel"]> | undefined;
+  #tags: string[] = [];
+  #prefetch = 0;
+  #pumping = false;
+  #idle: NodeJS.Timeout | undefined;
+
+  constructor(options: InboxOptions) {
+    this.#options = options;
+  }
+
+  get component(): { id: string; type: string } {
+    return this.#options.component;
+  }
+
+  /** True when nothing is consumed, handed out or waited for. */
+  get resting(): boolean {
+    return this.#opened === undefined && this.#open.size === 0;
+  }
+
+  /** Resolves with up to `max` messages: those that are there, or the first that come within `waitMs`, or none. */
+  async poll(options: {
+    max: number;
+    waitMs: number;
+    visibilityMs: number;
+    signal: AbortSignal;
+  }): Promise<InboxMessage[]> {
+    const { max, waitMs, visibilityMs, signal } = options;
+    await this.#wake(max);
+    if (this.#ready.length > 0) return this.#handOut(max, visibilityMs);
+    return new Promise((resolve) => {
+      const waiter: Waiter = { max, visibilityMs, give: resolve };
+      const end = () => {
+        clearTimeout(timer);
+        signal.removeEventListener("abort", end);
+        const index = this.#waiters.indexOf(waiter);
+        if (index >= 0) this.#waiters.splice(index, 1);
+        this.#rest();
+        resolve([]);
+      };
+      waiter.give = (messages) => {
+        clearTimeout(timer);
+        signal.removeEventListener("abort", end);
+        this.#rest();
+        resolve(messages);
+      };
+      // Without a wait the broker still gets a moment to hand over what is there.
+      const timer = setTimeout(end, Math.max(waitMs, graceMs));
+      signal.addEventListener("abort", end, { once: true });
+      this.#waiters.push(waiter);
+      this.#pump();
+    });
+  }
+
+  /** Gives every message as it comes, until the returned function is called. */
+  async stream(stream: Stream): Promise<() => void> {
+    await this.#wake(inboxLimits.max.default);
+    this.#streams.add(stream);
+    this.#pump();
+    return () => {
+      this.#streams.delete(stream);
+      this.#rest();
+    };
+  }
+
+  /** Handled. @throws MusterError `no-such-delivery`; `broker-unavailable`: the delivery stays open. */
+  async ack(delivery: string): Promise<void> {
+    await this.#settle(delivery, async (open) => {
+      const empty = { content: Buffer.alloc(0), contentType: "application/json" };
+      await this.#options.consumer.done(
+        open.delivery,
+        open.delivery.letter.envelope.kind === "request" ? empty : undefined,
+      );
+    });
+  }
+
+  /** Handled, with an answer. @throws MusterError `no-such-delivery`, `refused` when it is no request. */
+  async reply(delivery: string, body: { content: Buffer; contentType: string }): Promise<void> {
+    const kind = this.#open.get(delivery)?.delivery.letter.envelope.kind;
+    if (kind !== undefined && kind !== "request")
+      throw new MusterError("refused", `the delivery is a ${kind}, to which nobody awaits a reply; use ack`);
+    await this.#settle(delivery, (open) => this.#options.consumer.done(open.delivery, body));
+  }
+
+  /** Failed: comes again after its backoff or `delayMs`, in the end a dead letter; a request is answered with the failure. */
+  async nack(delivery: string, failure: { reason?: string; delayMs?: number }): Promise<void> {
+    await this.#settle(delivery, async ({ delivery: failed }) => {
+      const verdict = this.#options.consumer.judge(failed, failure.delayMs);
+      await this.#fail(failed, verdict, { code: "handler-failed", reason: failure.reason ?? "no reason given" });
+    });
+  }
+
+  async close(): Promise<void> {
+    clearTimeout(this.#idle);
+    for (const { timer } of [...this.#open.values(), ...this.#held.values()]) clearTimeout(timer);
+    this.#open.clear();
+    this.#held.clear();
+    this.#ready.length = 0;
+    for (const waiter of this.#waiters.splice(0)) waiter.give([]);
+    const opened = this.#opened;
+    this.#opened = undefined;
+    await opened?.close();
+  }
+
+  // --- consuming -----------------------------------------------------------------------------------------------
+
+  async #wake(wanted: number): Promise<void> {
+    clearTimeout(this.#idle);
+    const before = this.#prefetch;
+    this.#prefetch = Math.max(before, wanted);
+    if (this.#opened === undefined) {
+      this.#prefetch = wanted;
+      this.#opened = this.#options.broker.channel({
+        name: `inbox ${this.#options.component.id}`,
+        setup: (channel) => this.#consumeAll(channel),
+        // What was not handed out comes again; what was stays open and meets its redelivery in `#arrived`.
+        onLost: () => {
+          this.#ready.length = 0;
+        },
+      });
+    } else if (this.#prefetch > before) {
+      const channel = this.#opened.channel.current;
+      if (channel === undefined) return;
+      for (const tag of this.#tags.splice(0)) await channel.cancel(tag);
+      await this.#consumeAll(channel);
+    }
+  }
+
+  async #consumeAll(channel: ConfirmChannel): Promise<void> {
+    const { id, type } = this.#options.component;
+    this.#tags = [];
+    for (const queue of [queues.commands(id), queues.requests(id), queues.broadcasts(id), queues.any(type)]) {
+      const shared = queue === queues.any(type) ? { sharedBy: type } : {};
+      const tag = await consume(channel, queue, { prefetch: this.#prefetch }, (message) => {
+        this.#arrived(channel, message, shared).catch((error) =>
+          this.#options.logger.warn({ component: id, error: String(error) }, "a message could not be taken in"),
+        );
+      });
+      this.#tags.push(tag);
+    }
+  }
+
+  async #arrived(channel: Channel, message: ConsumeMessage, shared: { sharedBy?: string }): Promise<void> {
+    const { consumer, component } = this.#options;
+    const { messageId } = message.properties;
+    const again =
+      [...this.#open.values()].find(({ delivery }) => delivery.letter.envelope.messageId === messageId) ??
+      this.#held.get(messageId);
+    if (again !== undefined) {
+      // The connection was lost while a poller works on it or it waits for its retry: that settles this one now.
+      Object.assign(again.delivery, { channel, message });
+      return;
+    }
+    const delivery = await consumer.admit({ component: component.id, channel, message, ...shared });
+    if (delivery === undefined) return;
+    this.#ready.push(delivery);
+    this.#pump();
+  }
+
+  /** Hands out what is ready to whoever waits; messages that came together go together. */
+  #pump(): void {
+    if (this.#pumping) return;
+    this.#pumping = true;
+    setImmediate(() => {
+      this.#pumping = false;
+      const [stream] = this.#streams;
+      if (stream !== undefined) {
+        for (const message of this.#handOut(this.#ready.length, stream.visibilityMs)) stream.give(message);
+        return;
+      }
+      while (this.#ready.length > 0) {
+        const waiter = this.#waiters.shift();
+        if (waiter === undefined) return;
+        waiter.give(this.#handOut(waiter.max, waiter.visibilityMs));
+      }
+    });
+  }
+
+  /** Left alone for a while, the channel is closed: what is unacked on it goes back to its queue. */
+  #rest(): void {
+    clearTimeout(this.#idle);
+    if (this.#waiters.length > 0 || this.#streams.size > 0) return;
+    this.#idle = setTimeout(() => {
+      if (this.#open.size > 0 || this.#held.size > 0) {
+        this.#rest();
+        return;
+      }
+      const opened = this.#opened;
+      this.#opened = undefined;
+      this.#prefetch = 0;
+      this.#ready.length = 0;
+      opened?.close().catch(() => undefined);
+    }, inboxLimits.idleMs);
+    this.#idle.unref();
+  }
+
+  // --- deliveries ----------------------------------------------------------------------------------------------
+
+  #handOut(max: number, visibilityMs: number): InboxMessage[] {
+    const { consumer, deliveryId, logger } = this.#options;
+    this.#rest();
+    return this.#ready.splice(0, max).map((delivery) => {
+      const id = deliveryId();
+      const timer = setTimeout(() => this.#overdue(id, visibilityMs), visibilityMs);
+      this.#open.set(id, { delivery, timer });
+      consumer.began(delivery).catch((error) => logger.debug({ error: String(error) }, "an outcome was not sent"));
+      return toInboxMessage(id, delivery);
+    });
+  }
+
+  #overdue(id: string, visibilityMs: number): void {
+    const { consumer, logger } = this.#options;
+    this.#settle(id, async ({ delivery }) => {
+      const failure = { code: "deadline-exceeded", reason: `not acknowledged within ${visibilityMs} ms` };
+      await this.#fail(delivery, consumer.judge(delivery, 0), failure);
+    }).catch((error) => logger.warn({ error: String(error) }, "an overdue delivery could not be given back"));
+  }
+
+  async #settle(id: string, settling: (open: Open) => Promise<void>): Promise<void> {
+    const open = this.#open.get(id);
+    if (open === undefined)
+      throw new MusterError(
+        "no-such-delivery",
+        `the delivery "${id.slice(0, 100)}" is not open: it was settled already, or not within its visibility time, and comes again`,
+      );
+    this.#open.delete(id);
+    clearTimeout(open.timer);
+    try {
+      await settling(open);
+    } catch (error) {
+      // Not settled: whoever tries again must find it.
+      open.timer = setTimeout(() => this.#overdue(id, retrySettleMs), retrySettleMs);
+      this.#open.set(id, open);
+      throw error;
+    } finally {
+      this.#rest();
+    }
+  }
+
+  /** A retry is held here for its delay, unacked: if this process dies meanwhile the broker has it. */
+  async #fail(delivery: Delivery, verdict: AfterFailure, failure: { code: string; reason: string }): Promise<void> {
+    const { consumer, logger } = this.#options;
+    if (verdict.action !== "retry" || verdict.delayMs === 0) {
+      await consumer.fail(delivery, verdict, failure);
+      return;
+    }
+    const { messageId } = delivery.letter.envelope;
+    const timer = setTimeout(() => {
+      this.#held.delete(messageId);
+      consumer
+        .fail(delivery, verdict, failure)
+        .catch((error) => logger.warn({ error: String(error) }, "a failed message could not be sent again"));
+    }, verdict.delayMs);
+    this.#held.set(messageId, { delivery, timer });
+  }
+}
+
+const graceMs = 50;
+/** A settling that failed (the broker is away) may be tried again for so long. */
+const retrySettleMs = 30_000;
+
+function toInboxMessage(id: string, { letter }: Delivery): InboxMessage {
+  const { messageId, kind, name, from, sentAtMs, deadlineAtMs, attempt, traceparent } = letter.envelope;
+  return {
+    delivery: id,
+    id: messageId,
+    kind,
+    name,
+    attempt,
+    ...(from === undefined ? {} : { from }),
+    ...(sentAtMs === undefined ? {} : { sentAt: new Date(sentAtMs).toISOString() }),
+    ...(deadlineAtMs === undefined ? {} : { deadlineAt: new Date(deadlineAtMs).toISOString() }),
+    ...(traceparent === undefined ? {} : { traceparent }),
+    ...toHttpBody(letter),
+  };
+}

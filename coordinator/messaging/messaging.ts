@@ -1,0 +1,221 @@
+/**
+ * Messages of a site: composes the parts of this folder around one broker. The only file that other folders take from here
+ * (and the types it gives back).
+ */
+import type { Logger } from "pino";
+import type { RenewalMessage } from "../../config-db/generated/types.ts";
+import { exchanges, queues } from "../../config-db/names.ts";
+import { defaultRetryPolicy, type RetryPolicy } from "./after-failure.ts";
+import { Broker } from "./broker.ts";
+import { Consumer, publishDead } from "./consumer.ts";
+import { type Contestant, contest } from "./contest.ts";
+import { publishOptions } from "./envelope.ts";
+import { Events } from "./events.ts";
+import { Inboxes } from "./inboxes.ts";
+import { defaultManagementUrl, Management, vhostOf } from "./management.ts";
+import type { Members } from "./members.ts";
+import { type Provisioned, Provisioning } from "./provisioning.ts";
+import { Renewals } from "./renewals.ts";
+import { Requester } from "./request.ts";
+import { draftLetter, Sender } from "./send.ts";
+import { defaultQueueLimits, type QueueLimits } from "./topology.ts";
+
+export interface MessagingOptions {
+  /** The broker, with credentials. */
+  amqpUrl: string;
+  /** What components are told to connect to; `amqpUrl` if not given. */
+  publicAmqpUrl?: string;
+  /**
+   * The broker's management API with credentials, for policies. Not given: the AMQP host's port 15672. `off`: there is none,
+   * queues get their limits as arguments.
+   */
+  managementUrl?: string;
+  site: string;
+  members: Members;
+  logger: Logger;
+  limits?: Partial<QueueLimits>;
+  retry?: Partial<RetryPolicy>;
+  wallClock?: () => Date;
+}
+
+/** Signals sent at once: more would only fill the sockets' buffers. */
+const signalsAtOnce = 2_000;
+/** A signal that nobody took for so long tells nothing: its component read the record when it came back. */
+const signalTtlMs = 60_000;
+
+export class Messaging {
+  readonly #options: MessagingOptions;
+  readonly #broker: Broker;
+  readonly #provisioning: Provisioning;
+  readonly #renewals: Renewals;
+  readonly #contests = new Set<() => Promise<void>>();
+  readonly #wallClock: () => Date;
+  readonly sender: Sender;
+  readonly requester: Requester;
+  readonly events: Events;
+  readonly inboxes: Inboxes;
+
+  constructor(options: MessagingOptions) {
+    const { amqpUrl, managementUrl, site, members, logger, wallClock = () => new Date() } = options;
+    this.#options = options;
+    this.#wallClock = wallClock;
+    this.#broker = new Broker({ url: amqpUrl, site, logger });
+    const management =
+      managementUrl === "off"
+        ? undefined
+        : new Management(managementUrl ?? defaultManagementUrl(amqpUrl), vhostOf(amqpUrl));
+    const broker = this.#broker;
+    this.#provisioning = new Provisioning({
+      broker,
+      management,
+      site,
+      limits: { ...defaultQueueLimits, ...options.limits },
+      members: () => this.#ownMembers(),
+      logger,
+    });
+    const provisioning = this.#provisioning;
+    const consumer = new Consumer({ broker, retry: { ...defaultRetryPolicy, ...options.retry }, logger, wallClock });
+    this.#renewals = new Renewals(broker);
+    this.sender = new Sender({ broker, provisioning, members, site, wallClock });
+    this.requester = new Requester({ broker, sender: this.sender, site });
+    this.events = new Events({ broker, wallClock });
+    this.inboxes = new Inboxes({ broker, consumer, provisioning, logger });
+  }
+
+  /** Begins to connect. A broker that is away does not stop it: what needs the broker answers 503 until it is there. */
+  async start(): Promise<void> {
+    this.#broker.start();
+    this.#provisioning.start();
+    this.requester.start();
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#contests].map((leave) => leave()));
+    await this.inboxes.close();
+    await this.events.close();
+    await this.requester.close();
+    await this.#renewals.close();
+    await this.#provisioning.close();
+    await this.#broker.close();
+  }
+
+  /**
+   * Resolves when the exchanges and policies of the site stand.
+   * @throws MusterError `broker-unavailable`
+   */
+  async ready(): Promise<void> {
+    await this.#provisioning.ready();
+  }
+
+  get state(): "connected" | "disconnected" {
+    return this.#broker.state;
+  }
+
+  onStateChange(listener: (state: "connected" | "disconnected") => void): () => void {
+    return this.#broker.onStateChange(listener);
+  }
+
+  /** Components whose queues wait to be declared. */
+  get provisioningBacklog(): number {
+    return this.#provisioning.backlog;
+  }
+
+  /** What a registration is told: where the component's messages are. */
+  addresses(id: string): { inbox: string; amqp: { url: string; queues: Record<string, string> } } {
+    const { amqpUrl, publicAmqpUrl = amqpUrl } = this.#options;
+    return {
+      inbox: `/v1/components/${id}/inbox`,
+      amqp: {
+        url: publicAmqpUrl,
+        queues: {
+          commands: queues.commands(id),
+          requests: queues.requests(id),
+          broadcasts: queues.broadcasts(id),
+          replies: queues.replies(id),
+        },
+      },
+    };
+  }
+
+  /** Has the component's queues declared in the background: call for every registration. */
+  want(component: Provisioned): void {
+    this.#provisioning.want(component);
+  }
+
+  /** Resolves when the component's queues stand. @throws MusterError `broker-unavailable`, `invalid-request`. */
+  async provision(component: Provisioned): Promise<void> {
+    await this.#provisioning.provision(component);
+  }
+
+  /**
+   * Takes a removed component's queues away; the commands and broadcasts in them become dead letters.
+   * @throws what the broker says: call again until it resolves.
+   */
+  async remove(component: Provisioned): Promise<void> {
+    const { id, type } = component;
+    await this.inboxes.drop(id);
+    await this.#provisioning.remove(component, async (queue, message) => {
+      if (queue === queues.replies(id) || queue === queues.requests(id)) return;
+      const reason =
+        queue === queues.any(type)
+          ? `the last component of type "${type}" was removed`
+          : `the component "${id}" was removed before it handled this`;
+      await publishDead(this.#broker, message, { component: id, reason });
+    });
+  }
+
+  /**
+   * Tells components that a record of theirs changed. A hint: a component that is away reads the record when it returns,
+   * so nothing is kept and nothing waits for queues that do not stand yet.
+   */
+  async signal(
+    ids: string[],
+    signal: { kind: "config"; revisionOf: (id: string) => string; epoch?: number },
+  ): Promise<void> {
+    for (let start = 0; start < ids.length; start += signalsAtOnce)
+      await Promise.all(ids.slice(start, start + signalsAtOnce).map((id) => this.#signalOne(id, signal)));
+  }
+
+  async #signalOne(
+    id: string,
+    { kind, revisionOf, epoch }: { kind: "config"; revisionOf: (id: string) => string; epoch?: number },
+  ): Promise<void> {
+    const revision = revisionOf(id);
+    const nowMs = this.#wallClock().getTime();
+    const letter = draftLetter(
+      { messageId: `${kind}-${id}-${revision}-${nowMs}`, kind: "signal", name: kind },
+      Buffer.from(JSON.stringify({ kind, id, revision })),
+      nowMs,
+    );
+    const options = publishOptions(letter.envelope, nowMs, { persistent: false });
+    if (epoch !== undefined) options.headers["muster-epoch"] = epoch;
+    options.expiration = signalTtlMs;
+    await this.#broker.publish({ exchange: exchanges.signals, key: id, content: letter.content, options });
+  }
+
+  /** Gives every renewal that comes by AMQP while listening: the site's leader alone does. @returns what ends it. */
+  onRenewal(listener: (renewal: RenewalMessage) => void): () => Promise<void> {
+    return this.#renewals.listen(listener);
+  }
+
+  /** Passes a renewal on to the coordinator that leads. */
+  async publishRenewal(renewal: RenewalMessage): Promise<void> {
+    await this.#renewals.publish(renewal);
+  }
+
+  /** Enters a contest for a role that one process at a time has (contest.ts). @returns what leaves it. */
+  contest(queue: string, contestant: Contestant): () => Promise<void> {
+    const leave = contest(this.#broker, queue, contestant);
+    const leaveOnce = async () => {
+      this.#contests.delete(leaveOnce);
+      await leave();
+    };
+    this.#contests.add(leaveOnce);
+    return leaveOnce;
+  }
+
+  *#ownMembers(): Iterable<Provisioned> {
+    const { members, site } = this.#options;
+    for (const member of members.all()) if (member.site === site) yield member;
+  }
+}

@@ -1,0 +1,150 @@
+/** Requests that the coordinator makes for others: to one, to any one of a type, or to many, gathering who answers. */
+import { randomBytes } from "node:crypto";
+import { MusterError } from "../../config-db/errors.ts";
+import { exchanges, replyKeys } from "../../config-db/names.ts";
+import type { Broker } from "./broker.ts";
+import { type HttpBody, type Letter, readLetter, toHttpBody } from "./envelope.ts";
+import { consume } from "./lasting-channel.ts";
+import type { RoutePlan, Sender } from "./send.ts";
+
+export interface RequesterOptions {
+  broker: Broker;
+  sender: Sender;
+  site: string;
+}
+
+export type Reply = { from: string } & HttpBody;
+export type GatheredReply = Reply | { from: string; error: { code: string; detail: string } };
+export interface Gathered {
+  replies: GatheredReply[];
+  /** Those that the registry knew when the request was sent and that did not answer in time. */
+  missing: string[];
+}
+
+interface Pending {
+  take(letter: Letter): void;
+}
+
+/** Requests that wait for replies at once; each holds its body no longer, only a timer. */
+const pendingMax = 10_000;
+const prefetch = 1_000;
+
+export class Requester {
+  readonly #options: RequesterOptions;
+  readonly #pending = new Map<string, Pending>();
+  #channel: ReturnType<Broker["channel"]> | undefined;
+  /** Where replies to this process arrive. */
+  readonly replyKey: string;
+
+  constructor(options: RequesterOptions) {
+    this.#options = options;
+    this.replyKey = replyKeys.coordinator(options.site, randomBytes(8).toString("hex"));
+  }
+
+  start(): void {
+    this.#channel = this.#options.broker.channel({
+      name: "replies",
+      setup: async (channel) => {
+        // Ends with the connection: replies to a process that is gone are for nobody.
+        const { queue } = await channel.assertQueue("", { exclusive: true, autoDelete: true, durable: false });
+        await channel.assertExchange(exchanges.reply, "direct", { durable: true });
+        await channel.bindQueue(queue, exchanges.reply, this.replyKey);
+        await consume(channel, queue, { prefetch }, (message) => {
+          channel.ack(message);
+          const letter = readLetter(message);
+          if ("fault" in letter || letter.envelope.kind !== "reply") return;
+          this.#pending.get(letter.envelope.correlationId ?? "")?.take(letter);
+        });
+      },
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.#channel?.close();
+  }
+
+  /**
+   * Sends a request and resolves with its reply.
+   * @throws MusterError `deadline-exceeded`, `handler-failed` with the handler's reason, and what `Sender.send` throws.
+   */
+  async ask(plan: RoutePlan, letter: Letter, timeoutMs: number, signal: AbortSignal): Promise<Reply> {
+    const reply = await this.#exchange(plan, letter, timeoutMs, signal, (replies) => replies.length > 0);
+    const [first] = reply;
+    if (first === undefined)
+      throw new MusterError(
+        "deadline-exceeded",
+        `no reply to "${letter.envelope.name}" within ${timeoutMs} ms; whether it was handled is not known`,
+      );
+    const failure = failureOf(first);
+    if (failure === undefined) return toReply(first);
+    throw new MusterError(
+      failure.code === "deadline-exceeded" ? "deadline-exceeded" : "handler-failed",
+      `"${first.envelope.from ?? "the target"}" failed to handle "${letter.envelope.name}": ${failure.detail}`,
+    );
+  }
+
+  /** Sends a request to many and resolves when all have answered, or with who has when the time is over. */
+  async gather(plan: RoutePlan, letter: Letter, timeoutMs: number, signal: AbortSignal): Promise<Gathered> {
+    const awaited = new Set(plan.recipients.map((member) => member.id));
+    const letters = await this.#exchange(plan, letter, timeoutMs, signal, (replies) => {
+      awaited.delete(replies.at(-1)?.envelope.from ?? "");
+      return awaited.size === 0;
+    });
+    const replies = letters.map((reply): GatheredReply => {
+      const failure = failureOf(reply);
+      return failure === undefined ? toReply(reply) : { from: reply.envelope.from ?? "", error: failure };
+    });
+    return { replies, missing: [...awaited] };
+  }
+
+  async #exchange(
+    plan: RoutePlan,
+    letter: Letter,
+    timeoutMs: number,
+    signal: AbortSignal,
+    complete: (replies: Letter[]) => boolean,
+  ): Promise<Letter[]> {
+    const { messageId } = letter.envelope;
+    if (this.#pending.size >= pendingMax)
+      throw new MusterError("too-many", `${pendingMax} requests wait for their replies already; try again`, {
+        retryAfterMs: 1_000,
+      });
+    const replies: Letter[] = [];
+    const answered = new Set<string>();
+    let end = () => {};
+    const ended = new Promise<void>((resolve) => {
+      end = resolve;
+    });
+    this.#pending.set(messageId, {
+      take: (reply) => {
+        const { from = "" } = reply.envelope;
+        // A target that died after replying may be asked again by the broker and reply twice.
+        if (answered.has(from)) return;
+        answered.add(from);
+        replies.push(reply);
+        if (complete(replies)) end();
+      },
+    });
+    const timer = setTimeout(end, timeoutMs);
+    signal.addEventListener("abort", end, { once: true });
+    try {
+      const { envelope, content } = letter;
+      await this.#options.sender.send(plan, { envelope: { ...envelope, replyTo: this.replyKey }, content });
+      await ended;
+      return replies;
+    } finally {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", end);
+      this.#pending.delete(messageId);
+    }
+  }
+}
+
+function toReply(letter: Letter): Reply {
+  return { from: letter.envelope.from ?? "", ...toHttpBody(letter) };
+}
+
+function failureOf({ envelope }: Letter): { code: string; detail: string } | undefined {
+  if (envelope.error === undefined) return undefined;
+  return { code: envelope.error, detail: envelope.reason ?? "no reason given" };
+}

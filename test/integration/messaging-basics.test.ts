@@ -1,0 +1,245 @@
+import { expect } from "chai";
+import type { Inbox } from "../../coordinator/messaging/inbox.ts";
+import type { Member } from "../../coordinator/messaging/members.ts";
+import type { Messaging } from "../../coordinator/messaging/messaging.ts";
+import { draftLetter } from "../../coordinator/messaging/send.ts";
+import { useVhost } from "../support/broker.ts";
+import { eventually } from "../support/eventually.ts";
+import { expectError } from "../support/expect-error.ts";
+import { command, createMessaging, FakeMembers, foreignClient, unique } from "./messaging-fixture.ts";
+
+describe("messages between components", function () {
+  this.timeout(20_000);
+  const vhost = useVhost();
+  const members = new FakeMembers();
+  let messaging: Messaging;
+
+  before(async () => {
+    messaging = createMessaging(vhost, members);
+    await messaging.start();
+    await messaging.ready();
+  });
+  after(() => messaging.close());
+
+  const take = async (inbox: Inbox, waitMs = 5_000, visibilityMs = 30_000) =>
+    inbox.poll({ max: 10, waitMs, visibilityMs, signal: new AbortController().signal });
+  const sendCommand = (to: Parameters<Messaging["sender"]["plan"]>[0], letter = command("ping")) =>
+    messaging.sender.send(messaging.sender.plan(to, "command"), letter);
+  const ask = (to: Parameters<Messaging["sender"]["plan"]>[0], timeoutMs = 5_000, body: unknown = null) => {
+    const draft = {
+      messageId: unique("m"),
+      kind: "request",
+      name: "ask",
+      deadlineAtMs: Date.now() + timeoutMs,
+    } as const;
+    const letter = draftLetter(draft, Buffer.from(JSON.stringify(body)), Date.now());
+    const { signal } = new AbortController();
+    return { plan: messaging.sender.plan(to, "request"), letter, timeoutMs, signal };
+  };
+  const answerer = async (member: Member, body: unknown) => {
+    const inbox = await messaging.inboxes.of(member);
+    return (async () => {
+      for (;;) {
+        const [message] = await take(inbox);
+        if (message === undefined) throw new Error("no request came");
+        await inbox.reply(message.delivery, {
+          content: Buffer.from(JSON.stringify({ from: member.id, said: body, got: message.body })),
+          contentType: "application/json",
+        });
+        return message;
+      }
+    })();
+  };
+
+  it("sets its policies", async () => {
+    const policies = (await vhost.api("GET", "/policies/{vhost}")) as { name: string }[];
+    expect(policies.map(({ name }) => name)).to.include.members(["muster-commands", "muster-broadcasts", "muster-own"]);
+  });
+
+  it("carries a command to one component", async () => {
+    const member = members.add();
+    const inbox = await messaging.inboxes.of(member);
+    const letter = command("reload", { deep: [1, 2] }, { from: "tester" });
+    await sendCommand({ component: member.id }, letter);
+    const [message] = await take(inbox);
+    expect(message).to.include({
+      kind: "command",
+      name: "reload",
+      from: "tester",
+      id: letter.envelope.messageId,
+      attempt: 1,
+    });
+    expect(message?.body).to.deep.equal({ deep: [1, 2] });
+    await inbox.ack(message?.delivery ?? "");
+    expect(await take(inbox, 0)).to.deep.equal([]);
+  });
+
+  it("keeps a command until its component polls", async () => {
+    const member = members.add({ state: "gone" });
+    await sendCommand({ component: member.id }, command("later"));
+    const [message] = await take(await messaging.inboxes.of(member));
+    expect(message?.name).to.equal("later");
+  });
+
+  it("refuses a command to nobody", async () => {
+    await expectError(async () => sendCommand({ component: unique("nobody") }), "no-such-target");
+    await expectError(async () => sendCommand({ type: unique("nobody") }), "no-such-target");
+    await expectError(async () => sendCommand({ any: unique("nobody") }), "no-such-target");
+  });
+
+  it("gives a command for any one of a type to one of them", async () => {
+    const type = unique("t");
+    const inboxes = await Promise.all(
+      [members.add({ type }), members.add({ type })].map((m) => messaging.inboxes.of(m)),
+    );
+    await sendCommand({ any: type });
+    const got = (await Promise.all(inboxes.map((inbox) => take(inbox, 500)))).flat();
+    expect(got).to.have.length(1);
+  });
+
+  it("gives a broadcast to all of a type", async () => {
+    const type = unique("t");
+    const inboxes = await Promise.all(
+      [members.add({ type }), members.add({ type })].map((m) => messaging.inboxes.of(m)),
+    );
+    const letter = command("all");
+    letter.envelope.kind = "broadcast";
+    await sendCommand({ type }, letter);
+    const got = await Promise.all(inboxes.map((inbox) => take(inbox)));
+    expect(got.map(([message]) => message?.kind)).to.deep.equal(["broadcast", "broadcast"]);
+  });
+
+  it("brings the reply to a request", async () => {
+    const member = members.add();
+    const served = answerer(member, "pong");
+    const { plan, letter, timeoutMs, signal } = ask({ component: member.id }, 5_000, "ping");
+    const reply = await messaging.requester.ask(plan, letter, timeoutMs, signal);
+    await served;
+    expect(reply).to.deep.equal({ from: member.id, body: { from: member.id, said: "pong", got: "ping" } });
+  });
+
+  it("tells a requester that nobody answered in time", async () => {
+    const { plan, letter, signal } = ask({ component: members.add().id }, 100);
+    await expectError(() => messaging.requester.ask(plan, letter, 100, signal), "deadline-exceeded");
+  });
+
+  it("tells a requester why the handler failed", async () => {
+    const member = members.add();
+    const inbox = await messaging.inboxes.of(member);
+    const { plan, letter, timeoutMs, signal } = ask({ component: member.id });
+    const asked = expectError(
+      () => messaging.requester.ask(plan, letter, timeoutMs, signal),
+      "handler-failed",
+      /no paper/,
+    );
+    const [message] = await take(inbox);
+    await inbox.nack(message?.delivery ?? "", { reason: "no paper" });
+    await asked;
+  });
+
+  it("gathers the replies of a type and says who is missing", async () => {
+    const type = unique("t");
+    const [here, away] = [members.add({ type }), members.add({ type })];
+    const served = answerer(here, "here");
+    const { plan, letter, signal } = ask({ type });
+    const gathered = await messaging.requester.gather(plan, letter, 700, signal);
+    await served;
+    expect(gathered.replies.map(({ from }) => from)).to.deep.equal([here.id]);
+    expect(gathered.missing).to.deep.equal([away.id]);
+  });
+
+  it("gives a message back that is not settled in time, as the next attempt", async () => {
+    const member = members.add();
+    const inbox = await messaging.inboxes.of(member);
+    await sendCommand({ component: member.id });
+    const [first] = await take(inbox, 5_000, 100);
+    const [second] = await take(inbox, 5_000);
+    expect(second?.id).to.equal(first?.id);
+    expect(second?.attempt).to.equal(2);
+    await expectError(() => inbox.ack(first?.delivery ?? ""), "no-such-delivery");
+    await inbox.ack(second?.delivery ?? "");
+  });
+
+  it("refuses a second ack of a delivery", async () => {
+    const member = members.add();
+    const inbox = await messaging.inboxes.of(member);
+    await sendCommand({ component: member.id });
+    const [message] = await take(inbox);
+    await inbox.ack(message?.delivery ?? "");
+    await expectError(() => inbox.ack(message?.delivery ?? ""), "no-such-delivery");
+  });
+
+  it("streams the inbox", async () => {
+    const member = members.add();
+    const inbox = await messaging.inboxes.of(member);
+    const names: string[] = [];
+    const end = await inbox.stream({ visibilityMs: 30_000, give: ({ name }) => names.push(name) });
+    for (const name of ["one", "two", "three"]) await sendCommand({ component: member.id }, command(name));
+    await eventually(() => expect(names).to.deep.equal(["one", "two", "three"]));
+    end();
+  });
+
+  it("streams events by pattern", async () => {
+    const got: string[] = [];
+    const end = await messaging.events.subscribe("sensor.*.heat", (event) => got.push(event.topic));
+    for (const name of ["heat", "cold"]) {
+      const letter = draftLetter({ messageId: unique("m"), kind: "event", name }, Buffer.from("1"), Date.now());
+      await messaging.events.publish(letter, { type: "sensor", id: "s1" });
+    }
+    await eventually(() => expect(got).to.deep.equal(["sensor.s1.heat"]));
+    end();
+  });
+
+  it("signals a component", async () => {
+    const member = members.add();
+    const inbox = await messaging.inboxes.of(member);
+    await messaging.signal([member.id], { kind: "config", revisionOf: () => "etag-1" });
+    const [message] = await take(inbox);
+    expect(message).to.include({ kind: "signal", name: "config" });
+    expect(message?.body).to.deep.equal({ kind: "config", id: member.id, revision: "etag-1" });
+  });
+
+  it("gives renewals to who listens, and counts what is none", async () => {
+    const renewed: string[] = [];
+    const end = messaging.onRenewal(({ id }) => renewed.push(id));
+    const foreign = await foreignClient(vhost.url);
+    foreign.channel.publish("muster.renewals", "", Buffer.from("{nonsense"));
+    await messaging.publishRenewal({ id: "abc", incarnation: 1 });
+    await eventually(() => expect(renewed).to.deep.equal(["abc"]));
+    await foreign.close();
+    await end();
+  });
+
+  it("lets one contestant at a time have the role", async () => {
+    const queue = `muster.leader.${unique("s")}`;
+    const told: string[] = [];
+    const enter = (name: string) =>
+      messaging.contest(queue, { gained: () => told.push(`${name} gained`), lost: () => told.push(`${name} lost`) });
+    const leaveFirst = enter("first");
+    await eventually(() => expect(told).to.deep.equal(["first gained"]));
+    const leaveSecond = enter("second");
+    await leaveFirst();
+    await eventually(() => expect(told).to.deep.equal(["first gained", "first lost", "second gained"]));
+    await leaveSecond();
+    expect(told.at(-1)).to.equal("second lost");
+  });
+
+  it("dead-letters what a removed component's queues hold, and deletes them", async () => {
+    const member = members.add();
+    await sendCommand({ component: member.id }, command("orphan"));
+    await messaging.remove(member);
+    members.delete(member.id);
+    const queues = ((await vhost.api("GET", "/queues/{vhost}")) as { name: string }[]).map(({ name }) => name);
+    expect(queues.filter((name) => name.includes(member.id) || name.includes(member.type))).to.deep.equal([]);
+    await expectError(async () => sendCommand({ component: member.id }), "no-such-target");
+  });
+
+  it("provides queues again that somebody deleted", async () => {
+    const member = members.add();
+    await messaging.provision(member);
+    await vhost.api("DELETE", `/queues/{vhost}/muster.${member.id}.commands`);
+    await sendCommand({ component: member.id }, command("found"));
+    const [message] = await take(await messaging.inboxes.of(member));
+    expect(message?.name).to.equal("found");
+  });
+});

@@ -1,0 +1,71 @@
+/** A Messaging with a registry of plain data, on a vhost of its own. */
+import { randomBytes } from "node:crypto";
+import { type Channel, type ChannelModel, type ConsumeMessage, connect } from "amqplib";
+import { pino } from "pino";
+import type { Member, Members } from "../../coordinator/messaging/members.ts";
+import { Messaging, type MessagingOptions } from "../../coordinator/messaging/messaging.ts";
+import { draftLetter } from "../../coordinator/messaging/send.ts";
+import type { Vhost } from "../support/broker.ts";
+
+export const site = "here";
+export const silent = pino({ level: process.env.LOG_LEVEL ?? "silent" });
+
+/** A registry that a test writes straight. */
+export class FakeMembers implements Members {
+  readonly #members = new Map<string, Member>();
+
+  add(given: Partial<Member> = {}): Member {
+    const member: Member = { id: unique("c"), type: unique("t"), site, state: "up", ttlMs: 30_000, ...given };
+    this.#members.set(member.id, member);
+    return member;
+  }
+
+  delete(id: string): void {
+    this.#members.delete(id);
+  }
+
+  get(id: string): Member | undefined {
+    return this.#members.get(id);
+  }
+
+  all(): Iterable<Member> {
+    return this.#members.values();
+  }
+}
+
+export function unique(prefix: string): string {
+  return `${prefix}-${randomBytes(4).toString("hex")}`;
+}
+
+export function createMessaging(vhost: Vhost, members: Members, options: Partial<MessagingOptions> = {}): Messaging {
+  const { url, managementUrl } = vhost;
+  return new Messaging({ amqpUrl: url, managementUrl, site, members, logger: silent, ...options });
+}
+
+/** A foreign AMQP client: it may publish and consume anything. */
+export interface Foreign {
+  channel: Channel;
+  consume(queue: string, take: (message: ConsumeMessage) => void): Promise<void>;
+  close(): Promise<void>;
+}
+
+export async function foreignClient(url: string): Promise<Foreign> {
+  const connection: ChannelModel = await connect(url, { noDelay: true });
+  connection.on("error", () => undefined);
+  const channel = await connection.createChannel();
+  channel.on("error", () => undefined);
+  return {
+    channel,
+    consume: async (queue, take) => {
+      await channel.consume(queue, (message) => {
+        if (message !== null) take(message);
+      });
+    },
+    close: () => connection.close().catch(() => undefined),
+  };
+}
+
+export function command(name: string, body: unknown = null, more: Record<string, unknown> = {}) {
+  const content = Buffer.from(JSON.stringify(body));
+  return draftLetter({ messageId: unique("m"), kind: "command", name, ...more }, content, Date.now());
+}
