@@ -71,7 +71,10 @@ export class Coordinator {
   async close(): Promise<void> {
     this.#abort.abort();
     await this.#bridge?.close();
-    for (let part = this.#open.pop(); part !== undefined; part = this.#open.pop()) await part.close();
+    for (let part = this.#open.pop(); part !== undefined; part = this.#open.pop()) {
+      // One part that cannot close must not keep the others open.
+      await part.close().catch((error: unknown) => this.#logger.error({ error }, "a part failed to close"));
+    }
   }
 
   async #start(capability: { start(): Promise<unknown>; close(): Promise<void> }): Promise<void> {

@@ -29,6 +29,7 @@ async function main(): Promise<void> {
   const logger = pino({
     level: settings.logLevel,
     base: { site: settings.site },
+    serializers: { error: pino.stdSerializers.err },
     redact: ["*.password", "*.token", "*.secret"],
   });
   const coordinator = new Coordinator(settings, { logger });
