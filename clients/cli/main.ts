@@ -1,0 +1,23 @@
+/** The process of the `muster` command: the only file of it that touches the process's streams, signals and environment. */
+import { run } from "./run.ts";
+
+const interrupt = new AbortController();
+// The first Ctrl-C ends what is open in order; the second finds no listener and kills.
+process.once("SIGINT", () => interrupt.abort());
+process.once("SIGTERM", () => interrupt.abort());
+
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on("error", (error: NodeJS.ErrnoException) => {
+    // The reader has seen enough, as in `muster events | head -1`: that is no fault of anyone's.
+    if (error.code === "EPIPE") process.exit(0);
+    throw error;
+  });
+}
+
+process.exitCode = await run(process.argv.slice(2), {
+  stdin: process.stdin,
+  stdout: process.stdout,
+  stderr: process.stderr,
+  env: process.env,
+  signal: interrupt.signal,
+});

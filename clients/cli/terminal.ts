@@ -1,0 +1,31 @@
+/** What a run of the command may touch of the world outside: main.ts gives the process's, tests give their own. */
+import type { Readable, Writable } from "node:stream";
+
+/** A stream that may be a terminal. */
+export type Screen = Writable & { isTTY?: boolean; columns?: number; hasColors?: (env: object) => boolean };
+
+export interface Terminal {
+  stdin: Readable & { isTTY?: boolean };
+  stdout: Screen;
+  stderr: Screen;
+  env: Record<string, string | undefined>;
+  /** Aborts on Ctrl-C. */
+  signal: AbortSignal;
+}
+
+/**
+ * Whether to colour what goes to `screen`: FORCE_COLOR and NO_COLOR (https://no-color.org) first, then whether it is a
+ * terminal that has colours.
+ */
+export function wantsColor(screen: Screen, env: Terminal["env"]): boolean {
+  if (env.NO_COLOR !== undefined && env.NO_COLOR !== "") return false;
+  if (env.FORCE_COLOR !== undefined) return env.FORCE_COLOR !== "0" && env.FORCE_COLOR !== "false";
+  return screen.isTTY === true && screen.hasColors?.(env) === true;
+}
+
+/** Everything of `stream` as text. @throws what the stream throws. */
+export async function readAll(stream: Readable): Promise<string> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of stream) chunks.push(Buffer.from(chunk as Buffer | string));
+  return Buffer.concat(chunks).toString("utf8");
+}
