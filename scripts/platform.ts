@@ -4,6 +4,7 @@ import { type Settings, variableOf } from "../coordinator/settings.ts";
 import { startBroker } from "./broker.ts";
 import type { Claim } from "./claim.ts";
 import { findFreePort, isPortFree } from "./ports.ts";
+import { identifyProcess } from "./process-identity.ts";
 import { processService } from "./process-service.ts";
 import { SetupError } from "./setup-error.ts";
 import type { Service } from "./supervise.ts";
@@ -77,9 +78,22 @@ export function platformServices(options: PlatformOptions): Service[] {
       },
     });
   }
-  services.push(coordinator(options, broker));
-  if (options.demo && existsSync(join(root, demoEntry))) services.push(demo(options));
+  services.push(noted(options.claim, coordinator(options, broker)));
+  if (options.demo && existsSync(join(root, demoEntry))) services.push(noted(options.claim, demo(options)));
   return services;
+}
+
+/** The service with its process written down, so that the next start can end it should this one be killed. */
+function noted(claim: Claim, service: Service): Service {
+  return {
+    name: service.name,
+    start: async (signal) => {
+      const running = await service.start(signal);
+      const identity = await identifyProcess(running.pid);
+      if (identity) await claim.note(service.name, identity);
+      return running;
+    },
+  };
 }
 
 const demoEntry = "scripts/demo/main.ts";

@@ -11,19 +11,29 @@ export interface ProcessIdentity {
 
 /** The identity of the live process `pid`, or undefined when there is none (a zombie counts as none). */
 export async function identifyProcess(pid: number): Promise<ProcessIdentity | undefined> {
+  if (process.platform === "linux") {
+    const fields = await statOf(pid);
+    const [state, started] = [fields?.[0], fields?.[19]];
+    return state === "Z" || started === undefined ? undefined : { pid, started };
+  }
   try {
-    if (process.platform === "linux") {
-      const stat = await readFile(`/proc/${pid}/stat`, "utf8");
-      // The second field is the program's name in parentheses and may hold anything: count from its end.
-      const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-      const [state, started] = [fields[0], fields[19]];
-      return state === "Z" || started === undefined ? undefined : { pid, started };
-    }
     const { stdout } = await promisify(execFile)("ps", ["-o", "lstart=", "-p", String(pid)]);
     return stdout.trim() === "" ? undefined : { pid, started: stdout.trim() };
   } catch {
     return undefined;
   }
+}
+
+/** The pid of the parent of `pid`; known on Linux only. */
+export async function parentOf(pid: number): Promise<number | undefined> {
+  const parent = Number((await statOf(pid))?.[1]);
+  return Number.isInteger(parent) ? parent : undefined;
+}
+
+/** The fields of /proc/<pid>/stat from the third on, the state. The second may hold anything: they count from its end. */
+async function statOf(pid: number): Promise<string[] | undefined> {
+  const stat = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => undefined);
+  return stat?.slice(stat.lastIndexOf(")") + 2).split(" ");
 }
 
 export async function isRunning(identity: ProcessIdentity | undefined): Promise<boolean> {

@@ -43,7 +43,7 @@ export async function main(argv: string[]): Promise<void> {
 
 async function run(settings: Settings, argv: string[], demo: boolean): Promise<void> {
   const begunAt = performance.now();
-  const stopping = stopSignal();
+  const stopping = await stopSignal();
   const progress = (service: string, line: string) => console.log(`${service}: ${line}`);
   // Claimed first: it ends what a killed start left behind, which may hold the ports.
   const claim = await claimDirectory(resolve(settings.dataDir), {
