@@ -146,7 +146,9 @@ function collect(request: IncomingMessage): Promise<Buffer> {
       if (sizeBytes > limits.bodyBytes) reject(tooLarge());
       else resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks));
     });
-    request.once("error", (error) => reject(new ClientGone(error.message)));
-    request.once("close", () => reject(new ClientGone("the connection closed")));
+    request.once("error", () => {});
+    request.once("close", () => {
+      if (!request.readableEnded) reject(new ClientGone("the connection closed before the request had come"));
+    });
   });
 }

@@ -85,8 +85,12 @@ function readRange(query: Query): Range | "nothing" {
   const start = bound(query.json("startkey", "start_key"), isDescending ? "above" : "below");
   const end = bound(query.json("endkey", "end_key"), isDescending ? "below" : "above");
   if (start === "nothing" || end === "nothing") return "nothing";
-  return { ...(start !== undefined && { startkey: start }), ...(end !== undefined && { endkey: end }) };
+  const highest = isDescending ? { startkey: highestId } : { endkey: highestId };
+  return { ...highest, ...(start !== undefined && { startkey: start }), ...(end !== undefined && { endkey: end }) };
 }
+
+/** Without an upper bound PouchDB stops at U+FFFF, before ids that start with a character of a higher plane. */
+const highestId = "\u{10ffff}";
 
 /** @param open the side on which a bound that is no string leaves the range open; on the other nothing is left of it. */
 function bound(value: unknown, open: "above" | "below"): string | undefined | "nothing" {

@@ -61,6 +61,7 @@ async function main(): Promise<void> {
   // Ctrl-C goes to the whole group; the parent still needs its store while it drains, and then ends this process.
   process.on("SIGINT", hasParent ? () => {} : end);
   if (hasParent) process.once("disconnect", end);
+  if (hasParent && !process.connected) end();
   process.stdout.write(`embedded config database: ${embedded.url}\n`);
   await tellParent({ url: embedded.url });
 }
