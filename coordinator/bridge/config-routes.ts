@@ -1,5 +1,6 @@
 /** Configuration over HTTP: effective settings for components, layers for operators, who has applied what. */
 
+import { MusterError } from "../../config-db/errors.ts";
 import type { ConfigStatusReport, LayerWrite } from "../../config-db/generated/types.ts";
 import { type LayerName, parseLayerName } from "../../config-db/names.ts";
 import type { Configuration } from "../config/configuration.ts";
@@ -32,7 +33,8 @@ function effectiveRoutes(configuration: Configuration): Route[] {
         const explained = request.query.explain === true;
         return answerOrWait(request, {
           read: () => {
-            const { etag, settings, body } = configuration.effective(id);
+            const { etag, settings, body, fault } = configuration.effective(id);
+            if (fault !== undefined && !explained) throw fault;
             return { etag, body: explained ? { etag, settings, explain: configuration.explain(id) } : body };
           },
           subscribe: (changed) => configuration.subscribe(id, changed),
@@ -48,10 +50,10 @@ function streamEffective(configuration: Configuration, id: string, request: Requ
     stream: (send: (event: { event: string; id: string; data: unknown }) => void) => {
       let sent = request.header("last-event-id");
       const tell = () => {
-        const { etag, settings } = configuration.effective(id);
-        if (etag === sent) return;
+        const { etag, body, fault } = configuration.effective(id);
+        if (etag === sent || fault !== undefined) return;
         sent = etag;
-        send({ event: "config", id: etag, data: { etag, settings } });
+        send({ event: "config", id: etag, data: { etag, settings: JSON.parse(body.toString()) } });
       };
       const unsubscribe = configuration.subscribe(id, tell);
       tell();
@@ -86,8 +88,8 @@ function statusRoutes(configuration: Configuration): Route[] {
       handle: (request) => {
         const type = request.query.type as string | undefined;
         return answerOrWait(request, {
-          read: () => configuration.status(type === undefined ? {} : { type }),
-          subscribe: (changed) => configuration.subscribeStatus(changed),
+          read: () => configuration.status.read({ type }),
+          subscribe: (changed) => configuration.status.subscribe(changed),
         });
       },
     },
@@ -103,7 +105,8 @@ function layerRoutes(configuration: Configuration): Route[] {
       answers: { 200: layerAnswer },
       handle: (request) => {
         const layer = layerOf(request);
-        const stored = configuration.requireLayer(layer);
+        const stored = configuration.records.layer(layer);
+        if (stored === undefined) throw new MusterError("not-found", `layer ${layer} is not there; PUT it to make it`);
         const known = request.header("if-none-match");
         if (known !== undefined && namesEtag(known, stored._rev)) {
           return { status: 304, headers: { etag: `"${stored._rev}"` } };

@@ -1,20 +1,24 @@
 /**
  * Every revision that a layer ever had, one immutable document each: `history:<layer>@<rev>`.
  *
- * Its `_rev` is computed from its content and stored as given (as replication stores), so that two coordinators or two
- * sites that keep the same revision write the same document and never a conflict.
+ * Content and `_rev` of such a document follow from that revision alone, so that two coordinators or two sites that
+ * keep the same one write the same document, and never a conflict.
  */
-import { createHash } from "node:crypto";
-import type { HistoryDocument } from "../../config-db/generated/types.ts";
+import type { ContentList, HistoryDocument } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
+import { withFixedRevision } from "../../config-db/revision.ts";
 import type { Database, Document, Stored } from "../../config-db/store.ts";
-import { canonicalJson } from "./etag.ts";
-import { historyOf, type StoredLayer } from "./records.ts";
+import type { StoredLayer } from "./records.ts";
+
+export type StoredHistory = Stored<HistoryDocument>;
 
 /** What memory knows of a kept revision: enough to page and to prune without reading settings. */
 export interface KeptRevision {
   rev: string;
   version: number;
+  /** The history document's own revision. */
+  documentRev: string;
+  content: ContentList | undefined;
 }
 
 export class History {
@@ -25,17 +29,20 @@ export class History {
     this.#database = database;
   }
 
-  /** Takes a change of a history document into memory. */
-  apply(doc: Stored<HistoryDocument>): void {
-    const layer = doc.layer as LayerName;
-    const revisions = this.#kept.get(layer) ?? new Map<string, KeptRevision>();
-    if (doc._deleted === true) revisions.delete(doc.rev);
-    else revisions.set(doc.rev, { rev: doc.rev, version: doc.version });
-    this.#kept.set(layer, revisions);
+  /** Takes a history document into memory. */
+  apply({ layer, rev, version, content, _rev, _deleted }: StoredHistory): void {
+    const revisions = this.#kept.get(layer as LayerName) ?? new Map<string, KeptRevision>();
+    this.#kept.set(layer as LayerName, revisions);
+    if (_deleted === true) revisions.delete(rev);
+    else revisions.set(rev, { rev, version, documentRev: _rev, content });
   }
 
-  has(layer: LayerName, rev: string): boolean {
-    return this.#kept.get(layer)?.has(rev) === true;
+  has(layer: string, rev: string): boolean {
+    return this.#kept.get(layer as LayerName)?.has(rev) === true;
+  }
+
+  layers(): LayerName[] {
+    return [...this.#kept.keys()];
   }
 
   /** The kept revisions of a layer, the newest first. */
@@ -44,21 +51,59 @@ export class History {
     return revisions.sort((a, b) => b.version - a.version || (a.rev < b.rev ? 1 : -1));
   }
 
-  async read(layer: LayerName, rev: string): Promise<Stored<HistoryDocument> | undefined> {
+  async read(layer: LayerName, rev: string): Promise<StoredHistory | undefined> {
     return this.#database.get<HistoryDocument>(documentId.history(layer, rev));
   }
 
   /** Keeps these revisions. Again is harmless; resolves when the store has them. */
   async keep(layers: StoredLayer[]): Promise<void> {
-    const missing = layers.filter(({ layer, _rev }) => !this.has(layer as LayerName, _rev));
-    if (missing.length === 0) return;
-    const docs = missing.map((stored) => withRevision(historyOf(stored)));
-    await this.#database.bulk(docs, { newEdits: false });
-    for (const doc of docs) this.apply(doc);
+    const missing = layers.filter(({ layer, _rev }) => !this.has(layer, _rev));
+    // In portions: settings may be a mebibyte each.
+    for (let from = 0; from < missing.length; from += keepAtOnce) {
+      const docs = missing.slice(from, from + keepAtOnce).map((stored) => withFixedRevision(historyOf(stored)));
+      await this.#database.bulk(docs, { newEdits: false });
+      for (const doc of docs) this.apply(doc);
+    }
+  }
+
+  /** Lets revisions go. Their tombstones keep what readers of the changes feed look at. */
+  async forget(layer: LayerName, revisions: KeptRevision[]): Promise<void> {
+    const tombstones = revisions.map(({ rev, version, documentRev }) => ({
+      _id: documentId.history(layer, rev),
+      _rev: documentRev,
+      _deleted: true,
+      kind: "history" as const,
+      schemaVersion: 1,
+      layer,
+      rev,
+      version,
+    }));
+    await this.#database.bulk(tombstones);
+    for (const { rev } of revisions) this.#kept.get(layer)?.delete(rev);
   }
 }
 
-/** Gives a document the revision that follows from its content. */
-function withRevision<Doc extends Document>(doc: Doc): Stored<Doc> {
-  return { ...doc, _rev: `1-${createHash("md5").update(canonicalJson(doc)).digest("hex")}` };
+const keepAtOnce = 50;
+
+/** The history document of one revision of a layer. */
+export function historyOf(stored: StoredLayer): HistoryDocument {
+  const { layer, _rev, _deleted, settings, version, changedBy, changedAt, site, note, parent, merged, content } =
+    stored;
+  return {
+    _id: documentId.history(layer as LayerName, _rev),
+    kind: "history",
+    schemaVersion: 1,
+    layer,
+    rev: _rev,
+    settings,
+    version,
+    changedBy,
+    changedAt,
+    site,
+    ...(note === undefined ? {} : { note }),
+    ...(parent === undefined ? {} : { parent }),
+    ...(merged === undefined ? {} : { merged }),
+    ...(content === undefined ? {} : { content }),
+    ...(_deleted === true ? { deleted: true as const } : {}),
+  };
 }

@@ -1,19 +1,23 @@
 /** What the configuration database holds, in memory: fed by the changes feed and by this coordinator's own writes. */
-import type { HistoryDocument, LayerDocument } from "../../config-db/generated/types.ts";
+import { type FieldError, isMusterError } from "../../config-db/errors.ts";
+import type {
+  CandidateDocument,
+  LayerDocument,
+  SchemaDocument,
+  SecretDocument,
+} from "../../config-db/generated/types.ts";
 import { documentId, type LayerName, layersOf } from "../../config-db/names.ts";
 import type { Stored } from "../../config-db/store.ts";
+import type { KnownSecret, SchemaInForce } from "./effective.ts";
 import type { LayerSettings, Settings } from "./merge.ts";
+import { compileSchema } from "./schema.ts";
+import { open, sealedDigest } from "./sealing.ts";
+import { isSelected, type Traits } from "./selector.ts";
 
 export type StoredLayer = Stored<LayerDocument>;
-
-/** What a component's layers depend on. A component that never registered has its id alone. */
-export interface Traits {
-  id: string;
-  type?: string;
-  subsystem?: string;
-  site?: string;
-  tags?: readonly string[];
-}
+export type StoredSchema = Stored<SchemaDocument>;
+export type StoredCandidate = Stored<CandidateDocument>;
+export type StoredSecret = Stored<SecretDocument>;
 
 /** One layer that takes part in a component's effective settings. */
 export interface ChainLink extends LayerSettings {
@@ -21,62 +25,149 @@ export interface ChainLink extends LayerSettings {
   rev: string;
 }
 
-/** The settings of a layer that are in force. Usually those of the newest revision. */
-export interface ActiveLayer {
-  settings: Settings;
+/** A revision of a layer's settings or of a schema that is, or could be, in force. */
+export interface Active {
+  content: Settings;
   version: number;
   rev: string;
 }
 
+/** A revision that is not in force, since it breaks components, and what is in force instead. */
+export interface Held {
+  rev: string;
+  active: Active | undefined;
+  errors: FieldError[];
+}
+
 export class Records {
-  /** The newest revision of each layer; tombstones too: they know the version to count on from. */
+  /** The newest revision of each; tombstones too: they know the version to count on from. */
   readonly layers = new Map<LayerName, StoredLayer>();
-  readonly #active = new Map<LayerName, ActiveLayer>();
+  readonly schemas = new Map<string, StoredSchema>();
+  readonly candidates = new Map<LayerName, StoredCandidate>();
+  readonly secrets = new Map<string, StoredSecret>();
+  /** By document id: revisions that are kept out of force. */
+  readonly held = new Map<string, Held>();
+  /** By document id: what stands in the database but is nothing that could be used. */
+  readonly unusable = new Map<string, { rev: string; errors: FieldError[] }>();
+
+  readonly #secretKey: Buffer | undefined;
+  readonly #compiled = new Map<string, SchemaInForce | undefined>();
+  readonly #opened = new Map<string, KnownSecret>();
+  /** Settings or schemas that are tried: in force before all else, for as long as `trial` runs. */
+  readonly #tried = new Map<string, Active | undefined>();
+  #triedCandidate: StoredCandidate | undefined;
+
+  constructor(secretKey: Buffer | undefined) {
+    this.#secretKey = secretKey;
+  }
 
   /** The layer as it stands, or undefined where it was never written or is deleted. */
   layer(name: LayerName): StoredLayer | undefined {
-    const stored = this.layers.get(name);
-    return stored?._deleted === true ? undefined : stored;
+    return standing(this.layers.get(name));
   }
 
-  active(name: LayerName): ActiveLayer | undefined {
-    return this.#active.get(name);
+  schema(type: string): StoredSchema | undefined {
+    return standing(this.schemas.get(type));
   }
 
-  /** Puts settings in force, or takes a layer out of force with undefined. */
-  activate(name: LayerName, active: ActiveLayer | undefined): void {
-    if (active === undefined) this.#active.delete(name);
-    else this.#active.set(name, active);
+  candidate(layer: LayerName): StoredCandidate | undefined {
+    return standing(this.candidates.get(layer));
   }
 
-  /** The layers in force for a component, the weakest first. */
+  /** Runs `work` as if a document had this content, or as if it were gone. Nothing of it stays. */
+  trial<Result>(tried: { id: string; content: Settings | undefined } | StoredCandidate, work: () => Result): Result {
+    if ("kind" in tried) this.#triedCandidate = tried;
+    else this.#tried.set(tried.id, tried.content && { content: tried.content, version: 0, rev: "tried" });
+    try {
+      return work();
+    } finally {
+      this.#triedCandidate = undefined;
+      this.#tried.clear();
+      this.#compiled.delete("tried");
+    }
+  }
+
+  /** The newest revision of a layer or schema, by document id; perhaps a tombstone. */
+  newest(id: string): StoredLayer | StoredSchema | undefined {
+    if (id.startsWith("schema:")) return this.schemas.get(id.slice("schema:".length));
+    return this.layers.get(id.slice("layer:".length) as LayerName);
+  }
+
+  /** What is in force of a layer or schema, by document id. */
+  active(id: string): Active | undefined {
+    if (this.#tried.has(id)) return this.#tried.get(id);
+    const stored = this.newest(id);
+    const held = this.held.get(id);
+    if (held !== undefined && held.rev === stored?._rev) return held.active;
+    return stored && activeOf(stored);
+  }
+
+  /** The layers in force for a component, the weakest first; a staged candidate's settings where it is selected. */
   chain(traits: Traits): ChainLink[] {
     const links: ChainLink[] = [];
     for (const layer of layersOf(traits)) {
-      const active = this.#active.get(layer);
-      if (active !== undefined) links.push({ layer, ...active });
+      const candidate = this.#candidateFor(layer, traits);
+      const active = this.active(documentId.layer(layer));
+      if (candidate !== undefined) {
+        const { settings, _rev: rev } = candidate;
+        links.push({ layer, settings, version: (active?.version ?? 0) + 1, rev: `candidate ${rev}`, candidate: true });
+      } else if (active !== undefined) {
+        links.push({ layer, settings: active.content, version: active.version, rev: active.rev });
+      }
     }
     return links;
   }
+
+  #candidateFor(layer: LayerName, traits: Traits): StoredCandidate | undefined {
+    const tried = this.#triedCandidate?.layer === layer ? this.#triedCandidate : undefined;
+    const candidate = tried ?? this.candidate(layer);
+    if (candidate?.state !== "staged") return undefined;
+    return isSelected(layer, candidate.selector, traits) ? candidate : undefined;
+  }
+
+  /** The compiled schema of a type, or undefined where there is none or it is no schema. */
+  schemaInForce(type: string | undefined): SchemaInForce | undefined {
+    if (type === undefined) return undefined;
+    const active = this.active(documentId.schema(type));
+    if (active === undefined) return undefined;
+    const key = active.rev === "tried" ? "tried" : type;
+    const known = this.#compiled.get(key);
+    if (known?.rev === active.rev) return known;
+    const compiled = this.#compile(type, active);
+    this.#compiled.set(key, compiled);
+    return compiled;
+  }
+
+  #compile(type: string, { content, version, rev }: Active): SchemaInForce {
+    try {
+      return { type, version, rev, compiled: compileSchema(content) };
+    } catch (error) {
+      if (!isMusterError(error)) throw error;
+      if (rev !== "tried") this.unusable.set(documentId.schema(type), { rev, errors: error.errors ?? [] });
+      return { type, version, rev, compiled: { check: () => [] } };
+    }
+  }
+
+  /** A secret, opened once per revision. */
+  secret(name: string): KnownSecret | undefined {
+    const stored = standing(this.secrets.get(name));
+    if (stored?.sealed === undefined) return undefined;
+    const known = this.#opened.get(name);
+    const digest = sealedDigest(stored.sealed);
+    if (known?.digest === digest) return known;
+    const value = this.#secretKey === undefined ? undefined : open(this.#secretKey, name, stored.sealed);
+    const opened = { value, digest };
+    this.#opened.set(name, opened);
+    return opened;
+  }
 }
 
-export function activeOf(stored: StoredLayer): ActiveLayer | undefined {
+function standing<Doc extends { _deleted?: boolean }>(stored: Doc | undefined): Doc | undefined {
+  return stored?._deleted === true ? undefined : stored;
+}
+
+export function activeOf(stored: StoredLayer | StoredSchema): Active | undefined {
   if (stored._deleted === true) return undefined;
-  return { settings: stored.settings, version: stored.version, rev: stored._rev };
-}
-
-/**
- * The history document of one revision of a layer. It follows from that revision alone: whoever writes it, at whatever
- * site, writes the same.
- */
-export function historyOf(stored: StoredLayer): HistoryDocument {
-  const { _id, _rev, _deleted, kind, ...kept } = stored;
-  const layer = stored.layer as LayerName;
-  return {
-    _id: documentId.history(layer, _rev),
-    kind: "history",
-    rev: _rev,
-    ...kept,
-    ...(_deleted === true ? { deleted: true } : {}),
-  };
+  const content = stored.kind === "layer" ? stored.settings : (stored.schema as Settings);
+  return { content, version: stored.version, rev: stored._rev };
 }

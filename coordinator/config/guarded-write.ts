@@ -1,0 +1,74 @@
+/** One write of one document, guarded by its revision. */
+import { MusterError } from "../../config-db/errors.ts";
+import type { Database, Document, Stored } from "../../config-db/store.ts";
+
+/** The caller's `If-Match`: whether the revision that stands (undefined: none) is one that it named. */
+export type Expected = (rev: string | undefined) => boolean;
+
+export interface GuardedWrite<Doc extends Document> {
+  id: string;
+  /** The newest revision in memory, a tombstone too. */
+  newest(): Stored<Doc> | undefined;
+  expected?: Expected | undefined;
+  /**
+   * The document to write in place of `newest`, without `_rev`. Called again when another write came first; what it
+   * throws refuses the write.
+   */
+  make(newest: Stored<Doc> | undefined): Promise<Doc> | Doc;
+  /** Takes into memory what the store has. */
+  applied(stored: Stored<Doc>): void;
+}
+
+/** Other coordinators of the site write too: a write that names no revision is made anew on theirs, this often. */
+const attemptsMax = 10;
+
+/**
+ * @returns what was written.
+ * @throws MusterError `precondition-failed` where another revision stands than the caller expects, `conflict` when
+ * others wrote first each time. Nothing was written then.
+ */
+export async function guardedWrite<Doc extends Document>(
+  database: Database<Document>,
+  { id, newest, expected, make, applied }: GuardedWrite<Doc>,
+): Promise<Stored<Doc>> {
+  for (let attempt = 1, fresh = false; ; attempt++) {
+    const last = newest();
+    const standing = last?._deleted === true ? undefined : last;
+    if (expected !== undefined && !expected(standing?._rev)) {
+      // Another coordinator's newer revision may be what the caller has.
+      if (fresh) throw preconditionFailed(id, standing?._rev);
+      fresh = true;
+      await refresh(database, id, applied);
+      continue;
+    }
+    const made = await make(last);
+    const doc = last === undefined ? made : { ...made, _rev: last._rev };
+    try {
+      const written = { ...doc, _rev: await database.put(doc) };
+      applied(written);
+      return written;
+    } catch (error) {
+      if (!(error instanceof MusterError && error.code === "conflict") || attempt >= attemptsMax) throw error;
+      await refresh(database, id, applied);
+      fresh = true;
+    }
+  }
+}
+
+async function refresh<Doc extends Document>(
+  database: Database<Document>,
+  id: string,
+  applied: (stored: Stored<Doc>) => void,
+): Promise<void> {
+  const found = (await database.get(id)) ?? newestOf(await database.leaves(id));
+  if (found !== undefined) applied(found as Stored<Doc>);
+}
+
+function newestOf(leaves: Stored<Document>[]): Stored<Document> | undefined {
+  return leaves.toSorted((a, b) => Number.parseInt(b._rev, 10) - Number.parseInt(a._rev, 10))[0];
+}
+
+function preconditionFailed(id: string, rev: string | undefined): MusterError {
+  const stands = rev === undefined ? "nothing stands there" : `revision "${rev}" stands there`;
+  return new MusterError("precondition-failed", `${id}: ${stands}; GET it and write on what you find`);
+}

@@ -1,0 +1,256 @@
+/**
+ * Takes documents of the configuration database into memory: this coordinator's own writes at once, everyone's by the
+ * changes feed. What a coordinator wrote was checked by it; what came in by replication or straight to CouchDB was not,
+ * so here a revision that breaks components is held out of force, and they keep what they had.
+ */
+import type { Logger } from "pino";
+import { type FieldError, isMusterError } from "../../config-db/errors.ts";
+import type { FaultDocument } from "../../config-db/generated/types.ts";
+import { documentId, type LayerName } from "../../config-db/names.ts";
+import { withFixedRevision } from "../../config-db/revision.ts";
+import type { Change, Database, Document, Stored } from "../../config-db/store.ts";
+import { check, type SchemaName } from "../../config-db/validate.ts";
+import type { Background } from "./background.ts";
+import type { EffectiveSettings } from "./effective-settings.ts";
+import type { History, StoredHistory } from "./history.ts";
+import { concernedBy, errorsOf } from "./judgement.ts";
+import {
+  activeOf,
+  type Records,
+  type StoredCandidate,
+  type StoredLayer,
+  type StoredSchema,
+  type StoredSecret,
+} from "./records.ts";
+import { compileSchema } from "./schema.ts";
+import { settingsErrors } from "./settings-rules.ts";
+
+export interface IntakeOptions {
+  database: Database<Document>;
+  records: Records;
+  effective: EffectiveSettings;
+  history: History;
+  background: Background;
+  logger: Logger;
+  leads(): boolean;
+}
+
+type Given = Stored<Document> & Record<string, unknown>;
+
+export class Intake {
+  readonly #options: IntakeOptions;
+  /** Own writes that the feed has not given yet: what it gives of these documents before that may be older. */
+  readonly #ahead = new Map<string, string>();
+  readonly #faults = new Map<string, Stored<FaultDocument>>();
+  #loaded = false;
+
+  constructor(options: IntakeOptions) {
+    this.#options = options;
+  }
+
+  /** All that the store has was given: from here on changes are judged, and told. */
+  loaded(): void {
+    this.#loaded = true;
+    const { effective } = this.#options;
+    effective.forget(effective.all());
+  }
+
+  /** A batch of the changes feed. */
+  apply(changes: Change[]): void {
+    for (const { doc } of changes) this.#given(doc as Given);
+    this.review();
+  }
+
+  /** A document that this coordinator wrote, and judged before. */
+  written(doc: Stored<Document>): void {
+    this.#ahead.set(doc._id, doc._rev);
+    this.#take(doc as Given, "judged");
+    this.review();
+  }
+
+  #given(doc: Given): void {
+    const own = this.#ahead.get(doc._id);
+    if (own !== undefined) {
+      if (doc._rev !== own && generation(doc._rev) <= generation(own)) {
+        // Older than what was written here, or the winner of a conflict: the store knows.
+        this.#options.background.run(`read ${doc._id} again`, () => this.#reread(doc._id));
+        return;
+      }
+      this.#ahead.delete(doc._id);
+    }
+    this.#take(doc, "unjudged");
+  }
+
+  async #reread(id: string): Promise<void> {
+    const doc = await this.#options.database.get(id);
+    if (doc === undefined) return;
+    if (doc._rev !== this.#ahead.get(id)) this.#ahead.delete(id);
+    this.#take(doc as Given, "unjudged");
+    this.review();
+  }
+
+  #take(doc: Given, judged: "judged" | "unjudged"): void {
+    const kind = doc._id.slice(0, doc._id.indexOf(":"));
+    const take = this.#kinds[kind];
+    const unusable = take === undefined ? undefined : this.#unusable(kind, doc);
+    if (take === undefined || unusable === "ignored") return;
+    this.#options.records.unusable.delete(doc._id);
+    take(doc, judged === "unjudged" && this.#loaded);
+  }
+
+  readonly #kinds: Record<string, (doc: Given, judge: boolean) => void> = {
+    layer: (doc, judge) => {
+      const stored = doc as unknown as StoredLayer;
+      this.#takeRevision(stored, judge, () => this.#options.records.layers.set(stored.layer as LayerName, stored));
+    },
+    schema: (doc, judge) => {
+      const stored = doc as unknown as StoredSchema;
+      this.#takeRevision(stored, judge, () => this.#options.records.schemas.set(stored.type, stored));
+    },
+    candidate: (doc, judge) => {
+      const { records, effective } = this.#options;
+      const stored = doc as unknown as StoredCandidate;
+      if (records.candidates.get(stored.layer as LayerName)?._rev === stored._rev) return;
+      const errors = judge && stored.state === "staged" && !stored._deleted ? errorsOf(effective, stored) : [];
+      if (errors.length > 0) records.unusable.set(doc._id, { rev: doc._rev, errors });
+      // Its tombstone's place is taken by one that breaks components, too: it selects nobody.
+      const safe = errors.length > 0 ? { ...stored, state: "withdrawn" as const } : stored;
+      this.#change(doc._id, () => records.candidates.set(stored.layer as LayerName, safe));
+    },
+    secret: (doc) => {
+      const { records, effective } = this.#options;
+      const stored = doc as unknown as StoredSecret;
+      if (records.secrets.get(stored.name)?._rev === stored._rev) return;
+      const make = () => void records.secrets.set(stored.name, stored);
+      if (!this.#loaded) make();
+      else
+        effective.change(
+          effective.all().filter((id) => effective.get(id).secrets.includes(stored.name)),
+          make,
+        );
+    },
+    history: (doc) => this.#options.history.apply(doc as unknown as StoredHistory),
+    fault: (doc) => {
+      const { records } = this.#options;
+      const fault = doc as unknown as Stored<FaultDocument>;
+      const { document, rev, active } = fault;
+      const held = records.held.get(document);
+      if (fault._deleted === true) {
+        this.#faults.delete(fault._id);
+        if (held?.rev === rev) this.#change(document, () => records.held.delete(document));
+        return;
+      }
+      this.#faults.set(fault._id, fault);
+      if (held?.rev !== rev) this.#change(document, () => records.held.set(document, { rev, active, errors: [] }));
+    },
+  };
+
+  /** A revision of a layer or a schema: in force unless it breaks components that it would newly concern. */
+  #takeRevision(stored: StoredLayer | StoredSchema, judge: boolean, put: () => void): void {
+    const { records, effective, logger } = this.#options;
+    const id = stored._id;
+    const newest =
+      stored.kind === "layer" ? records.layers.get(stored.layer as LayerName) : records.schemas.get(stored.type);
+    if (newest?._rev === stored._rev) return;
+    const errors = judge ? this.#errorsOf(stored) : [];
+    if (errors.length === 0) {
+      this.#change(id, put);
+      return;
+    }
+    const held = { rev: stored._rev, active: records.active(id), errors };
+    put();
+    records.held.set(id, held);
+    logger.warn(
+      { id, rev: stored._rev, errors: errors.length },
+      "a revision that breaks components came in; it is held",
+    );
+  }
+
+  #errorsOf(stored: StoredLayer | StoredSchema): FieldError[] {
+    const active = activeOf(stored);
+    if (stored.kind === "schema" && active !== undefined) {
+      try {
+        compileSchema(active.content);
+      } catch (error) {
+        if (isMusterError(error)) return error.errors ?? [];
+        throw error;
+      }
+    }
+    return errorsOf(this.#options.effective, { id: stored._id, content: active?.content });
+  }
+
+  #change(id: string, make: () => void): void {
+    const { effective } = this.#options;
+    if (this.#loaded) effective.change(concernedBy(effective, id), make);
+    else make();
+  }
+
+  /** Lists what is no document of its kind, and completes what a plain DELETE left. */
+  #unusable(kind: string, doc: Given): "ignored" | undefined {
+    const { records, logger } = this.#options;
+    if (doc._deleted === true && doc.kind === undefined) this.#complete(kind, doc);
+    // A tombstone that somebody else made may say little: what it says of what is gone does not matter.
+    if (doc._deleted === true && doc.kind === kind) return undefined;
+    const errors = check(`${kind}-document` as SchemaName, doc);
+    if (errors.length === 0 && (kind === "layer" || kind === "candidate")) errors.push(...settingsErrors(doc.settings));
+    if (errors.length === 0) return undefined;
+    if (doc._deleted === true) return "ignored";
+    records.unusable.set(doc._id, { rev: doc._rev, errors });
+    logger.warn({ id: doc._id, rev: doc._rev }, "a document came in that is none of its kind; it stays without effect");
+    return "ignored";
+  }
+
+  /** A DELETE straight to CouchDB leaves a tombstone without fields; memory knows what it was. */
+  #complete(kind: string, doc: Given): void {
+    const { records } = this.#options;
+    const name = doc._id.slice(kind.length + 1);
+    const known =
+      kind === "layer"
+        ? records.layers.get(name as LayerName)
+        : kind === "schema"
+          ? records.schemas.get(name)
+          : kind === "candidate"
+            ? records.candidates.get(name as LayerName)
+            : kind === "secret"
+              ? records.secrets.get(name)
+              : undefined;
+    if (known === undefined) return;
+    Object.assign(doc, { ...known, _rev: doc._rev, _deleted: true });
+    if (kind === "layer") Object.assign(doc, { settings: {}, version: known.version + 1 });
+  }
+
+  /** Puts held revisions in force that break nothing any more, and keeps the faults in the store as they are in memory. */
+  review(): void {
+    if (!this.#loaded) return;
+    const { records } = this.#options;
+    for (const [id, { rev }] of [...records.held]) {
+      const stored = records.newest(id);
+      if (stored?._rev === rev && this.#errorsOf(stored).length > 0) continue;
+      this.#change(id, () => records.held.delete(id));
+    }
+    if (this.#options.leads()) this.#storeFaults();
+  }
+
+  #storeFaults(): void {
+    const { records, database, background } = this.#options;
+    const wanted = [...records.held].map(([document, { rev, active }]) => {
+      const _id = documentId.fault(document, rev);
+      const fault: FaultDocument = { _id, kind: "fault", schemaVersion: 1, document, rev };
+      return withFixedRevision<FaultDocument>(active === undefined ? fault : { ...fault, active });
+    });
+    const added = wanted.filter(({ _id }) => !this.#faults.has(_id));
+    const ended = [...this.#faults.values()].filter(({ _id }) => !wanted.some((fault) => fault._id === _id));
+    for (const fault of added) this.#faults.set(fault._id, fault);
+    for (const fault of ended) this.#faults.delete(fault._id);
+    if (added.length > 0) background.run("store faults", () => database.bulk(added, { newEdits: false }));
+    if (ended.length > 0) {
+      background.run("end faults", () =>
+        database.bulk(ended.map(({ active: _, ...kept }) => ({ ...kept, _deleted: true }))),
+      );
+    }
+  }
+}
+
+function generation(rev: string): number {
+  return Number.parseInt(rev, 10);
+}
