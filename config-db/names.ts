@@ -49,6 +49,7 @@ export const documentId = {
   component: (id: string) => `component:${id}`,
   site: (site: string) => `site:${site}`,
   command: (id: string) => `command:${id}`,
+  deadLetter: (id: string) => `dead:${id}`,
   conflict: (record: string, hash: string) => `conflict:${record}@${hash}`,
   peer: (site: string) => `peer:${site}`,
 } as const;

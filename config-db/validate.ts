@@ -35,6 +35,9 @@ export interface SchemaTypes {
   "conflict-document": generated.ConflictDocument;
   "conflict-resolution": generated.ConflictResolution;
   "site-peer": generated.SitePeer;
+  "command-document": generated.CommandDocument;
+  "outcome-message": generated.OutcomeMessage;
+  "redrive-request": generated.RedriveRequest;
   problem: generated.Problem;
 }
 export type SchemaName = keyof SchemaTypes;

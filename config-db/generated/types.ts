@@ -146,6 +146,21 @@ export interface ConfigStatus {
   reason?: string;
   at: Timestamp;
 }
+export interface TargetState {
+  state: "queued" | "delivered" | "done" | "failed" | "expired" | "dead-lettered";
+  at: Timestamp;
+  attempt?: number;
+  reason?: string;
+}
+export interface DeadLetterMatch {
+  /**
+   * The component, or any:<type>.
+   */
+  to?: string;
+  from?: Id;
+  name?: MessageName;
+  state?: "failed" | "expired" | "dead-lettered";
+}
 /**
  * `candidate:<layer>` in muster-config: settings that a part of the components gets in place of the layer's own. `base` is the revision of the layer that it was made from; absent where there was none.
  */
@@ -186,6 +201,33 @@ export interface CandidateWrite {
   withdrawOnReject?: boolean;
 }
 /**
+ * `command:<id>` in muster-commands: what became of a tracked command, per target.
+ */
+export interface CommandDocument {
+  _id: string;
+  _rev?: string;
+  _deleted?: boolean;
+  kind: "command";
+  schemaVersion: 1;
+  id: string;
+  to: Target;
+  name: MessageName;
+  from?: Id;
+  sentAt: Timestamp;
+  deadlineAt?: Timestamp;
+  /**
+   * Of the request, to tell a repetition from another one under the same key.
+   */
+  fingerprint?: string;
+  /**
+   * By component; `any:<type>` until one of the type has it.
+   */
+  targets: {
+    [k: string]: TargetState;
+  };
+  [k: string]: unknown;
+}
+/**
  * POST /v1/commands
  */
 export interface CommandRequest {
@@ -202,6 +244,10 @@ export interface CommandRequest {
    * Milliseconds from now; not handled after that.
    */
   deadlineMs?: number;
+  /**
+   * False: nothing is kept of it, GET /v1/commands/{id} will not know it.
+   */
+  track?: boolean;
 }
 /**
  * `component:<id>` in muster-registry. Its one writer is the leading coordinator of its home site, or, with `lease: self`, the component.
@@ -421,6 +467,20 @@ export interface LayerWrite {
   note?: string;
 }
 /**
+ * The body of an outcome: what a target did with a command.
+ */
+export interface OutcomeMessage {
+  /**
+   * The command's messageId.
+   */
+  id: string;
+  component: string;
+  state: "delivered" | "done" | "failed" | "expired" | "dead-lettered";
+  attempt?: number;
+  at: Timestamp;
+  reason?: string;
+}
+/**
  * RFC 9457 application/problem+json: every error answer.
  */
 export interface Problem {
@@ -445,6 +505,12 @@ export interface Problem {
  */
 export interface PromotionRequest {
   note?: string;
+}
+/**
+ * POST /v1/dead-letters/redrive and /discard: those that have all of these; without `match` all.
+ */
+export interface RedriveRequest {
+  match?: DeadLetterMatch;
 }
 /**
  * PUT /v1/components/{id}
