@@ -80,7 +80,7 @@ export class Judgement {
   #ends: (() => void)[] = [];
   #running: Promise<void> | undefined;
   #inherited: Promise<void> | undefined;
-  #sweptMs = 0;
+  #sweptMs = Number.NEGATIVE_INFINITY;
   #closed = false;
 
   constructor(options: JudgementOptions) {
@@ -114,10 +114,6 @@ export class Judgement {
   /** @returns the milliseconds that the lease now has, or undefined when `id` holds none here. */
   renew(id: string): number | undefined {
     return this.#judge.renew(id, this.#options.clock());
-  }
-
-  remainingMs(id: string): number | undefined {
-    return this.#judge.remainingMs(id, this.#options.clock());
   }
 
   /** One look at the clock. Called by a timer; tests with a clock of their own call it. */

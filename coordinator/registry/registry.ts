@@ -141,12 +141,14 @@ export class Registry {
     try {
       const { record, written, before } = await this.#records.update(id, plan);
       if (record === undefined) throw notFound(id);
-      if (!written) this.touch(id);
       if (before?.state === "up" && written && !isSameProcess(registration, before)) {
         const told = { component: id, incarnation: record.incarnation, former: before.incarnation };
         logger.warn(told, "a newer process took the id of one that was up");
       }
-      return { record, created: before === undefined, expiresInMs: this.#judgement.remainingMs(id) ?? record.ttlMs };
+      // From now on, not from when the feed or a write of before brought it: that is what the caller is told.
+      if (written) this.#judgement.renew(id);
+      else this.touch(id);
+      return { record, created: before === undefined, expiresInMs: record.ttlMs };
     } catch (error) {
       // It is alive, whatever the store is: a registration that has to wait must not cost the lease it had.
       if (isMusterError(error, "store-unavailable")) this.#judgement.renew(id);

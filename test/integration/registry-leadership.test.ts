@@ -1,0 +1,202 @@
+import { expect } from "chai";
+import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
+import type { RenewalMessage, SiteDocument } from "../../config-db/generated/types.ts";
+import { install } from "../../config-db/installer.ts";
+import { databases } from "../../config-db/names.ts";
+import { Store } from "../../config-db/store.ts";
+import type { Leadership } from "../../coordinator/sites/leadership.ts";
+import { codeOf } from "../support/codes.ts";
+import { eventually } from "../support/eventually.ts";
+import { type Member, type MemberOptions, PlayedContest, startMember } from "../support/site-member.ts";
+
+describe("the coordinators of a site", () => {
+  let embedded: Embedded;
+  let sites = 0;
+  let site: string;
+  const members: Member[] = [];
+
+  before(async () => {
+    embedded = await startEmbedded();
+    await install(new Store(embedded.url));
+  });
+  beforeEach(() => {
+    sites += 1;
+    site = `site-${sites}`;
+  });
+  afterEach(async () => {
+    await Promise.all(members.splice(0).map((member) => member.close()));
+  });
+  after(async () => await embedded?.close());
+
+  async function join(options: Partial<MemberOptions> = {}): Promise<Member> {
+    const member = await startMember({ storeUrl: embedded.url, site, ...options });
+    members.push(member);
+    return member;
+  }
+
+  const siteRecord = () =>
+    new Store(embedded.url).database<SiteDocument>(databases.registry).get<SiteDocument>(`site:${site}`);
+  const leads = ({ standing }: Leadership) => standing.role === "leading";
+
+  it("follow the newest where there is no broker", async () => {
+    const first = await join();
+    expect(leads(first.leadership)).to.equal(true);
+    const second = await join();
+    expect(leads(second.leadership)).to.equal(true);
+    await eventually(() => expect(leads(first.leadership)).to.equal(false));
+    expect(first.leadership.epoch).to.equal(second.leadership.epoch);
+    expect(await siteRecord()).to.include({ epoch: 2 });
+  });
+
+  it("take over without a broker when the leader's beat stops", async () => {
+    const first = await join({ beatEveryMs: 100 });
+    const second = await join({ beatEveryMs: 100 });
+    await eventually(() => expect(leads(first.leadership)).to.equal(false));
+    await second.close();
+    await eventually(() => expect(leads(first.leadership)).to.equal(true));
+    expect(first.leadership.epoch).to.equal(3);
+  });
+
+  it("leave the lead to the one that the broker chooses", async () => {
+    const contests = [new PlayedContest(), new PlayedContest()] as const;
+    const [first, second] = [await join({ contest: contests[0] }), await join({ contest: contests[1] })];
+    contests[0].choose();
+    await eventually(() => expect(leads(first.leadership)).to.equal(true));
+    expect(leads(second.leadership)).to.equal(false);
+    contests[1].choose();
+    await eventually(() => expect(leads(second.leadership)).to.equal(true));
+    await eventually(() => expect(leads(first.leadership)).to.equal(false));
+  });
+
+  it("let the beat of their leader advance", async () => {
+    await join({ beatEveryMs: 100 });
+    const { beat } = (await siteRecord()) as SiteDocument;
+    await eventually(async () => expect((await siteRecord())?.beat).to.be.above(beat + 3));
+  });
+
+  it("take registrations and renewals at each of them, and the leader judges", async () => {
+    const contest = new PlayedContest();
+    const leader = await join({ contest });
+    contest.choose();
+    await eventually(() => expect(leads(leader.leadership)).to.equal(true));
+    const follower = await join({
+      contest: new PlayedContest(),
+      publishRenewal: (renewal: RenewalMessage) => leader.registry.hear(renewal),
+    });
+    await follower.registry.register("c-any", { type: "t", ttlMs: 1_000 });
+    for (let renewals = 0; renewals < 12; renewals += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      expect(await follower.registry.renew("c-any")).to.deep.equal({ expiresInMs: 1_000 });
+    }
+    expect(leader.registry.get("c-any")?.state).to.equal("up");
+    await eventually(() => expect(follower.registry.get("c-any")?.state).to.equal("expired"));
+    expect(await codeOf(follower.registry.renew("c-any"))).to.equal("not-registered");
+  }).timeout(15_000);
+
+  it("know at once what another has registered when its process renews here with its incarnation", async () => {
+    const contest = new PlayedContest();
+    const leader = await join({ contest });
+    contest.choose();
+    const renewals: RenewalMessage[] = [];
+    const follower = await join({ contest: new PlayedContest(), publishRenewal: (message) => renewals.push(message) });
+    await leader.registry.register("c-quick", { type: "t", ttlMs: 20_000 });
+    expect(await codeOf(follower.registry.renew("c-quick", { incarnation: 1 }))).to.equal("none");
+    await leader.registry.register("c-quick", { type: "t", ttlMs: 20_000, instance: "p2" });
+    expect(await codeOf(follower.registry.renew("c-quick", { incarnation: 2 }))).to.equal("none");
+    expect(renewals).to.deep.equal([
+      { id: "c-quick", incarnation: 1 },
+      { id: "c-quick", incarnation: 2 },
+    ]);
+  });
+
+  it("tell a renewal that cannot reach the leader to try another", async () => {
+    const first = await join();
+    await first.registry.register("c-alone", { type: "t", ttlMs: 20_000 });
+    await join();
+    await eventually(() => expect(leads(first.leadership)).to.equal(false));
+    expect(await codeOf(first.registry.renew("c-alone"))).to.equal("not-leading");
+  });
+
+  it("give everybody who is up a full TTL when the lead changes", async () => {
+    const contests = [new PlayedContest(), new PlayedContest()] as const;
+    const first = await join({ contest: contests[0] });
+    contests[0].choose();
+    await eventually(() => expect(leads(first.leadership)).to.equal(true));
+    await first.registry.register("c-grace", { type: "t", ttlMs: 2_000 });
+    const second = await join({ contest: contests[1] });
+    await first.close();
+    contests[1].choose();
+    await eventually(() => expect(leads(second.leadership)).to.equal(true));
+    const ledSince = performance.now();
+    await eventually(() => expect(second.registry.get("c-grace")?.state).to.equal("expired"));
+    expect(performance.now() - ledSince).to.be.above(1_950);
+  }).timeout(15_000);
+
+  it("take over what a leader had decided and did not live to write, and spare whoever registered since", async () => {
+    const first = await join();
+    for (const id of ["c-dead", "c-again"]) await first.registry.register(id, { type: "t", ttlMs: 60_000 });
+    await first.leadership.decide(
+      ["c-dead", "c-again"].map((id) => ({ id, type: "t", incarnation: 1, to: "expired" as const })),
+    );
+    await first.registry.register("c-again", { type: "t", ttlMs: 60_000, instance: "p2" });
+    await first.close();
+    const second = await join();
+    await eventually(() => expect(second.registry.get("c-dead")?.state).to.equal("expired"));
+    expect(second.registry.get("c-again")).to.include({ state: "up", incarnation: 2 });
+    await eventually(async () => expect(await siteRecord()).not.to.have.property("decided"));
+  });
+
+  it("refuse the decision of one that was replaced, even before it has heard of it", async () => {
+    const first = await join();
+    await first.registry.register("c-live", { type: "t", ttlMs: 60_000 });
+    // The successor's claim, which the former leader has had no time to read from the feed.
+    const database = new Store(embedded.url).database<SiteDocument>(databases.registry);
+    const record = (await siteRecord()) as SiteDocument;
+    await database.put({ ...record, epoch: record.epoch + 1, leader: "successor" });
+    const decision = { id: "c-live", type: "t", incarnation: 1, to: "expired" as const };
+    expect(await codeOf(first.leadership.decide([decision]))).to.equal("not-leading");
+    expect(leads(first.leadership)).to.equal(false);
+    expect(await siteRecord())
+      .to.include({ leader: "successor" })
+      .and.not.to.have.property("decided");
+  });
+
+  it("go on judging after the leader lost the broker for good, after a time for clients to find the bridge", async () => {
+    const contest = new PlayedContest();
+    const leader = await join({ contest, deafMs: 1_500 });
+    contest.choose();
+    await eventually(() => expect(leads(leader.leadership)).to.equal(true));
+    await leader.registry.register("c-deaf", { type: "t", ttlMs: 1_000 });
+    contest.drop();
+    const deafSince = performance.now();
+    await eventually(() => expect(leader.registry.get("c-deaf")?.state).to.equal("expired"));
+    expect(performance.now() - deafSince).to.be.above(2_400);
+    expect(leads(leader.leadership)).to.equal(true);
+  }).timeout(15_000);
+
+  it("give the lead back to whom the broker has chosen", async () => {
+    const contest = new PlayedContest();
+    const chosen = await join({ contest, beatEveryMs: 100 });
+    contest.choose();
+    await eventually(() => expect(leads(chosen.leadership)).to.equal(true));
+    await join({ beatEveryMs: 100 });
+    await eventually(() => expect(chosen.leadership.epoch).to.be.at.least(3));
+    expect(leads(chosen.leadership)).to.equal(true);
+  });
+
+  it("remove those whose retention is over, queues last", async () => {
+    const first = await join();
+    await first.registry.register("c-old", { type: "t", ttlMs: 60_000 });
+    await first.registry.deregister("c-old");
+    await first.close();
+    const removed: (string | undefined)[] = [];
+    const second = await join({
+      retention: { goneMs: 0, expiredMs: 0 },
+      remove: async ({ id }) => {
+        removed.push(id, second.registry.get(id)?.state);
+      },
+    });
+    await eventually(() => expect(removed).to.deep.equal(["c-old", undefined]));
+    expect(second.registry.get("c-old")).to.equal(undefined);
+  }).timeout(10_000);
+});

@@ -1,0 +1,265 @@
+import { expect } from "chai";
+import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
+import type { ComponentDocument } from "../../config-db/generated/types.ts";
+import { install } from "../../config-db/installer.ts";
+import { databases } from "../../config-db/names.ts";
+import { Store } from "../../config-db/store.ts";
+import { codeOf } from "../support/codes.ts";
+import { eventually } from "../support/eventually.ts";
+import { type Member, startMember } from "../support/site-member.ts";
+
+let names = 0;
+function freshId(what: string): string {
+  names += 1;
+  return `${what}-${names}`;
+}
+
+describe("the registry of a site", () => {
+  let embedded: Embedded;
+  let member: Member;
+  const removed: string[] = [];
+
+  before(async () => {
+    embedded = await startEmbedded();
+    await install(new Store(embedded.url));
+    member = await startMember({
+      storeUrl: embedded.url,
+      remove: async ({ id, type }) => {
+        removed.push(`${type}/${id}`);
+      },
+    });
+    // A new leader first reads what was sent to its predecessor; from then on leases are judged to the point.
+    await member.registry.register("first", { type: "collector", ttlMs: 1_000 });
+    await eventually(() => expect(stateOf("first")).to.equal("expired"));
+  });
+  after(async () => {
+    await member?.close();
+    await embedded?.close();
+  });
+
+  const database = () => member.store.database<ComponentDocument>(databases.registry);
+  const stored = (id: string) => database().get(`component:${id}`);
+  const stateOf = (id: string) => member.registry.get(id)?.state;
+  const register = (id: string, fields: Record<string, unknown> = {}) =>
+    member.registry.register(id, { type: "collector", instance: "p1", ttlMs: 1_000, ...fields });
+
+  it("answers a registration once its record is stored", async () => {
+    const id = freshId("new");
+    const { created, record, expiresInMs } = await register(id, { ttlMs: 20_000 });
+    expect(created).to.equal(true);
+    expect(expiresInMs).to.equal(20_000);
+    expect(await stored(id)).to.deep.equal(record);
+  });
+
+  it("writes nothing for the same registration again", async () => {
+    const id = freshId("again");
+    const { record } = await register(id, { ttlMs: 20_000 });
+    const again = await register(id, { ttlMs: 20_000 });
+    expect(again.created).to.equal(false);
+    expect((await stored(id))?._rev).to.equal(record._rev);
+  });
+
+  it("stores registrations that wait together each under its own id", async () => {
+    const ids = Array.from({ length: 200 }, () => freshId("many"));
+    const answers = await Promise.all(ids.map((id) => register(id, { ttlMs: 60_000 })));
+    expect(answers.map(({ record }) => record.id)).to.deep.equal(ids);
+    const rows = await database().list("component:many-");
+    expect(rows.map((row) => row.id)).to.include.members(ids);
+  });
+
+  it("raises the incarnation once for each of two processes that register at the same time", async () => {
+    const id = freshId("race");
+    const answers = await Promise.all(["p1", "p2"].map((instance) => register(id, { instance, ttlMs: 20_000 })));
+    expect(answers.map(({ record }) => record.incarnation).sort()).to.deep.equal([1, 2]);
+    expect((await stored(id))?.incarnation).to.equal(2);
+  });
+
+  it("expires a component that falls silent at its TTL: not before, and no more than 250 ms after", async () => {
+    const id = freshId("silent");
+    await register(id);
+    const silentSince = performance.now();
+    let expiredAfterMs = 0;
+    const unsubscribe = member.registry.subscribe(({ kind, component }) => {
+      if (component.id === id && kind === "expired") expiredAfterMs = performance.now() - silentSince;
+    });
+    await eventually(() => expect(expiredAfterMs).to.be.above(0));
+    unsubscribe();
+    expect(expiredAfterMs).to.be.within(990, 1_250);
+    expect(await stored(id)).to.include({ state: "expired" });
+  });
+
+  it("keeps a component that renews, and writes nothing for it", async () => {
+    const id = freshId("steady");
+    const { record } = await register(id);
+    for (let renewals = 0; renewals < 8; renewals += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 250));
+      expect(await member.registry.renew(id, { incarnation: 1 })).to.deep.equal({ expiresInMs: 1_000 });
+    }
+    expect(stateOf(id)).to.equal("up");
+    expect((await stored(id))?._rev).to.equal(record._rev);
+  });
+
+  it("counts a renewal by message and a poll as well as one by request", async () => {
+    const [byMessage, byPoll] = [freshId("message"), freshId("poll")];
+    await Promise.all([register(byMessage), register(byPoll)]);
+    for (let renewals = 0; renewals < 5; renewals += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      member.registry.hear({ id: byMessage, incarnation: 1 });
+      member.registry.touch(byPoll);
+    }
+    expect([stateOf(byMessage), stateOf(byPoll)]).to.deep.equal(["up", "up"]);
+  });
+
+  it("tells the older of two processes under one id that it is superseded", async () => {
+    const id = freshId("twice");
+    await register(id, { ttlMs: 20_000 });
+    await register(id, { ttlMs: 20_000, instance: "p2" });
+    expect(await codeOf(member.registry.renew(id, { incarnation: 1 }))).to.equal("superseded");
+    expect(await codeOf(member.registry.renew(id, { incarnation: 2 }))).to.equal("none");
+    expect(await codeOf(member.registry.deregister(id, { incarnation: 1 }))).to.equal("superseded");
+    expect(stateOf(id)).to.equal("up");
+  });
+
+  it("lets no renewal by message of an older process keep the id up", async () => {
+    const id = freshId("ghost");
+    await register(id);
+    await register(id, { instance: "p2" });
+    const ghost = setInterval(() => member.registry.hear({ id, incarnation: 1 }), 100);
+    await eventually(() => expect(stateOf(id)).to.equal("expired"));
+    clearInterval(ghost);
+  });
+
+  it("refuses to renew what is unknown, expired or gone", async () => {
+    const [expired, gone] = [freshId("expired"), freshId("gone")];
+    await Promise.all([register(expired), register(gone)]);
+    await member.registry.deregister(gone);
+    await eventually(() => expect(stateOf(expired)).to.equal("expired"));
+    for (const id of [expired, gone, freshId("unknown")]) {
+      expect(await codeOf(member.registry.renew(id)), id).to.equal("not-registered");
+    }
+  });
+
+  it("has an expired component up again, as a new incarnation, when it registers", async () => {
+    const id = freshId("back");
+    await register(id);
+    await eventually(() => expect(stateOf(id)).to.equal("expired"));
+    expect((await register(id, { ttlMs: 20_000 })).record).to.include({ state: "up", incarnation: 2 });
+  });
+
+  it("writes the health that renewals report when it changes, and only then", async () => {
+    const id = freshId("health");
+    const { record } = await register(id, { ttlMs: 20_000 });
+    const health = { status: "failing" as const, reason: "disk full" };
+    for (let renewals = 0; renewals < 5; renewals += 1) await member.registry.renew(id, { health });
+    await eventually(async () => expect((await stored(id))?.health).to.deep.equal(health));
+    await member.registry.renew(id, { health });
+    await member.registry.renew(id);
+    expect(Number.parseInt((await stored(id))?._rev ?? "", 10)).to.equal(Number.parseInt(record._rev ?? "", 10) + 1);
+    expect(stateOf(id)).to.equal("up");
+  });
+
+  it("leaves a component that deregisters on record as gone, and removes it with its queues when purged", async () => {
+    const id = freshId("leaving");
+    await register(id, { subsystem: "edge", metadata: { a: 1 } });
+    await member.registry.deregister(id);
+    await member.registry.deregister(id);
+    expect(await stored(id)).to.include({ state: "gone" });
+    await member.registry.deregister(id, { purge: true });
+    expect(member.registry.get(id)).to.equal(undefined);
+    expect(removed).to.include(`collector/${id}`);
+    const [leaf] = await database().leaves(`component:${id}`);
+    expect(leaf).to.include({ _deleted: true, type: "collector", subsystem: "edge", site: "here" });
+    expect(leaf).not.to.have.property("metadata");
+    expect(await codeOf(member.registry.deregister(id))).to.equal("not-found");
+  });
+
+  it("takes a new registration of what was removed", async () => {
+    const id = freshId("returning");
+    await register(id);
+    await member.registry.deregister(id, { purge: true });
+    expect(await register(id, { ttlMs: 20_000 })).to.include({ created: true });
+    expect(stateOf(id)).to.equal("up");
+  });
+
+  it("judges a record written straight to the store by its counter", async () => {
+    const id = freshId("self");
+    const document: ComponentDocument = {
+      _id: `component:${id}`,
+      kind: "component",
+      schemaVersion: 1,
+      id,
+      type: "collector",
+      site: "here",
+      ttlMs: 1_000,
+      state: "up",
+      incarnation: 1,
+      registeredAt: new Date().toISOString(),
+      changedAt: new Date().toISOString(),
+      lease: "self",
+      renewal: 0,
+    };
+    let rev = await database().put(document);
+    for (let renewal = 1; renewal <= 5; renewal += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      rev = await database().put({ ...document, _rev: rev, renewal });
+    }
+    expect(stateOf(id)).to.equal("up");
+    rev = await database().put({ ...document, _rev: rev, renewal: 5, tags: ["no-sign-of-life"] });
+    await eventually(() => expect(stateOf(id)).to.equal("expired"));
+    rev = (await stored(id))?._rev as string;
+    await database().put({ ...document, _rev: rev, renewal: 6, state: "expired" });
+    await eventually(() => expect(stateOf(id)).to.equal("up"));
+    expect(member.registry.get(id)?.incarnation).to.equal(2);
+  });
+
+  it("ignores a record that does not fit its schema", async () => {
+    const id = freshId("bad");
+    await database().put({ _id: `component:${id}`, kind: "component", id } as unknown as ComponentDocument);
+    const good = freshId("good");
+    await register(good);
+    expect(member.registry.get(id)).to.equal(undefined);
+    expect(stateOf(good)).to.equal("up");
+  });
+
+  it("reads the components of a site whose beat stops as unverified, and as before when it is heard again", async () => {
+    const site = freshId("site");
+    const id = freshId("far");
+    const beat = async (count: number) => {
+      const known = await member.store.database(databases.registry).get(`site:${site}`);
+      await member.store.database(databases.registry).put({
+        ...(known === undefined ? {} : { _rev: known._rev }),
+        _id: `site:${site}`,
+        kind: "site",
+        schemaVersion: 1,
+        site,
+        beat: count,
+        beatEveryMs: 100,
+        coordinatorUrl: "http://127.0.0.1:1",
+        epoch: 1,
+      } as never);
+    };
+    await beat(1);
+    await database().put({
+      ...(await register(freshId("model"))).record,
+      _id: `component:${id}`,
+      _rev: undefined,
+      id,
+      site,
+    } as never);
+    await eventually(() => expect(member.registry.read(id).record.state).to.equal("up"));
+    const kinds: string[] = [];
+    const unsubscribe = member.registry.subscribe(({ kind, component }) => {
+      if (component.id === id) kinds.push(kind);
+    });
+    await eventually(() => expect(member.registry.read(id).record.state).to.equal("unverified"));
+    expect(member.registry.read(id).record.lastKnownState).to.equal("up");
+    const { records } = member.registry.discover({ state: "up", site }, { limit: 10 });
+    expect(records.map((record) => record.id)).to.deep.equal([id]);
+    await beat(2);
+    await eventually(() => expect(member.registry.read(id).record.state).to.equal("up"));
+    unsubscribe();
+    expect(kinds).to.deep.equal(["unverified", "up"]);
+    expect(await codeOf(member.registry.deregister(id))).to.equal("refused");
+    expect(await codeOf(member.registry.renew(id))).to.equal("not-registered");
+  }).timeout(15_000);
+});
