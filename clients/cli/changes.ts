@@ -33,7 +33,7 @@ export function changeText({ pointer, before, after }: Change, style: Style): st
   const where = plain(pointer);
   if (before === undefined) return `${style.green("+")} ${where} = ${style.green(short(after))}`;
   if (after === undefined) return `${style.red("-")} ${where} ${style.dim(`was ${short(before)}`)}`;
-  return `${style.yellow("~")} ${where} = ${style.yellow(short(after))} ${style.dim(`was ${short(before)}`)}`;
+  return `${style.yellow("~")} ${where} = ${style.dim(`${short(before)} →`)} ${style.yellow(short(after))}`;
 }
 
 export function changesText(changes: Change[], style: Style): string {

@@ -57,25 +57,25 @@ export function parseValue(text: string, whole = text): unknown {
   return value;
 }
 
-/** Assignments as one merge patch. Two that contradict each other are refused. */
+/** Assignments as one merge patch. Two of which one lies within the other are refused: which of them wins, nobody said. */
 export function toPatch(assignments: Assignment[]): Record<string, unknown> {
   const patch: Record<string, unknown> = {};
-  const assigned = new Set<object>();
-  for (const { path, value } of assignments) {
-    const told = path.join(".");
+  for (const [index, { path, value }] of assignments.entries()) {
+    const other = assignments.slice(0, index).find((before) => within(before.path, path) || within(path, before.path));
+    if (other !== undefined)
+      throw wrong(`${path.join(".")} and ${other.path.join(".")} contradict each other: give one`);
     let at = patch;
     for (const part of path.slice(0, -1)) {
-      const next = at[part] ?? {};
-      if (typeof next !== "object" || assigned.has(next)) throw wrong(`${told} is given twice, once within ${part}`);
-      at[part] = next;
-      at = next as Record<string, unknown>;
+      at[part] ??= {};
+      at = at[part] as Record<string, unknown>;
     }
-    const last = path.at(-1) as string;
-    if (last in at) throw wrong(`${told} is given twice`);
-    at[last] = value;
-    if (typeof value === "object" && value !== null) assigned.add(value);
+    at[path.at(-1) as string] = value;
   }
   return patch;
+}
+
+function within(outer: string[], inner: string[]): boolean {
+  return outer.every((part, index) => inner[index] === part);
 }
 
 /** A message's body: nothing, one JSON value, or `key=value` pairs that make an object. */

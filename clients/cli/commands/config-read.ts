@@ -271,7 +271,7 @@ function configStatusText(body: Status, style: Style, columns?: number): string 
     { title: "ID", of: ({ id }) => id, paint: style.bold },
     { title: "STATUS", of: ({ status }) => status, paint: (cell) => statusText(cell, style) },
     { title: "HAS", of: ({ etag }) => etag },
-    { title: "WANTED", of: ({ wanted }) => wanted },
+    { title: "WANTED", of: ({ status, wanted }) => (status === "pending" ? wanted : ""), optional: true },
     { title: "AT", of: ({ at }) => moment(at), paint: style.dim },
     { title: "REASON", of: ({ reason }) => reason, optional: true },
   ];
