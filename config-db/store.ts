@@ -30,7 +30,12 @@ export interface Change {
   seq: string | number;
   deleted: boolean;
   doc: Document & Record<string, unknown>;
+  /** All leaf revisions of the document, deleted ones too: more than one after sites changed it at once. */
+  leaves?: string[];
 }
+
+/** A leaf with the hashes of its ancestors, itself first: the generation of the first is `start`. */
+export type LeafDocument<Doc extends Document> = Stored<Doc> & { _revisions: { start: number; ids: string[] } };
 
 interface Request {
   method?: string;
@@ -111,12 +116,34 @@ export class Database<Doc extends Document> {
     }
   }
 
+  /** Those of these documents that are there, in one request. */
+  async getMany<Some extends Doc = Doc>(ids: string[]): Promise<Stored<Some>[]> {
+    if (ids.length === 0) return [];
+    const answer = await this.#request<{ rows: { doc?: Stored<Some> | null }[] }>({
+      method: "POST",
+      path: "_all_docs",
+      query: { include_docs: true },
+      body: { keys: ids },
+      timeoutMs: 30_000,
+    });
+    return answer.rows.flatMap(({ doc }) => (doc === undefined || doc === null ? [] : [doc]));
+  }
+
   /** Every leaf revision of a document, the deleted ones too: what a conflict is made of. */
   async leaves(id: string): Promise<Stored<Doc>[]> {
+    return this.#openRevisions<Stored<Doc>>(id, {});
+  }
+
+  /** The same, each with its ancestry. */
+  async branches(id: string): Promise<LeafDocument<Doc>[]> {
+    return this.#openRevisions<LeafDocument<Doc>>(id, { revs: true });
+  }
+
+  async #openRevisions<Leaf>(id: string, query: Record<string, unknown>): Promise<Leaf[]> {
     try {
-      const rows = await this.#request<{ ok?: Stored<Doc> }[]>({
+      const rows = await this.#request<{ ok?: Leaf }[]>({
         path: encodeURIComponent(id),
-        query: { open_revs: "all" },
+        query: { open_revs: "all", ...query },
       });
       return rows.flatMap((row) => (row.ok === undefined ? [] : [row.ok]));
     } catch (error) {
@@ -176,9 +203,10 @@ export class Database<Doc extends Document> {
   ): Promise<{ results: Change[]; last_seq: string | number }> {
     const { waitMs = 0, limit = 1000 } = options;
     const feed = waitMs > 0 ? { feed: "longpoll", timeout: waitMs } : {};
-    const answer = await this.#request<{ results: Change[]; last_seq: string | number } | string>({
+    type Row = Change & { changes: { rev: string }[] };
+    const answer = await this.#request<{ results: Row[]; last_seq: string | number } | string>({
       path: "_changes",
-      query: { since, limit, include_docs: true, ...feed },
+      query: { since, limit, include_docs: true, style: "all_docs", ...feed },
       timeoutMs: waitMs + defaultTimeoutMs,
       ...(options.signal === undefined ? {} : { signal: options.signal }),
     });
@@ -186,7 +214,11 @@ export class Database<Doc extends Document> {
     if (typeof answer === "string") throw unavailable(`the changes feed of ${this.name} was cut`);
     return {
       last_seq: answer.last_seq,
-      results: answer.results.map((row) => ({ ...row, deleted: row.deleted === true })),
+      results: answer.results.map(({ changes, ...row }) => ({
+        ...row,
+        deleted: row.deleted === true,
+        leaves: changes.map(({ rev }) => rev),
+      })),
     };
   }
 

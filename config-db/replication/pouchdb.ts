@@ -1,0 +1,203 @@
+/** Replication by PouchDB in this process, between two servers that both are reached over HTTP. */
+import PouchDB from "pouchdb";
+import { Agent, fetch as undiciFetch } from "undici";
+import {
+  heartbeatMs,
+  type Replicate,
+  type Replication,
+  type ReplicationSpec,
+  type ReplicationStatus,
+  replicated,
+  silenceMs,
+  withoutCredentials,
+} from "./replication.ts";
+
+/** Between two tries: from the first to at most the second, doubling. A healed link is used again within the second. */
+const retryMs = { first: 250, max: 2_000 };
+/** Changes taken together. A batch is held in memory, and a layer may have a megabyte. */
+const batchSize = 50;
+/** A request's body at the target is kept under half of what the embedded store takes. */
+const requestBytesMax = 4 * 1024 * 1024;
+
+export interface PouchReplicator {
+  replicate: Replicate;
+  /** To be called when all replications are closed. */
+  close(): Promise<void>;
+}
+
+export function createPouchReplicator(): PouchReplicator {
+  // Its time-outs are the only thing that notices a link which swallows everything.
+  const agent = new Agent({ headersTimeout: silenceMs, bodyTimeout: silenceMs, connectTimeout: silenceMs });
+  const fetch = (url: string, options: object) => undiciFetch(url, { ...options, dispatcher: agent });
+  return {
+    replicate: (spec) => new PouchReplication(spec, fetch),
+    close: async () => agent.destroy(),
+  };
+}
+
+type Fetch = (url: string, options: object) => Promise<unknown>;
+
+class PouchReplication implements Replication {
+  readonly #spec: ReplicationSpec;
+  readonly #fetch: Fetch;
+  /** What the target refused, by document: one that gets in later is forgotten. */
+  readonly #refused = new Map<string, string>();
+  #status: Omit<ReplicationStatus, "refused"> = { state: "starting", documentsWritten: 0 };
+  #running: PouchDB.Replication | undefined;
+  #ended: Promise<unknown> = Promise.resolve();
+  #timer: NodeJS.Timeout | undefined;
+  #failures = 0;
+  #closed = false;
+
+  constructor(spec: ReplicationSpec, fetch: Fetch) {
+    this.#spec = spec;
+    this.#fetch = fetch;
+    this.#run();
+  }
+
+  status(): ReplicationStatus {
+    const last = [...this.#refused.values()].at(-1);
+    return { ...this.#status, refused: { count: this.#refused.size, ...(last === undefined ? {} : { last }) } };
+  }
+
+  retry(): void {
+    if (this.#timer === undefined || this.#closed) return;
+    clearTimeout(this.#timer);
+    this.#run();
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    this.#running?.cancel();
+    await this.#ended;
+  }
+
+  /** One run: until it fails. PouchDB's own retrying stops for good at a 401, so this file does it. */
+  #run(): void {
+    this.#timer = undefined;
+    const { database, sourceUrl, targetUrl } = this.#spec;
+    const source = this.#open(sourceUrl, database);
+    const target = this.#open(targetUrl, database);
+    takeRefusalsAsSuch(target);
+    const running = source.replicate.to(target, {
+      live: true,
+      retry: false,
+      selector: replicated,
+      batch_size: batchSize,
+      heartbeat: heartbeatMs,
+      timeout: 6 * heartbeatMs,
+    });
+    this.#running = running;
+    const before = this.#status.documentsWritten;
+    running.on("active", () => this.#now({ state: "active" }));
+    running.on("paused", (error: Error | undefined) => {
+      if (error) return;
+      this.#failures = 0;
+      const { lastError: _lastError, ...status } = this.#status;
+      this.#status = { ...status, state: "idle", pending: 0 };
+    });
+    running.on("change", ({ docs_written, last_seq, pending, docs }: Progress) => {
+      this.#failures = 0;
+      for (const { _id } of docs) this.#refused.delete(_id);
+      this.#now({
+        state: "active",
+        documentsWritten: before + docs_written,
+        checkpoint: String(last_seq),
+        ...(pending === undefined ? {} : { pending }),
+      });
+    });
+    running.on("denied", ({ id, reason }: { id: string; reason?: string }) => {
+      this.#refused.set(id, `${id}: ${reason ?? "refused"}`);
+    });
+    // It has an error event and rejects, both: the promise is the one that always comes.
+    running.on("error", () => {});
+    this.#ended = running.then(
+      () => this.#failed(new Error("the replication ended")),
+      (error: unknown) => this.#failed(error),
+    );
+  }
+
+  #now(change: Partial<ReplicationStatus>): void {
+    this.#status = { ...this.#status, ...change };
+  }
+
+  #failed(error: unknown): void {
+    this.#running = undefined;
+    if (this.#closed) return;
+    this.#now({ state: "error", lastError: describe(error) });
+    const wait = Math.min(retryMs.max, retryMs.first * 2 ** this.#failures);
+    this.#failures = Math.min(this.#failures + 1, 10);
+    // Jitter: many sites that lost the same peer must not come back in step.
+    this.#timer = setTimeout(() => this.#run(), wait * (0.5 + Math.random() / 2));
+  }
+
+  #open(serverUrl: string, database: string): PouchDB.Database {
+    return new PouchDB(`${serverUrl.replace(/\/$/, "")}/${database}`, {
+      adapter: "http",
+      skip_setup: true,
+      fetch: this.#fetch,
+    });
+  }
+}
+
+interface Progress {
+  docs_written: number;
+  last_seq: string | number;
+  pending?: number;
+  docs: { _id: string }[];
+}
+
+/**
+ * Lets a document that the target refuses be passed over. PouchDB knows a refusal by `name`, which servers do not send:
+ * it would stop, try again and stop at the same document for ever. Also keeps each request small enough for the target.
+ */
+function takeRefusalsAsSuch(target: PouchDB.Database): void {
+  const write = target.bulkDocs.bind(target);
+  target.bulkDocs = (async (given: object[] | { docs: object[] }, options?: { new_edits?: boolean }) => {
+    const { docs, ...rest } = Array.isArray(given) ? { docs: given } : given;
+    const rows: PouchDB.BulkRow[] = [];
+    for (const chunk of chunks(docs as { _id: string }[])) {
+      rows.push(...(await writeChunk(write, { docs: chunk, ...rest }, options)));
+    }
+    return rows.map((row) => (row.error === "forbidden" ? { ...row, name: "forbidden" } : row));
+  }) as typeof target.bulkDocs;
+}
+
+async function writeChunk(
+  write: PouchDB.Database["bulkDocs"],
+  request: { docs: { _id: string }[] },
+  options: { new_edits?: boolean } | undefined,
+): Promise<PouchDB.BulkRow[]> {
+  try {
+    return await write(request as unknown as object[], options);
+  } catch (error) {
+    const [only, ...others] = request.docs;
+    if ((error as { status?: number }).status !== 413 || only === undefined || others.length > 0) throw error;
+    return [{ id: only._id, error: "forbidden", reason: "is larger than the target takes" }];
+  }
+}
+
+function* chunks<Doc>(docs: Doc[]): Generator<Doc[]> {
+  let chunk: Doc[] = [];
+  let bytes = 0;
+  for (const doc of docs) {
+    const size = Buffer.byteLength(JSON.stringify(doc));
+    if (chunk.length > 0 && bytes + size > requestBytesMax) {
+      yield chunk;
+      chunk = [];
+      bytes = 0;
+    }
+    chunk.push(doc);
+    bytes += size;
+  }
+  if (chunk.length > 0) yield chunk;
+}
+
+function describe(error: unknown): string {
+  const { reason, message, cause } = error as { reason?: string; message?: string; cause?: { message?: string } };
+  return withoutCredentials([reason ?? message ?? String(error), cause?.message].filter(Boolean).join(": ")).slice(
+    0,
+    500,
+  );
+}

@@ -1,0 +1,253 @@
+/**
+ * Configuration that sites changed at once: merged by the leader as soon as it is seen here, and what could not be
+ * merged kept as a list that operators close, at any site.
+ */
+import type { Logger } from "pino";
+import { Gauge, type Registry as Metrics } from "prom-client";
+import { MusterError } from "../../config-db/errors.ts";
+import type { ConflictDocument, ConflictResolution, HistoryDocument } from "../../config-db/generated/types.ts";
+import { databases, documentId, type LayerName } from "../../config-db/names.ts";
+import { withFixedRevision } from "../../config-db/revision.ts";
+import type { BulkRow, Change, Database, Document, Store, Stored } from "../../config-db/store.ts";
+import type { Leaf } from "./ancestry.ts";
+import { conflictDocument, groupConflicts, type ListedConflict, listConflict } from "./conflict.ts";
+import { resolvedDocument } from "./resolution.ts";
+import {
+  isOpen,
+  neededHistory,
+  type PastRevision,
+  resolve as resolveLeaves,
+  type VersionedDocument,
+} from "./resolve.ts";
+import { leafOf, Resolver } from "./resolver.ts";
+
+export interface ConflictsOptions {
+  store: Store;
+  site: string;
+  leads(): boolean;
+  /** Keeps revisions of layers in history; resolves when the store has them. */
+  keepHistory(layers: (VersionedDocument & { _rev: string })[]): Promise<void>;
+  /** Refuses settings that may not stand in a layer. @throws MusterError `refused`, `invalid-request` */
+  checkLayer?(layer: LayerName, settings: Record<string, unknown>): void | Promise<void>;
+  /** Told of what this file wrote, before the changes feed tells it. */
+  written?(changes: Change[]): void;
+  logger: Logger;
+  metrics?: Metrics;
+  wallClock?(): Date;
+}
+
+/** The documents of muster-config that people change. History and content are fixed by their ids. */
+const concerned = /^(layer|schema|candidate|secret):/;
+
+/** History comes by the same replication as the revisions that it belongs to: so many tries, 250 ms apart, for it. */
+const historyAttemptsMax = 20;
+
+export class Conflicts {
+  readonly #options: ConflictsOptions;
+  readonly #database: Database<Document>;
+  readonly #resolver: Resolver;
+  readonly #open = new Map<string, Stored<ConflictDocument>>();
+  /** The records that open conflicts are about, as they stand; undefined when deleted. */
+  readonly #records = new Map<string, VersionedDocument | undefined>();
+  readonly #listeners = new Set<() => void>();
+
+  constructor(options: ConflictsOptions) {
+    this.#options = options;
+    this.#database = options.store.database<Document>(databases.config);
+    this.#resolver = new Resolver({
+      database: this.#database,
+      concerns: (id) => concerned.test(id),
+      decide: (id, leaves, attempt) => this.#decide(id, leaves as Leaf<VersionedDocument>[], attempt),
+      leads: options.leads,
+      logger: options.logger,
+    });
+  }
+
+  async start(): Promise<void> {
+    if (this.#options.metrics !== undefined) this.#measure(this.#options.metrics);
+    await this.#loadRecords();
+    await this.#resolver.start();
+  }
+
+  async close(): Promise<void> {
+    this.#listeners.clear();
+    await this.#resolver.close();
+  }
+
+  /** Takes in changes of `muster-config`. */
+  apply(changes: Change[]): void {
+    this.#resolver.apply(changes);
+    let changed = false;
+    for (const { id, deleted, doc } of changes) {
+      if (id.startsWith("conflict:")) {
+        if (deleted) this.#open.delete(id);
+        else this.#open.set(id, doc as unknown as Stored<ConflictDocument>);
+        changed = true;
+      } else if (this.#records.has(id)) {
+        this.#records.set(id, deleted ? undefined : (doc as unknown as VersionedDocument));
+        changed = true;
+      }
+    }
+    if (!changed) return;
+    this.#loadRecords().then(
+      () => this.#tell(),
+      (error: unknown) => this.#options.logger.warn({ error }, "cannot read the records that conflicts are about"),
+    );
+  }
+
+  /** The open conflicts, the oldest first. */
+  list(): ListedConflict[] {
+    const listed = [...groupConflicts(this.#open.values())].map(([id, docs]) =>
+      withoutSecrets(listConflict(id, docs, this.#records.get((docs[0] as ConflictDocument).record))),
+    );
+    return listed.sort((a, b) => (a.since < b.since ? -1 : a.since > b.since ? 1 : a.id < b.id ? -1 : 1));
+  }
+
+  /** `changed` is called when the list may read differently. */
+  subscribe(changed: () => void): () => void {
+    this.#listeners.add(changed);
+    return () => this.#listeners.delete(changed);
+  }
+
+  /**
+   * Closes a conflict: what the operator chose stands afterwards, here and, by replication, everywhere.
+   *
+   * What is written follows from the conflict and the choice alone, so that operators who close it at two sites at once
+   * with the same choice write the same revision. With different choices these collide, and are listed as a conflict.
+   * @throws MusterError `not-found`, `refused` when `choose` names no candidate or the value may not stand there
+   */
+  async resolve(id: string, resolution: ConflictResolution, author: string): Promise<ListedConflict> {
+    const docs = groupConflicts(this.#open.values()).get(id);
+    const [first] = docs ?? [];
+    if (docs === undefined || first === undefined) {
+      throw new MusterError("not-found", `no open conflict ${id}; GET /v1/conflicts lists those that are`);
+    }
+    const [record, leaf] = await this.#standing(first.record);
+    const conflict = listConflict(id, docs, record);
+    const next = resolvedDocument(conflict, resolution, leaf?.doc);
+    if (next !== undefined) await this.#write(next, leaf);
+    const closed = { by: author.slice(0, 200), at: this.#now(), site: this.#options.site };
+    const chosen = "choose" in resolution ? { chosen: resolution.choose } : {};
+    const tombstones = docs.map((doc) => ({ ...doc, _deleted: true, closed: { ...closed, ...chosen } }));
+    for (const row of await this.#database.bulk(tombstones)) {
+      // A conflict of the write: another operator has closed it meanwhile.
+      if ("error" in row && row.error !== "conflict") throw refusedRow(row);
+      this.#open.delete(row.id);
+    }
+    this.#tell();
+    return withoutSecrets(listConflict(id, docs, next ?? record));
+  }
+
+  async #write(doc: VersionedDocument, leaf: Leaf<VersionedDocument> | undefined): Promise<void> {
+    if (doc.kind === "layer" && doc._deleted !== true) {
+      await this.#options.checkLayer?.(doc.layer as LayerName, doc.settings ?? {});
+    }
+    if (leaf !== undefined) await this.#keep([leaf.doc]);
+    const fixed = withFixedRevision(doc, leaf?.path ?? []);
+    await this.#store([fixed]);
+    const { _revisions, ...stored } = fixed;
+    await this.#keep([stored]);
+    const change = { id: stored._id, seq: 0, deleted: stored._deleted === true, doc: stored as Change["doc"] };
+    this.#options.written?.([change]);
+    this.apply([change]);
+  }
+
+  /** The record as it stands and its one open leaf, after what is still in parallel was merged. */
+  async #standing(id: string): Promise<[VersionedDocument | undefined, Leaf<VersionedDocument> | undefined]> {
+    for (let attempt = 0; ; attempt++) {
+      const leaves = (await this.#database.branches(id)).map(leafOf) as Leaf<VersionedDocument>[];
+      if (isOpen(leaves) && attempt < historyAttemptsMax) {
+        await this.#decide(id, leaves, historyAttemptsMax);
+        continue;
+      }
+      const live = leaves.find(({ doc }) => doc._deleted !== true);
+      const newest = leaves.toSorted((a, b) => Number.parseInt(b.rev, 10) - Number.parseInt(a.rev, 10))[0];
+      return [live?.doc, live ?? newest];
+    }
+  }
+
+  async #decide(id: string, leaves: Leaf<VersionedDocument>[], attempt: number): Promise<"done" | "later"> {
+    if (!isOpen(leaves)) return "done";
+    const needed = neededHistory(leaves);
+    const history = await this.#history(id, needed);
+    if (history.size < needed.length && attempt < historyAttemptsMax) return "later";
+    const resolution = resolveLeaves(leaves, history);
+    if (resolution === undefined) return "done";
+    // First what must not be lost, then what lets go of it.
+    await this.#keep(leaves.map(({ doc }) => doc));
+    const conflicts = resolution.conflicts.map((found) => conflictDocument(id, found));
+    await this.#store(conflicts);
+    await this.#store(resolution.writes);
+    const [result] = resolution.writes;
+    if (result !== undefined && result._rev === resolution.result) {
+      const { _revisions, ...stored } = result;
+      await this.#keep([stored]);
+    }
+    this.#options.logger.info(
+      { id, revision: resolution.result, leaves: leaves.length, conflicts: conflicts.length },
+      "merged what sites had changed at once",
+    );
+    return "done";
+  }
+
+  async #history(id: string, revs: string[]): Promise<Map<string, PastRevision>> {
+    const layer = id.slice("layer:".length) as LayerName;
+    const docs = await this.#database.getMany<HistoryDocument>(revs.map((rev) => documentId.history(layer, rev)));
+    return new Map(docs.map((doc) => [doc.rev, doc]));
+  }
+
+  async #keep(docs: (VersionedDocument & { _rev: string })[]): Promise<void> {
+    const layers = docs.filter(({ kind, mergedInto }) => kind === "layer" && mergedInto === undefined);
+    if (layers.length > 0) await this.#options.keepHistory(layers);
+  }
+
+  /** Stores revisions as they are. */
+  async #store(docs: Document[]): Promise<void> {
+    const rows = await this.#database.bulk(docs, { newEdits: false });
+    for (const row of rows) if ("error" in row) throw refusedRow(row);
+  }
+
+  /** Reads the records that conflicts are about, and forgets those that none is about any more. */
+  async #loadRecords(): Promise<void> {
+    const wanted = new Set([...this.#open.values()].map(({ record }) => record));
+    for (const id of this.#records.keys()) if (!wanted.has(id)) this.#records.delete(id);
+    const missing = [...wanted].filter((id) => !this.#records.has(id));
+    if (missing.length === 0) return;
+    const found = new Map((await this.#database.getMany(missing)).map((doc) => [doc._id, doc]));
+    for (const id of missing) {
+      if (!this.#records.has(id)) this.#records.set(id, found.get(id) as VersionedDocument | undefined);
+    }
+  }
+
+  #tell(): void {
+    for (const changed of [...this.#listeners]) changed();
+  }
+
+  #now(): string {
+    return (this.#options.wallClock?.() ?? new Date()).toISOString();
+  }
+
+  #measure(metrics: Metrics): void {
+    const open = () => groupConflicts(this.#open.values()).size;
+    new Gauge({
+      name: "muster_conflicts_open",
+      help: "Places that sites changed at once and that no operator has closed yet.",
+      registers: [metrics],
+      collect() {
+        this.set(open());
+      },
+    });
+  }
+}
+
+/** A sealed secret is of no use to who reads a list, and none of their business. */
+function withoutSecrets(conflict: ListedConflict): ListedConflict {
+  if (!conflict.record.startsWith("secret:")) return conflict;
+  const candidates = conflict.candidates.map(({ value, ...candidate }) => candidate);
+  return { ...conflict, candidates };
+}
+
+function refusedRow(row: BulkRow): MusterError {
+  const { id, error, reason } = row as { id: string; error: string; reason: string };
+  return new MusterError("refused", `the store refuses ${id}: ${error}: ${reason}`);
+}

@@ -1,0 +1,186 @@
+import { expect } from "chai";
+import { pino } from "pino";
+import { ChangesFeed } from "../../config-db/changes-feed.ts";
+import { startEmbedded } from "../../config-db/embedded/server.ts";
+import { install } from "../../config-db/installer.ts";
+import { databases, documentId } from "../../config-db/names.ts";
+import { type Document, Store } from "../../config-db/store.ts";
+import { History } from "../../coordinator/config/history.ts";
+import type { StoredLayer } from "../../coordinator/config/records.ts";
+import { Conflicts } from "../../coordinator/sites/conflicts.ts";
+import type { VersionedDocument } from "../../coordinator/sites/resolve.ts";
+import { eventually } from "../support/eventually.ts";
+
+/** What of a site resolves conflicts, on a store of its own. */
+interface Site {
+  name: string;
+  store: Store;
+  conflicts: Conflicts;
+  write(change: Partial<VersionedDocument>): Promise<void>;
+  read(): Promise<VersionedDocument | undefined>;
+  close(): Promise<void>;
+}
+
+const layer = documentId.layer("platform");
+
+async function startSite(name: string): Promise<Site> {
+  const embedded = await startEmbedded();
+  const store = new Store(embedded.url);
+  await install(store);
+  const database = store.database<Document>(databases.config);
+  const history = new History(database);
+  const conflicts = new Conflicts({
+    store,
+    site: name,
+    leads: () => true,
+    keepHistory: (layers) => history.keep(layers as unknown as StoredLayer[]),
+    logger: pino({ level: "silent" }),
+  });
+  const feed = new ChangesFeed(database, { onChanges: (changes) => conflicts.apply(changes) });
+  await feed.start();
+  await conflicts.start();
+  const read = async () => (await database.get(layer)) as VersionedDocument | undefined;
+  return {
+    name,
+    store,
+    conflicts,
+    read,
+    write: async (change) => {
+      const standing = await read();
+      const doc = {
+        ...(standing ?? { _id: layer, kind: "layer", schemaVersion: 1, layer: "platform", settings: {} }),
+        version: (standing?.version ?? 0) + 1,
+        changedBy: `operator of ${name}`,
+        changedAt: new Date().toISOString(),
+        site: name,
+        ...change,
+      } as VersionedDocument;
+      const rev = await database.put(doc);
+      await history.keep([{ ...doc, _rev: rev } as unknown as StoredLayer]);
+    },
+    close: async () => {
+      await feed.close();
+      await conflicts.close();
+      await embedded.close();
+    },
+  };
+}
+
+/** Gives `to` every revision that `from` has, once. */
+async function replicate(from: Site, to: Site): Promise<void> {
+  const source = from.store.database<Document>(databases.config);
+  const { results } = await source.changes(0);
+  const ids = results.map(({ id }) => id).filter((id) => !id.startsWith("_design/"));
+  const docs = (await Promise.all(ids.map((id) => source.branches(id)))).flat();
+  await to.store.database<Document>(databases.config).bulk(docs, { newEdits: false });
+}
+
+describe("conflicts at a site", function () {
+  this.timeout(20_000);
+  let east: Site;
+  let west: Site;
+
+  const exchange = async () => {
+    await replicate(east, west);
+    await replicate(west, east);
+  };
+  /** Both sites resolve at once, and then hear of each other again. */
+  const settled = async () => {
+    await exchange();
+    return await eventually(async () => {
+      await exchange();
+      const [one, other] = [await east.read(), await west.read()];
+      expect(one).to.deep.equal(other);
+      expect(west.conflicts.list()).to.deep.equal(east.conflicts.list());
+      for (const site of [east, west]) {
+        const leaves = await site.store.database<Document>(databases.config).leaves(layer);
+        expect(leaves.filter((leaf) => !("mergedInto" in leaf))).to.have.length(1);
+      }
+      return one;
+    });
+  };
+
+  beforeEach(async () => {
+    [east, west] = await Promise.all([startSite("east"), startSite("west")]);
+    await east.write({ settings: { a: 1, b: 1 } });
+    await replicate(east, west);
+  });
+  afterEach(async () => {
+    await Promise.all([east.close(), west.close()]);
+  });
+
+  it("are merged to the same revision at both sites, and what was merged is in history", async () => {
+    await east.write({ settings: { a: 2, b: 1 } });
+    await west.write({ settings: { a: 1, b: 2 } });
+    const lost = [await east.read(), await west.read()];
+    const merged = await settled();
+    expect(merged?.settings).to.deep.equal({ a: 2, b: 2 });
+    expect(east.conflicts.list()).to.deep.equal([]);
+    const config = west.store.database<Document>(databases.config);
+    for (const doc of [...lost, merged]) {
+      const rev = (doc as unknown as { _rev: string })._rev;
+      expect(await config.get(documentId.history("platform", rev)), rev).to.not.equal(undefined);
+    }
+  });
+
+  it("are listed at both sites where both changed the same setting, until an operator at either closes them", async () => {
+    await east.write({ settings: { a: 2, b: 1 } });
+    await west.write({ settings: { a: 3, b: 1 } });
+    expect((await settled())?.settings).to.deep.equal({ a: 3, b: 1 });
+    const [listed] = east.conflicts.list();
+    expect(listed).to.include({ layer: "platform", pointer: "/a", base: 1 });
+    const loser = listed?.candidates.find(({ live }) => !live);
+    expect(loser).to.include({ site: "east", value: 2, changedBy: "operator of east" });
+    await east.conflicts.resolve(listed?.id as string, { choose: loser?.rev as string }, "ann");
+    expect((await settled())?.settings).to.deep.equal({ a: 2, b: 1 });
+    expect(west.conflicts.list()).to.deep.equal([]);
+  });
+
+  it("that are closed at both sites at once in the same way become the same revision", async () => {
+    await east.write({ settings: { a: 2, b: 1 } });
+    await west.write({ settings: { a: 3, b: 1 } });
+    await settled();
+    const id = east.conflicts.list()[0]?.id as string;
+    await Promise.all([
+      east.conflicts.resolve(id, { value: 5 }, "ann"),
+      west.conflicts.resolve(id, { value: 5 }, "bob"),
+    ]);
+    expect((await east.read()) as object).to.deep.equal(await west.read());
+    expect((await settled())?.settings).to.deep.equal({ a: 5, b: 1 });
+    expect(east.conflicts.list()).to.deep.equal([]);
+  });
+
+  it("that are closed at both sites at once in different ways are listed again, with both answers", async () => {
+    await east.write({ settings: { a: 2, b: 1 } });
+    await west.write({ settings: { a: 3, b: 1 } });
+    await settled();
+    const id = east.conflicts.list()[0]?.id as string;
+    await east.conflicts.resolve(id, { value: 5 }, "ann");
+    await west.conflicts.resolve(id, { value: 6 }, "bob");
+    await settled();
+    const [again, ...others] = east.conflicts.list();
+    expect(others).to.deep.equal([]);
+    expect(again?.candidates.map(({ value }) => value)).to.have.members([5, 6]);
+  });
+
+  it("of a deletion and an edit keep the edit, and choosing the deletion deletes", async () => {
+    await east.write({ settings: {}, _deleted: true });
+    await west.write({ settings: { a: 4, b: 1 } });
+    expect((await settled())?.settings).to.deep.equal({ a: 4, b: 1 });
+    const [listed] = west.conflicts.list();
+    const deletion = listed?.candidates.find((candidate) => !("value" in candidate));
+    await west.conflicts.resolve(listed?.id as string, { choose: deletion?.rev as string }, "ann");
+    expect(await settled()).to.equal(undefined);
+    expect(east.conflicts.list()).to.deep.equal([]);
+  });
+
+  it("tells who chooses what is no candidate which there are", async () => {
+    await east.write({ settings: { a: 2, b: 1 } });
+    await west.write({ settings: { a: 3, b: 1 } });
+    await settled();
+    const [listed] = east.conflicts.list();
+    const error = await east.conflicts.resolve(listed?.id as string, { choose: "1-x" }, "ann").catch((e) => e);
+    expect(error).to.include({ code: "refused" });
+    expect(error.message).to.include(listed?.candidates[0]?.rev);
+  });
+});
