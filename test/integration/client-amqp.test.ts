@@ -2,11 +2,11 @@ import { randomUUID } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { connect as connectBroker } from "amqplib";
 import { expect } from "chai";
 import { type Component, type ConnectOptions, connect, isMusterError } from "../../clients/typescript/src/index.ts";
-import { componentPlan, type Plan, sitePlan } from "../../coordinator/messaging/topology.ts";
+import { componentPlan, sitePlan } from "../../coordinator/messaging/topology.ts";
 import { useVhost } from "../support/broker.ts";
+import { declare } from "../support/declare.ts";
 import { eventually } from "../support/eventually.ts";
 import { FakeCoordinator, problem } from "../support/fake-coordinator.ts";
 
@@ -76,17 +76,3 @@ describe("the client over AMQP", () => {
     expect(isMusterError(error, "no-such-target")).to.equal(true);
   });
 });
-
-async function declare(url: string, plan: Plan): Promise<void> {
-  const connection = await connectBroker(url);
-  const channel = await connection.createChannel();
-  for (const { name, type } of plan.exchanges) await channel.assertExchange(name, type);
-  for (const { name, type } of plan.queues) {
-    await channel.assertQueue(name, {
-      durable: true,
-      arguments: type === "quorum" ? { "x-queue-type": "quorum" } : {},
-    });
-  }
-  for (const { queue, exchange, key } of plan.bindings) await channel.bindQueue(queue, exchange, key);
-  await connection.close();
-}

@@ -2,7 +2,7 @@
 import type { ConsumeMessage, Options } from "amqplib";
 import { exchanges, headers } from "../../../config-db/names.ts";
 import { type Arrived, leftMs } from "./amqp-message.ts";
-import { type AmqpSession, PublishError } from "./amqp-session.ts";
+import { type AmqpSession, PublishError, sessionEnded } from "./amqp-session.ts";
 import type { Delivery, Result } from "./delivery.ts";
 import { nextId } from "./ids.ts";
 import { json, type Message } from "./message.ts";
@@ -28,7 +28,7 @@ export class AmqpDelivery implements Delivery {
   started(): void {
     if (this.#arrived.replyTo === undefined || this.message.kind === "request") return;
     const { exchange, key, content, options } = this.#outcome("delivered", false);
-    this.#session.publishAndForget(exchange, key, content, options);
+    this.#session.publishUnconfirmed(exchange, key, content, options);
   }
 
   drop(): void {
@@ -46,7 +46,7 @@ export class AmqpDelivery implements Delivery {
       else this.#session.reject(this.#raw);
       return;
     }
-    if (isRequest) await this.#reply(result);
+    if (isRequest) this.#reply(result);
     else if (result.state === "done") await this.#tell("done");
     else if (result.retryInMs !== undefined) await this.#retry(result.retryInMs);
     else if (result.unhandled === true && this.message.kind === "broadcast") await this.#tell("failed", result.reason);
@@ -54,7 +54,7 @@ export class AmqpDelivery implements Delivery {
     this.#session.ack(this.#raw);
   }
 
-  async #reply(result: Exclude<Result, { state: "late" }>): Promise<void> {
+  #reply(result: Exclude<Result, { state: "late" }>): void {
     const { message } = this;
     const isDone = result.state === "done";
     const told: Record<string, unknown> = { [headers.kind]: "reply", [headers.from]: this.#self.id };
@@ -73,14 +73,10 @@ export class AmqpDelivery implements Delivery {
       mandatory: true,
       headers: told,
     };
-    if (message.deadlineAtMs !== undefined) options.expiration = leftMs(message.deadlineAtMs, Date.now());
     const { exchange, key } = this.#answerRoute(told);
-    try {
-      await this.#session.confirmed(exchange, key, (isDone ? result.reply?.content : undefined) ?? nothing, options);
-    } catch (error) {
-      // Returned: the requester has gone. Refused: its replies overflow. Neither gets better by handling this again.
-      if (!(error instanceof PublishError) || error.failure === "lost") throw error;
-    }
+    const content = (isDone ? result.reply?.content : undefined) ?? nothing;
+    // Unconfirmed: a requester that hears nothing because a connection broke asks again, by the same id.
+    if (!this.#session.publishUnconfirmed(exchange, key, content, options)) throw sessionEnded();
   }
 
   async #tell(state: "done" | "failed", reason?: string): Promise<void> {

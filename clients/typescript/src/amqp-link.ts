@@ -9,6 +9,7 @@ export interface AmqpLinkOptions {
   type: string;
   prefetch: number;
   onMessage(message: ConsumeMessage, session: AmqpSession): void;
+  onReturned(messageId: string): void;
   /** A session is open, or has ended. */
   onSession(session: AmqpSession | undefined): void;
   /** Connecting failed several times in a row: the address may have changed. */
@@ -70,8 +71,8 @@ export class AmqpLink {
 
   /** One session from start to end. @returns whether it was ever open. */
   async #live(): Promise<boolean> {
-    const { id, type, prefetch, onMessage, onSession, logger } = this.#options;
-    const session = new AmqpSession({ url: this.#url as string, id, type, prefetch, onMessage });
+    const { id, type, prefetch, onMessage, onReturned, onSession, logger } = this.#options;
+    const session = new AmqpSession({ url: this.#url as string, id, type, prefetch, onMessage, onReturned });
     try {
       await session.open();
     } catch (error) {

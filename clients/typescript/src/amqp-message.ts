@@ -97,12 +97,13 @@ export function routeOf({ kind, to, name }: Outgoing, self: { id: string; type: 
 /** The properties of `outgoing`. `nowMs` is the wall clock, for what is left until the deadline. */
 export function propertiesOf(outgoing: Outgoing, from: string, mandatory: boolean, nowMs: number): Options.Publish {
   const told: Record<string, unknown> = { [headers.kind]: outgoing.kind, [headers.from]: from };
+  const { persistent } = outgoing;
   const options: Options.Publish = {
     messageId: outgoing.id,
     type: outgoing.name,
     contentType: outgoing.contentType,
     timestamp: Math.floor(nowMs / 1000),
-    deliveryMode: outgoing.persistent ? 2 : 1,
+    deliveryMode: persistent ? 2 : 1,
     mandatory,
     headers: told,
   };
@@ -110,7 +111,10 @@ export function propertiesOf(outgoing: Outgoing, from: string, mandatory: boolea
   if (outgoing.traceparent !== undefined) told[headers.traceparent] = outgoing.traceparent;
   if (outgoing.deadlineAtMs !== undefined) {
     told[headers.deadline] = outgoing.deadlineAtMs;
-    options.expiration = leftMs(outgoing.deadlineAtMs, nowMs);
+    // Queues of requests have a limit in time anyway, and their consumers look at the deadline: an expiration would make
+    // the broker take each apart and set it a timer, for nothing.
+    const isPassing = outgoing.kind === "request" && !persistent;
+    if (!isPassing) options.expiration = leftMs(outgoing.deadlineAtMs, nowMs);
   }
   return options;
 }

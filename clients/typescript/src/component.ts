@@ -224,6 +224,8 @@ export class Component<S extends object = Settings> {
       deadlineMs: timeoutMs,
       ...(traceparent !== undefined && { traceparent }),
     });
+    // Any one of a type may come up later and still be in time; one component's requests do not outlive the broker.
+    outgoing.persistent = "any" in to;
     const reply = await this.#messenger.request(outgoing, timeoutMs);
     return reply.body as R;
   }
@@ -368,7 +370,7 @@ export class Component<S extends object = Settings> {
     if (this.#closing !== undefined) throw new MusterError("unreachable", "the component is closed");
     checkName(name);
     const { contentType, content } = encodeBody(body);
-    const outgoing: Outgoing = { id: nextId(), kind, name, contentType, content, persistent: kind !== "request" };
+    const outgoing: Outgoing = { id: nextId(), kind, name, contentType, content, persistent: true };
     if (to !== undefined) outgoing.to = to;
     const { deadlineMs } = options;
     if (deadlineMs !== undefined) {

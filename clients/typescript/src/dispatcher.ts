@@ -7,8 +7,13 @@ import type { Logger } from "./logger.ts";
 import { checkName, encodeBody, type Message } from "./message.ts";
 import { withTraceparent } from "./trace.ts";
 
-/** What it returns answers a request. What it throws fails the message. `signal` aborts at the handler's time-out. */
-export type Handler<B = unknown> = (message: Message<B>, signal: AbortSignal) => unknown;
+/** What it returns answers a request. What it throws fails the message. */
+export type Handler<B = unknown> = (message: Message<B>, context: HandlerContext) => unknown;
+
+export interface HandlerContext {
+  /** Aborts at the handler's time-out: what the handler does after that is in vain. */
+  readonly signal: AbortSignal;
+}
 
 export interface HandlerOptions {
   /** Messages of this name handled at a time. 1–1,000, default 10. Those of one sender follow one another anyway. */
@@ -44,22 +49,33 @@ interface Task {
   laneKey: string;
 }
 
-/** Handled to the end. The wire asks for 10,000; the reply is kept to be told again unless it is large. */
+/** Handled to the end. The wire asks for 10,000. */
 const windowMax = 10_000;
-const keptReplyBytesMax = 1_024;
+/** Replies are kept apart, to be told again: those of the last thousands of requests, or of the last few large ones. */
+const keptRepliesBytesMax = 16 * 1024 * 1024;
 /** Programs connect first and add handlers after; a message that was waiting must not fail for it. */
 const graceMs = 10_000;
 const reasonLengthMax = 1_000;
+const replyForgotten: Result = {
+  state: "failed",
+  code: "handler-failed",
+  reason: "this request was handled before, and its reply is not kept any more",
+  retryInMs: undefined,
+};
 
 export class Dispatcher {
   readonly #logger: Logger;
   readonly #handlers = new Map<string, Registered>();
   readonly #lanes = new Map<string, Task[]>();
   /** By message id: how it ended. By `<id>/<attempt>`: that this attempt was passed on to a next one. */
-  readonly #handled = new LRUCache<string, Result | "retried">({ max: windowMax });
-  /** By message id: those in a handler, in a queue before it, or not yet settled. */
-  readonly #open = new Map<string, Promise<Result>>();
-  readonly #resolvers = new Map<string, (result: Result) => void>();
+  readonly #handled = new LRUCache<string, Result | "retried" | "replied">({ max: windowMax });
+  readonly #replies = new LRUCache<string, Result>({
+    max: windowMax,
+    maxSize: keptRepliesBytesMax,
+    sizeCalculation: (result) => 1 + (result.state === "done" ? (result.reply?.content.length ?? 0) : 0),
+  });
+  /** By message id, those in a handler, in a queue before it, or not yet settled: further deliveries of the same. */
+  readonly #open = new Map<string, Delivery[]>();
   /** Without a handler, in the time of grace. */
   #early: Task[] = [];
   #graceTimer: NodeJS.Timeout | undefined;
@@ -112,12 +128,11 @@ export class Dispatcher {
     const open = this.#open.get(message.id);
     if (open !== undefined) {
       // A connection was lost while it was handled: the same message, delivered again.
-      void open.then((result) => this.#repeat(delivery, result));
+      open.push(delivery);
       return;
     }
     const known = this.#handled.get(message.id) ?? this.#handled.get(`${message.id}/${message.attempt}`);
-    if (known === "retried") delivery.drop();
-    else if (known !== undefined) this.#repeat(delivery, known);
+    if (known !== undefined) this.#repeat(delivery, known);
     else this.#enter(delivery);
   }
 
@@ -138,7 +153,7 @@ export class Dispatcher {
 
   #enter(delivery: Delivery): void {
     const { id, kind, from } = delivery.message;
-    this.#open.set(id, new Promise((resolve) => this.#resolvers.set(id, resolve)));
+    this.#open.set(id, []);
     // Requests are not ordered: their sender waits for the reply where it cares.
     if (kind === "request" || from === undefined) {
       this.#begin({ delivery, lane: undefined, laneKey: "" });
@@ -201,8 +216,9 @@ export class Dispatcher {
     this.#next(lane, laneKey);
     const isSettled = await this.#settle(delivery, result);
     this.#remember(delivery.message, result, isSettled);
-    this.#resolvers.get(delivery.message.id)?.(result);
+    const again = this.#open.get(delivery.message.id) ?? [];
     this.#forget(delivery.message.id);
+    for (const repeated of again) this.deliver(repeated);
   }
 
   /** @returns false when it could not be made sure and the message will come again. */
@@ -228,41 +244,63 @@ export class Dispatcher {
     if (result.state === "failed" && result.retryInMs !== undefined) {
       // Not passed on: it comes again as this attempt, and has to be handled again.
       if (isSettled) this.#handled.set(`${id}/${attempt}`, "retried");
-    } else if (result.state === "done" && (result.reply?.content.length ?? 0) > keptReplyBytesMax) {
-      this.#handled.set(id, { state: "done", reply: undefined });
+    } else if (result.state === "done" && result.reply !== undefined) {
+      this.#handled.set(id, "replied");
+      this.#replies.set(id, result);
     } else {
       this.#handled.set(id, result);
     }
   }
 
-  #repeat(delivery: Delivery, result: Result): void {
-    void this.#settle(delivery, result);
+  #repeat(delivery: Delivery, known: Result | "retried" | "replied"): void {
+    if (known === "retried") delivery.drop();
+    else if (known !== "replied") void this.#settle(delivery, known);
+    else void this.#settle(delivery, this.#replies.get(delivery.message.id) ?? replyForgotten);
   }
 
   #forget(id: string): void {
     this.#open.delete(id);
-    this.#resolvers.delete(id);
     if (this.#open.size === 0) for (const resolve of this.#idle.splice(0)) resolve();
+  }
+}
+
+/** Made when first asked for: most handlers never look at it. */
+class Context implements HandlerContext {
+  #controller: AbortController | undefined;
+
+  get signal(): AbortSignal {
+    this.#controller ??= new AbortController();
+    return this.#controller.signal;
+  }
+
+  abort(reason: Error): void {
+    this.#controller ??= new AbortController();
+    this.#controller.abort(reason);
   }
 }
 
 /** Never rejects. */
 async function call(registered: Registered, message: Message): Promise<Result> {
   const { handler, timeoutMs } = registered;
-  const late = new AbortController();
-  const reason = `the handler took longer than ${timeoutMs} ms`;
-  const timer = setTimeout(() => late.abort(new Error(reason)), timeoutMs);
+  const context = new Context();
+  let timedOut = false;
+  let timer: NodeJS.Timeout | undefined;
   try {
-    let answer = withTraceparent(message.traceparent, () => handler(message, late.signal));
+    let answer = withTraceparent(message.traceparent, () => handler(message, context));
     if (answer instanceof Promise) {
-      const timedOut = new Promise<never>((_, reject) => {
-        late.signal.addEventListener("abort", () => reject(late.signal.reason as Error));
+      const late = new Promise<never>((_, reject) => {
+        timer = setTimeout(() => {
+          timedOut = true;
+          const error = new Error(`the handler took longer than ${timeoutMs} ms`);
+          context.abort(error);
+          reject(error);
+        }, timeoutMs);
       });
-      answer = await Promise.race([answer, timedOut]);
+      answer = await Promise.race([answer, late]);
     }
     return { state: "done", reply: message.kind === "request" ? encodeBody(answer) : undefined };
   } catch (error) {
-    const code = late.signal.aborted ? "deadline-exceeded" : "handler-failed";
+    const code = timedOut ? "deadline-exceeded" : "handler-failed";
     const told = error instanceof Error ? error.message : String(error);
     const retryInMs = error instanceof PermanentFailure ? undefined : retryDelayMs(registered, message);
     return { state: "failed", code, reason: told.slice(0, reasonLengthMax), retryInMs };

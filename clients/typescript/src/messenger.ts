@@ -2,10 +2,10 @@
 import type { ConsumeMessage } from "amqplib";
 import { type ErrorCode, errorCodes, MusterError } from "../../../config-db/errors.ts";
 import type { Health, Settings } from "../../../config-db/generated/types.ts";
-import { exchanges } from "../../../config-db/names.ts";
+import { exchanges, queues } from "../../../config-db/names.ts";
 import { AmqpDelivery } from "./amqp-delivery.ts";
 import { AmqpLink } from "./amqp-link.ts";
-import { type Arrived, readArrived } from "./amqp-message.ts";
+import { type Arrived, propertiesOf, readArrived, routeOf } from "./amqp-message.ts";
 import { AmqpSender } from "./amqp-sender.ts";
 import type { AmqpSession } from "./amqp-session.ts";
 import type { Bridge } from "./bridge.ts";
@@ -15,7 +15,7 @@ import { HttpSender } from "./http-sender.ts";
 import type { Logger } from "./logger.ts";
 import { json, type Outgoing } from "./message.ts";
 import { Outbox, type OutboxOptions } from "./outbox.ts";
-import type { Reply } from "./transport.ts";
+import type { Reply, Sent } from "./transport.ts";
 
 /** The way that messages take now; `none` where only AMQP is allowed and the broker is away. */
 export type Way = "amqp" | "http" | "none";
@@ -34,10 +34,11 @@ export interface MessengerOptions {
   logger: Logger;
 }
 
+/** A request without a reply yet. */
 interface Waiting {
+  outgoing: Outgoing;
   resolve(reply: Reply): void;
   reject(error: unknown): void;
-  timer: NodeJS.Timeout;
 }
 
 /** A broker that restarts gets this long before messages go by HTTP: changing ways for every hiccup would cost more. */
@@ -66,6 +67,7 @@ export class Messenger {
       type,
       prefetch,
       onMessage: (message, session) => this.#arrived(message, session),
+      onReturned: (messageId) => this.#returned(messageId),
       onSession: (session) => this.#sessionChanged(session),
       onTrouble,
       logger,
@@ -100,34 +102,37 @@ export class Messenger {
     return this.#outbox.send(outgoing, timeoutMs);
   }
 
-  /** @throws MusterError `deadline-exceeded` without a reply in time, `handler-failed` with the handler's reason. */
+  /**
+   * Asks, and asks again by the same id whenever another way opens, until there is a reply.
+   * @throws MusterError `deadline-exceeded` without a reply in time, `handler-failed` with the handler's reason,
+   *   `too-many` when as many requests wait as the outbox may hold.
+   */
   request(outgoing: Outgoing, timeoutMs: number): Promise<Reply> {
+    const { messagesMax } = this.#options.outbox;
+    if (this.#waiting.size >= messagesMax) {
+      return Promise.reject(new MusterError("too-many", `${messagesMax} requests wait for their replies already`));
+    }
     return new Promise((resolve, reject) => {
       const { id, name, to } = outgoing;
-      const end = () => {
-        this.#waiting.delete(id);
-        clearTimeout(timer);
-      };
       const timer = setTimeout(() => {
-        end();
         const told = `no reply to "${name}" from ${JSON.stringify(to)} within ${timeoutMs} ms`;
-        reject(new MusterError("deadline-exceeded", told));
+        waiting.reject(new MusterError("deadline-exceeded", told));
       }, timeoutMs);
-      this.#waiting.set(id, {
+      const waiting: Waiting = {
+        outgoing,
         resolve: (reply) => {
-          end();
+          this.#waiting.delete(id);
+          clearTimeout(timer);
           resolve(reply);
         },
         reject: (error) => {
-          end();
+          this.#waiting.delete(id);
+          clearTimeout(timer);
           reject(error);
         },
-        timer,
-      });
-      this.#outbox.send(outgoing, timeoutMs).then(
-        (reply) => reply && this.#waiting.get(id)?.resolve(reply),
-        (error: unknown) => this.#waiting.get(id)?.reject(error),
-      );
+      };
+      this.#waiting.set(id, waiting);
+      this.#ask(waiting);
     });
   }
 
@@ -135,7 +140,7 @@ export class Messenger {
   renew(renewal: { id: string; incarnation: number; health?: Health }): boolean {
     const content = Buffer.from(JSON.stringify(renewal));
     const options = { deliveryMode: 1, contentType: json };
-    return this.#link.session?.publishAndForget(exchanges.renewals, "", content, options) ?? false;
+    return this.#link.session?.publishUnconfirmed(exchanges.renewals, "", content, options) ?? false;
   }
 
   /** Takes no more messages; sending and settling go on. */
@@ -193,14 +198,46 @@ export class Messenger {
     if (this.#way === way) return;
     this.#way = way;
     this.#options.onWay(way);
-    if (way !== "none") for (const resolve of this.#whenOpen.splice(0)) resolve();
+    if (way === "none") return;
+    for (const resolve of this.#whenOpen.splice(0)) resolve();
+    // Whoever handled one already tells its reply again.
+    for (const waiting of this.#waiting.values()) this.#ask(waiting);
+  }
+
+  #ask(waiting: Waiting): void {
+    const { outgoing } = waiting;
+    const { session } = this.#link;
+    if (session !== undefined) {
+      const { id, type } = this.#options;
+      const { exchange, key, mandatory } = routeOf(outgoing, { id, type });
+      session.publishUnconfirmed(exchange, key, outgoing.content, propertiesOf(outgoing, id, mandatory, Date.now()));
+    } else if (this.#way === "http") {
+      this.#askBridge(waiting);
+    }
+  }
+
+  #askBridge({ outgoing, resolve, reject }: Waiting): void {
+    const settled = (sent: Sent) => {
+      if (!this.#waiting.has(outgoing.id)) return;
+      if (!("error" in sent)) resolve(sent.reply ?? { from: undefined, body: undefined });
+      else if (!sent.isLost) reject(sent.error);
+    };
+    this.#http.post(outgoing, settled, () => this.#waiting.has(outgoing.id));
+  }
+
+  /** This site's broker knows no such target; the bridge knows the registry. */
+  #returned(messageId: string): void {
+    const waiting = this.#waiting.get(messageId);
+    if (waiting !== undefined) this.#askBridge(waiting);
   }
 
   #arrived(raw: ConsumeMessage, session: AmqpSession): void {
     const arrived = readArrived(raw);
+    // Replies come without acknowledgement: nobody else could use them.
+    const isReply = raw.fields.consumerTag === queues.replies(this.#options.id);
     if (typeof arrived === "string") {
       this.#options.logger.warn({ reason: arrived, messageId: raw.properties.messageId }, "a malformed message");
-      session.reject(raw);
+      if (!isReply) session.reject(raw);
       return;
     }
     switch (arrived.kind) {
@@ -220,7 +257,7 @@ export class Messenger {
       default:
         this.#options.logger.debug({ kind: arrived.kind }, "a message that is not for components");
     }
-    session.ack(raw);
+    if (!isReply) session.ack(raw);
   }
 
   #replied({ correlationId, message, error, reason }: Arrived): void {
