@@ -36,6 +36,8 @@ export interface RegistryOptions {
   };
   /** Carries a renewal to the coordinator that leads; absent without a broker. */
   publishRenewal?(renewal: RenewalMessage): unknown;
+  /** Gives renewals that come by message, until what it returns is called: done while this coordinator leads. */
+  onRenewal?(listener: (renewal: RenewalMessage) => void): () => Promise<void>;
   /** Ends what a removed component has beside its record. May be called again for the same one. */
   remove?(component: { id: string; type: string }): Promise<void>;
   metrics?: Metrics;
@@ -71,7 +73,8 @@ export class Registry {
   readonly #renewals: Counter | undefined;
   /** When a poll of a component was last passed on as a renewal. */
   readonly #passedOnMs = new Map<string, number>();
-  #unsubscribe = () => {};
+  #unsubscribe: (() => void)[] = [];
+  #stopListening: (() => Promise<void>) | undefined;
 
   constructor(given: RegistryOptions) {
     const options = { clock: () => performance.now(), wallClock: () => new Date(), ...given };
@@ -97,12 +100,18 @@ export class Registry {
 
   /** Begins to judge; the changes feed has given everything that stands in the store by `apply` before. */
   async start(): Promise<void> {
+    const { leadership, sites } = this.#options;
     this.#judgement.start();
-    this.#unsubscribe = this.#options.sites.subscribe((site, heard) => this.#records.reread(site, !heard));
+    this.#unsubscribe = [
+      sites.subscribe((site, heard) => this.#records.reread(site, !heard)),
+      leadership.subscribe(() => this.#listen()),
+    ];
+    this.#listen();
   }
 
   async close(): Promise<void> {
-    this.#unsubscribe();
+    for (const end of this.#unsubscribe.splice(0)) end();
+    await this.#stopListening?.();
     await Promise.all([this.#judgement.close(), this.#health.close()]);
     await this.#records.close();
   }
@@ -171,6 +180,17 @@ export class Registry {
     if (expiresInMs !== undefined) return { expiresInMs };
     await this.#passOn({ id, ...renewal });
     return { expiresInMs: (record as ComponentDocument).ttlMs };
+  }
+
+  /** Renewals by message are for the leader: two that listen would get half of them each. */
+  #listen(): void {
+    const { leadership, onRenewal, logger } = this.#options;
+    const leads = leadership.standing.role === "leading";
+    if (leads) this.#stopListening ??= onRenewal?.((message) => this.hear(message));
+    else if (this.#stopListening !== undefined) {
+      this.#stopListening().catch((error: unknown) => logger.warn({ error }, "still listening to renewals"));
+      this.#stopListening = undefined;
+    }
   }
 
   /** Takes a renewal that came by message: nobody waits for an answer. */
