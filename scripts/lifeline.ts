@@ -17,16 +17,16 @@ while read -r op pid; do
   esac
 done
 [ -n "$groups" ] || exit 0
-for p in $groups; do kill -TERM -- "-$p" 2>/dev/null; done
+for p in $groups; do kill -s TERM -- "-$p" 2>/dev/null; done
 tries=0
 while [ $tries -lt 100 ]; do
   alive=
-  for p in $groups; do kill -0 -- "-$p" 2>/dev/null && alive="$alive $p"; done
+  for p in $groups; do kill -s 0 -- "-$p" 2>/dev/null && alive="$alive $p"; done
   [ -n "$alive" ] || exit 0
   sleep 0.2
   tries=$((tries + 1))
 done
-for p in $alive; do kill -KILL -- "-$p" 2>/dev/null; done
+for p in $alive; do kill -s KILL -- "-$p" 2>/dev/null; done
 `;
 
 let watcher: ChildProcess | undefined;
