@@ -167,10 +167,10 @@ export class Database<Doc extends Document> {
   }
 
   /** Writes many at once; each row says its own outcome. `newEdits: false` stores revisions as given (replication). */
-  async bulk(docs: Doc[], options: { newEdits?: boolean } = {}): Promise<BulkRow[]> {
+  async bulk(docs: Doc[], options: { newEdits?: boolean; timeoutMs?: number } = {}): Promise<BulkRow[]> {
     if (docs.length === 0) return [];
     const body = options.newEdits === false ? { docs, new_edits: false } : { docs };
-    return this.#request<BulkRow[]>({ method: "POST", path: "_bulk_docs", body, timeoutMs: 30_000 });
+    return this.#request<BulkRow[]>({ method: "POST", path: "_bulk_docs", body, timeoutMs: options.timeoutMs ?? 30_000 });
   }
 
   /** All documents whose id starts with `prefix`, in id order. */

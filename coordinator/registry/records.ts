@@ -24,6 +24,8 @@ export interface RecordsOptions {
   eventsMax?: number;
 }
 
+/** A registration is told 503 within this of a store that hangs; what was written all the same is found by its retry. */
+const writeTimeoutMs = 8_000;
 /** Another coordinator may write the same record at the same time; that many times in a row it does not. */
 const attemptsMax = 6;
 
@@ -42,7 +44,9 @@ export class Records {
   constructor(options: RecordsOptions) {
     this.#options = options;
     this.#database = options.store.database<ComponentDocument>(databases.registry);
-    this.#commit = new GroupCommit({ database: this.#database });
+    this.#commit = new GroupCommit({
+      database: { bulk: (docs) => this.#database.bulk(docs, { timeoutMs: writeTimeoutMs }) },
+    });
     this.log = new EventLog(options.run, options.eventsMax ?? 8_192);
   }
 
