@@ -7,18 +7,23 @@ import { hostname } from "node:os";
 import type { Logger } from "pino";
 import { collectDefaultMetrics, Registry as Metrics } from "prom-client";
 import { ChangesFeed } from "../config-db/changes-feed.ts";
+import { MusterError } from "../config-db/errors.ts";
 import { install } from "../config-db/installer.ts";
-import { databases, documentId } from "../config-db/names.ts";
+import { databases, documentId, queues } from "../config-db/names.ts";
 import type { Document, Store } from "../config-db/store.ts";
 import { componentRoutes } from "./bridge/component-routes.ts";
 import { configRoutes } from "./bridge/config-routes.ts";
 import { healthRoutes, type Readiness } from "./bridge/health-routes.ts";
+import { messageRoutes } from "./bridge/message-routes.ts";
+import type { Route } from "./bridge/route.ts";
 import { Bridge } from "./bridge/server.ts";
 import { Configuration } from "./config/configuration.ts";
+import type { Members } from "./messaging/members.ts";
+import { Messaging } from "./messaging/messaging.ts";
 import { Registry } from "./registry/registry.ts";
 import type { Settings } from "./settings.ts";
 import { openSiteStore } from "./site-store.ts";
-import { Leadership } from "./sites/leadership.ts";
+import { type Contest, Leadership } from "./sites/leadership.ts";
 import { SiteWatch } from "./sites/site-watch.ts";
 
 export interface CoordinatorOptions {
@@ -100,21 +105,66 @@ export class Coordinator {
     await feed.start();
   }
 
+  #messaging(members: Members): Messaging | undefined {
+    const { amqpUrl, amqpManagementUrl, site } = this.#settings;
+    if (amqpUrl === undefined) return undefined;
+    const management = amqpManagementUrl === undefined ? {} : { managementUrl: amqpManagementUrl };
+    return new Messaging({ amqpUrl, site, members, logger: this.#logger, ...management });
+  }
+
   #compose(store: Store, publicUrl: string) {
-    const { site } = this.#settings;
+    const { site, secretKey } = this.#settings;
     const logger = this.#logger;
     const metrics = this.#metrics;
     const documentBase = this.#settings.couchdbPublicUrl ?? store.url;
 
-    const leadership = new Leadership({ store, site, instance: this.#instance, coordinatorUrl: publicUrl, logger });
+    const members: Members = { get: (id) => registry.get(id), all: () => registry.all() };
+    const messaging = this.#messaging(members);
+    const leadership = new Leadership({
+      store,
+      site,
+      instance: this.#instance,
+      coordinatorUrl: publicUrl,
+      logger,
+      ...(messaging === undefined ? {} : { contest: contestOf(messaging, site) }),
+    });
     const sites = new SiteWatch({ site });
-    const registry = new Registry({ store, site, logger, leadership, sites, metrics });
+    const registry = new Registry({
+      store,
+      site,
+      logger,
+      leadership,
+      sites,
+      metrics,
+      ...(messaging === undefined
+        ? {}
+        : {
+            publishRenewal: (renewal) => messaging.publishRenewal(renewal),
+            onRenewal: (listener) => messaging.onRenewal(listener),
+            remove: (component) => messaging.remove(component),
+          }),
+    });
+    registry.subscribe(({ kind, component }) => {
+      if (kind === "up" && component.site === site) messaging?.want(component);
+    });
     const configuration = new Configuration({
       store,
       site,
       logger,
       components: registry,
       leads: () => leadership.leading,
+      onEffectiveChange: (ids, etagOf) => {
+        // A hint that is lost costs latency: components poll. So nobody waits for it.
+        if (messaging === undefined || !leadership.leading) return;
+        const own = ids.filter((id) => registry.get(id)?.site === site);
+        messaging
+          .signal(own, { kind: "config", revisionOf: etagOf, epoch: leadership.epoch })
+          .catch((error: unknown) =>
+            logger.warn({ error }, "components were not told that their configuration changed"),
+          );
+      },
+      metrics,
+      ...(secretKey === undefined ? {} : { secretKey }),
     });
 
     return {
@@ -126,13 +176,24 @@ export class Coordinator {
             documentUrl: (id) =>
               `${documentBase}/${databases.config}/${encodeURIComponent(documentId.layer(`component:${id}`))}`,
           },
-          messaging: { addresses: (id) => ({ inbox: `${publicUrl}/v1/components/${id}/inbox` }) },
+          messaging: {
+            addresses: (id) => ({ ...messaging?.addresses(id), inbox: `${publicUrl}/v1/components/${id}/inbox` }),
+          },
           publicUrl: () => publicUrl,
         }),
         ...configRoutes({ configuration }),
-        ...healthRoutes({ readiness: () => this.#readiness, metrics }),
+        ...(messaging === undefined
+          ? withoutBroker()
+          : messageRoutes({ messaging, members, site, touch: (id) => registry.touch(id) })),
+        ...healthRoutes({
+          readiness: () => ({
+            ...this.#readiness,
+            ...(messaging === undefined ? {} : { broker: messaging.state === "connected" ? "ok" : "not connected" }),
+          }),
+          metrics,
+        }),
       ],
-      started: [leadership, sites, registry, configuration],
+      started: [...(messaging === undefined ? [] : [messaging]), leadership, sites, registry, configuration],
       apply: {
         [databases.config]: (changes: Parameters<Configuration["apply"]>[0]) => configuration.apply(changes),
         [databases.registry]: (changes: Parameters<Configuration["apply"]>[0]) => {
@@ -143,6 +204,30 @@ export class Coordinator {
       },
     };
   }
+}
+
+/** The broker proposes who leads; see coordinator/sites/leadership.ts. */
+function contestOf(messaging: Messaging, site: string): Contest {
+  return {
+    enter: async (chosen) => {
+      messaging.contest(queues.leader(site), chosen);
+    },
+    connected: () => messaging.state === "connected",
+  };
+}
+
+/** The routes of messages at a site without a broker: they are known, and say what is missing. */
+function withoutBroker(): Route[] {
+  const none = () => {
+    throw new MusterError(
+      "broker-unavailable",
+      "this site has no broker, so it carries no messages; set MUSTER_AMQP_URL",
+    );
+  };
+  return messageRoutes({ messaging: {} as Messaging, members: {} as Members, site: "", touch: none }).map((route) => ({
+    ...route,
+    handle: none,
+  }));
 }
 
 /** The bound address as others can use it: a wildcard is no address. */

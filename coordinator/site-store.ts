@@ -53,7 +53,12 @@ async function startEmbeddedChild(settings: Settings, logger: Logger): Promise<S
     const directory = join(settings.dataDir, "couchdb");
     const entry = fileURLToPath(new URL("../config-db/embedded/main.ts", import.meta.url));
     const args = ["--host", settings.couchdbHost, "--port", String(port), "--directory", directory];
-    child = fork(entry, args, { execArgv: ["--import", "tsx"], stdio: ["ignore", "inherit", "pipe", "ipc"] });
+    child = fork(entry, args, {
+      execArgv: ["--import", "tsx"],
+      stdio: ["ignore", "ignore", "pipe", "ipc"],
+      // Out of the terminal's reach: a Ctrl-C must not end the store before the coordinator has drained into it.
+      detached: true,
+    });
     let said = "";
     child.stderr?.on("data", (bytes: Buffer) => {
       said = (said + bytes.toString()).slice(-4_000);
