@@ -1,5 +1,5 @@
 /** `muster dead-letters`: messages that nobody could handle, and another try. */
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { MusterError } from "../../../config-db/errors.ts";
 import { path } from "../bridge.ts";
 import { withExamples } from "../examples.ts";
@@ -58,51 +58,74 @@ export function deadLetterCommands(program: Command, cli: Invocation): void {
   );
 
   withExamples(
-    group
-      .command("redrive")
+    matching(group.command("redrive"))
       .description("Send dead letters to their targets again.")
-      .argument("[dead-letter...]", "their ids")
-      .option("--all", "all of them")
-      .option("--match <text>", "all to this target or of this name")
-      .action(
-        cli.does<[string[]], { all?: true; match?: string }>(async (session, [ids], { all, match }) => {
-          if ([ids.length > 0, all === true, match !== undefined].filter(Boolean).length !== 1) {
-            throw new MusterError("invalid-request", "which ones? Give ids, or --match, or --all");
-          }
-          if (ids.length === 0) {
-            const body = match === undefined ? {} : { match };
-            const answer = await session.bridge.ask<{ redriven?: number }>({
-              method: "POST",
-              path: "/v1/dead-letters/redrive",
-              body,
-            });
-            const redriven = answer.body?.redriven;
-            await session.print(answer.body ?? {}, () =>
-              redriven === undefined ? "sent again" : `${count(redriven, "message")} sent again`,
-            );
-            return;
-          }
-          for (const id of ids)
-            await session.bridge.ask({ method: "POST", path: path`/v1/dead-letters/${id}/redrive` });
-          await session.print({ redriven: ids.length }, () => `${count(ids.length, "message")} sent again`);
-        }, next),
-      ),
-    { line: "muster dead-letters redrive --match collector-1" },
+      .action(cli.does<[string[]], Which>((session, [ids], which) => settle(session, "redrive", ids, which), next)),
+    { line: "muster dead-letters redrive --to collector-1" },
     { line: "muster dead-letters redrive --all" },
   );
 
   withExamples(
-    group
-      .command("discard")
+    matching(group.command("discard"))
       .description("Throw dead letters away.")
-      .argument("<dead-letter...>", "their ids")
-      .action(
-        cli.does<[string[]]>(async (session, [ids]) => {
-          for (const id of ids) await session.bridge.ask({ method: "DELETE", path: path`/v1/dead-letters/${id}` });
-          await session.print({ discarded: ids.length }, () => `${count(ids.length, "message")} thrown away`);
-        }, next),
-      ),
-    { line: "muster dead-letters discard $(muster dead-letters ls -o json | jq -r '.deadLetters[].id')" },
+      .action(cli.does<[string[]], Which>((session, [ids], which) => settle(session, "discard", ids, which), next)),
+    { line: "muster dead-letters discard $(muster dead-letters ls -o json | jq -r '.deadLetters[0].id')" },
+    { line: "muster dead-letters discard --name recalibrate --state expired" },
+  );
+}
+
+interface Which {
+  all?: true;
+  to?: string;
+  from?: string;
+  name?: string;
+  state?: string;
+}
+
+function matching(command: Command): Command {
+  return command
+    .argument("[dead-letter...]", "their ids")
+    .option("--to <component>", "those to this component, or to any:<type>")
+    .option("--from <component>", "those from this component")
+    .option("--name <name>", "those of this name")
+    .addOption(new Option("--state <state>", "those that ended so").choices(["failed", "expired", "dead-lettered"]))
+    .option("--all", "all of them");
+}
+
+async function settle(
+  session: Session,
+  verb: "redrive" | "discard",
+  ids: string[],
+  { all, ...match }: Which,
+): Promise<void> {
+  const isMatched = Object.keys(match).length > 0;
+  if ([ids.length > 0, all === true, isMatched].filter(Boolean).length !== 1) {
+    throw new MusterError(
+      "invalid-request",
+      "which ones? Give ids, or what they have in common (--to, --from, --name, --state), or --all",
+    );
+  }
+  const done = verb === "redrive" ? "sent again" : "thrown away";
+  if (ids.length === 0) {
+    const body = isMatched ? { match } : {};
+    const answer = await session.bridge.ask<Record<string, unknown>>({
+      method: "POST",
+      path: `/v1/dead-letters/${verb}`,
+      body,
+    });
+    const amount = Object.values(answer.body ?? {}).find((value) => typeof value === "number");
+    await session.print(answer.body ?? {}, () =>
+      amount === undefined ? done : `${count(amount as number, "message")} ${done}`,
+    );
+    return;
+  }
+  for (const id of ids) {
+    if (verb === "discard") await session.bridge.ask({ method: "DELETE", path: path`/v1/dead-letters/${id}` });
+    else await session.bridge.ask({ method: "POST", path: path`/v1/dead-letters/${id}/redrive` });
+  }
+  await session.print(
+    { [verb === "redrive" ? "redriven" : "discarded"]: ids.length },
+    () => `${count(ids.length, "message")} ${done}`,
   );
 }
 

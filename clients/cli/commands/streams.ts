@@ -6,6 +6,8 @@ import { plain, type Style, short } from "../style.ts";
 import { moment } from "../table.ts";
 
 interface Message {
+  /** Of an event: `<type>.<component>.<name>`. */
+  topic?: string;
   key?: string;
   routingKey?: string;
   exchange?: string;
@@ -63,8 +65,8 @@ export function streamCommands(program: Command, cli: Invocation): void {
 }
 
 function messageText(message: Message, style: Style): string {
-  const { key, routingKey, exchange, kind, name, from, to, at, sentAt, body } = message;
-  const where = key ?? routingKey ?? to;
+  const { topic, key, routingKey, exchange, kind, name, from, to, at, sentAt, body } = message;
+  const where = topic ?? key ?? routingKey ?? to;
   const parts = [
     style.dim(moment(at ?? sentAt)),
     kind === undefined ? "" : style.cyan(kind),
