@@ -3,7 +3,7 @@ import type { PouchDB } from "pouchdb";
 import { conflict, notFound } from "./couch-error.ts";
 import type { Database } from "./database.ts";
 import { checkAttachmentName, checkDocument } from "./document-input.ts";
-import { namedRevision } from "./documents.ts";
+import { locationOf, namedRevision } from "./documents.ts";
 import type { Exchange } from "./exchange.ts";
 import { isObject, type JsonObject } from "./json.ts";
 import { requireRevision } from "./revisions.ts";
@@ -79,7 +79,7 @@ async function save(
 ): Promise<void> {
   const doc = checkDocument(content, true, database.revisionLimit);
   const { id, rev } = await writeOne(database, pouch, doc, { newEdits: true, user: exchange.user });
-  exchange.json(status, { ok: true, id, rev }, { etag: `"${rev}"` });
+  exchange.json(status, { ok: true, id, rev }, { location: locationOf(exchange, id) });
 }
 
 async function readForChange(pouch: PouchDB.Database, id: string, rev: string): Promise<PouchDB.Doc> {

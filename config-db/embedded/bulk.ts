@@ -11,7 +11,8 @@ import { write } from "./writes.ts";
 
 export async function writeBulk(exchange: Exchange, database: Database, pouch: PouchDB.Database): Promise<void> {
   const { docs, new_edits: newEdits = true } = exchange.object();
-  if (!Array.isArray(docs)) throw badRequest("POST body must include `docs` parameter.");
+  if (docs === undefined) throw badRequest("POST body must include `docs` parameter.");
+  if (!Array.isArray(docs)) throw badRequest("`docs` parameter must be an array.");
   if (typeof newEdits !== "boolean") throw badRequest("`new_edits` parameter must be a boolean.");
   const checked = docs.map((doc) => checkDocument(doc, newEdits, database.revisionLimit));
   const written = await write(database, pouch, checked, { newEdits, user: exchange.user });

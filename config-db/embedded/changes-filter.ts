@@ -25,10 +25,9 @@ export async function chooseFilter(
   const name = query.text("filter");
   switch (name) {
     case undefined:
-      // CouchDB takes `doc_ids` with its filter only; PouchDB's and older clients leave the filter out.
-      return body.doc_ids === undefined ? undefined : byIds(body.doc_ids);
+      return undefined;
     case "_doc_ids":
-      return byIds(query.json("doc_ids"));
+      return byIds(body.doc_ids ?? query.json("doc_ids"));
     case "_selector":
       return bySelector(body.selector ?? query.json("selector"));
     case "_design":

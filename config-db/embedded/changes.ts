@@ -45,11 +45,11 @@ async function readRequest(exchange: Exchange, database: Database): Promise<Feed
     exchange.requireJson();
     if (exchange.body.length > 0) body = parseObject(exchange.body);
   }
-  // Only the filter's arguments count from the body: everything else is in the URL.
-  const query = body.doc_ids === undefined ? exchange.query : exchange.query.with({ doc_ids: body.doc_ids });
-  const kind = query.text("feed") ?? "normal";
+  const { query } = exchange;
+  const named = query.text("feed") ?? "normal";
+  const kind = named === "live" ? "continuous" : named;
   if (kind !== "normal" && kind !== "longpoll" && kind !== "continuous") {
-    throw badRequest("Supported `feed` types: normal, continuous, longpoll");
+    throw badRequest("Supported `feed` types: normal, continuous, live, longpoll");
   }
   const style = query.text("style") ?? "main_only";
   if (style !== "main_only" && style !== "all_docs") throw badRequest("Supported `style`: main_only, all_docs");
@@ -67,8 +67,7 @@ async function readRequest(exchange: Exchange, database: Database): Promise<Feed
   return {
     kind,
     since: since === "now" ? newest : Math.min(since, newest),
-    // 0 shows one change, as in CouchDB.
-    left: Math.max(1, query.count("limit") ?? Number.POSITIVE_INFINITY),
+    left: query.count("limit") ?? Number.POSITIVE_INFINITY,
     isDescending: query.flag("descending") ?? false,
     shape,
     filter,
@@ -146,7 +145,7 @@ class FeedWriter {
 
   async #catchUp(): Promise<number> {
     const feed = this.#feed;
-    for (;;) {
+    while (feed.left > 0) {
       // Without a filter everything that is read is shown, so that no more than the rest has to be read.
       const atMost = feed.filter === undefined ? feed.left : Number.POSITIVE_INFINITY;
       const limit = feed.isDescending ? Math.min(feed.left, maxDescending) : Math.min(atMost, limits.changesPage);
@@ -156,9 +155,9 @@ class FeedWriter {
       await this.#showPage(page.changes);
       if (feed.isDescending || this.#isGone) return 0;
       if (feed.left > 0) feed.since = Math.max(feed.since, page.lastSeq);
-      if (feed.left === 0) return this.#countPending();
-      if (!page.isFull) return 0;
+      if (feed.left > 0 && !page.isFull) return 0;
     }
+    return this.#countPending();
   }
 
   /** How many changes there may be after the last one shown; 0 is exact, more is an upper bound. */

@@ -3,7 +3,7 @@ import type { PouchDB } from "pouchdb";
 import { deleteAttachment, readAttachment, writeAttachment } from "./attachments.ts";
 import { readBulk, writeBulk } from "./bulk.ts";
 import { serveChanges } from "./changes.ts";
-import { badRequest, missingDatabase, notServed } from "./couch-error.ts";
+import { badRequest, missingDatabase, notFound, notServed } from "./couch-error.ts";
 import type { Database } from "./database.ts";
 import type { Databases } from "./databases.ts";
 import { checkId } from "./document-input.ts";
@@ -124,7 +124,10 @@ function chooseDocument(exchange: Exchange, first: string, rest: string[]): Serv
   const isSplit = first === "_design" || first === "_local";
   const second = isSplit ? rest[0] : undefined;
   const below = isSplit ? rest.slice(1) : rest;
-  const id = checkId(second === undefined ? first : `${first}/${second}`);
+  const named = second === undefined ? first : `${first}/${second}`;
+  // Reading what cannot exist finds nothing; writing it is refused.
+  if (readMethod(exchange) === "GET" && /^_(?!design\/.|local\/.)/.test(named)) throw notFound();
+  const id = checkId(named);
   if (below.length === 0) return methods(exchange, ofDocument(id));
   if (id.startsWith("_design/") && below[0]?.startsWith("_")) return chooseDesign(exchange, id, below);
   return methods(exchange, ofAttachment(id, below.join("/")));

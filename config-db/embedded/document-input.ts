@@ -22,20 +22,22 @@ export function checkDocument(value: unknown, newEdits: boolean, limit: number):
   const doc: JsonObject = {};
   for (const [key, member] of Object.entries(value)) {
     if (!key.startsWith("_") || kept.has(key)) doc[key] = member;
-    else if (!dropped.has(key)) {
-      throw new CouchError(400, "doc_validation", `Bad special document member: ${key.slice(0, 100)}`);
-    }
+    else if (!dropped.has(key)) throw badMember(key);
   }
   if (doc._id !== undefined) checkId(doc._id);
-  // Some clients send the members that do not apply as null or false.
-  if (doc._rev === undefined || doc._rev === null || doc._rev === "") delete doc._rev;
-  else if (!isLocal(doc._id)) requireRevision(doc._rev);
-  if (doc._deleted !== undefined && typeof doc._deleted !== "boolean") throw badRequest("`_deleted` must be a boolean");
+  if (doc._rev !== undefined && !isLocal(doc._id)) requireRevision(doc._rev);
+  if (doc._deleted !== undefined && typeof doc._deleted !== "boolean") throw badMember("_deleted");
+  if (doc._revisions !== undefined && !isObject(doc._revisions)) throw badMember("_revisions");
+  if (doc._attachments !== undefined && !isObject(doc._attachments)) throw badMember("_attachments");
   if (doc._deleted !== true) delete doc._deleted;
-  if (doc._attachments !== undefined) doc._attachments = checkAttachments(doc._attachments);
+  if (isObject(doc._attachments)) doc._attachments = checkAttachments(doc._attachments);
   if (newEdits || isLocal(doc._id)) delete doc._revisions;
   else bringHistory(doc, limit);
   return doc as PouchDB.Doc;
+}
+
+function badMember(name: string): CouchError {
+  return new CouchError(400, "doc_validation", `Bad special document member: ${name.slice(0, 100)}`);
 }
 
 export const isLocal = (id: unknown): id is string => typeof id === "string" && id.startsWith("_local/");
@@ -60,7 +62,8 @@ function illegalId(reason: string): CouchError {
 
 function bringHistory(doc: JsonObject, limit: number): void {
   if (doc._revisions === undefined) {
-    if (doc._rev === undefined) throw badRequest("A document with new_edits=false needs a `_rev`");
+    if (doc._rev === undefined)
+      throw badRequest("When `new_edits: false`, the document needs `_rev` or `_revisions` specified");
     return;
   }
   const history = requireHistory(doc._revisions);
@@ -71,8 +74,7 @@ function bringHistory(doc: JsonObject, limit: number): void {
   doc._revisions = { start: history.start, ids: history.ids.slice(0, limit) };
 }
 
-function checkAttachments(value: unknown): JsonObject {
-  if (!isObject(value)) throw badRequest("Attachments property must be an object");
+function checkAttachments(value: JsonObject): JsonObject {
   return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, checkAttachment(name, member)]));
 }
 

@@ -27,8 +27,8 @@ interface ReadOptions {
 
 export async function readDocument(exchange: Exchange, pouch: PouchDB.Database, id: string): Promise<void> {
   if (isLocal(id)) {
-    const local = await readLocal(pouch, id);
-    exchange.json(200, local, { etag: `"${local._rev}"` });
+    // Without a tag: their revisions come again.
+    exchange.json(200, await readLocal(pouch, id));
     return;
   }
   const openRevs = exchange.query.text("open_revs");
@@ -56,7 +56,8 @@ export async function writeDocument(
 ): Promise<void> {
   const newEdits = exchange.query.flag("new_edits") ?? true;
   const given = await readGiven(exchange);
-  const docId = id ?? (given._id === undefined ? newId() : checkId(given._id));
+  if (given._id !== undefined) checkId(given._id);
+  const docId = id ?? (given._id as string | undefined) ?? newId();
   const named = namedRevision(exchange, given._rev);
   const doc = checkDocument(
     { ...given, _id: docId, ...(named !== undefined && { _rev: named }) },
@@ -75,11 +76,7 @@ export async function deleteDocument(
 ): Promise<void> {
   const rev = namedRevision(exchange, undefined);
   if (isLocal(id)) {
-    await writeLocal(pouch, {
-      ...(await readLocal(pouch, id)),
-      _deleted: true,
-      ...(rev !== undefined && { _rev: rev }),
-    });
+    await writeLocal(pouch, { _id: id, _deleted: true, ...(rev !== undefined && { _rev: rev }) });
     exchange.json(200, { ok: true, id, rev: "0-0" });
     return;
   }
@@ -110,8 +107,8 @@ export function namedRevision(exchange: Exchange, inBody: unknown): string | und
   return named ?? inHeader;
 }
 
-function locationOf(exchange: Exchange, id: string): string {
-  const path = [exchange.path[0] as string, ...id.split("/")].map(encodeURIComponent).join("/");
+export function locationOf(exchange: Exchange, id: string): string {
+  const path = [exchange.path[0] as string, id].map(encodeURIComponent).join("/");
   return `http://${exchange.header("host") ?? "localhost"}/${path}`;
 }
 

@@ -33,6 +33,7 @@ export async function listIndexes(exchange: Exchange, pouch: PouchDB.Database): 
 
 export async function createIndex(exchange: Exchange, pouch: PouchDB.Database, database: Database): Promise<void> {
   const { index, ddoc, name, type } = exchange.object();
+  if (index === undefined) throw missingKey("index");
   if (!isObject(index) || !Array.isArray(index.fields) || index.fields.length === 0) {
     throw badRequest("`index` must be an object with a list of `fields`");
   }
@@ -66,7 +67,8 @@ export async function deleteIndex(
 
 function readRequest(exchange: Exchange): JsonObject {
   const { selector, limit, skip, sort, fields, use_index, bookmark } = exchange.object();
-  if (!isObject(selector)) throw new CouchError(400, "missing_required_key", "Missing required key: selector");
+  if (selector === undefined) throw missingKey("selector");
+  if (!isObject(selector)) throw new CouchError(400, "invalid_selector_json", "Selector must be a JSON object");
   for (const [name, value] of Object.entries({ limit, skip })) {
     if (value !== undefined && (!Number.isSafeInteger(value) || (value as number) < 0)) {
       throw new CouchError(400, `invalid_${name}`, `\`${name}\` must be a non-negative integer`);
@@ -91,6 +93,10 @@ function parseBookmark(bookmark: unknown): number {
   return Number(match[1]);
 }
 
+function missingKey(name: string): CouchError {
+  return new CouchError(400, "missing_required_key", `Missing required key: ${name}`);
+}
+
 /** pouchdb-find throws plain Errors for most of what is wrong with a request. */
 async function mango<T>(work: () => Promise<T>): Promise<T> {
   try {
@@ -98,6 +104,9 @@ async function mango<T>(work: () => Promise<T>): Promise<T> {
   } catch (error) {
     const { status, error: word, message } = error as { status?: number; error?: unknown; message?: string };
     if (status !== undefined || isStorageFault(error)) throw error;
-    throw new CouchError(400, typeof word === "string" ? word : "invalid_query", String(message ?? error));
+    const reason = String(message ?? error);
+    if (/^Cannot sort|no index/i.test(reason)) throw new CouchError(400, "no_usable_index", reason);
+    if (/unknown operator/.test(reason)) throw new CouchError(400, "invalid_operator", reason);
+    throw new CouchError(400, typeof word === "string" ? word : "invalid_query", reason);
   }
 }

@@ -27,8 +27,8 @@ export function parseJson(text: string): unknown {
   }
   // Each level takes two characters at least: most bodies need no look at their depth.
   if (text.length > limits.depth * 2) checkDepth(value, limits.depth);
-  // A lone surrogate in valid UTF-8 can only come from an escape.
-  if (/\\u[dD][89a-fA-F]/.test(text)) checkStrings(value);
+  // Both are rare, and there for few reasons: as text, or through an escape.
+  if (/__proto__|\\u(?:[dD][89a-fA-F]|005[fF])/.test(text)) checkStrings(value);
   return value;
 }
 
@@ -46,7 +46,10 @@ function checkDepth(value: unknown, left: number): void {
   else for (const key in value) checkDepth((value as JsonObject)[key], left - 1);
 }
 
-/** LevelDB would store half a pair as U+FFFD: another string than the one that was sent. */
+/**
+ * LevelDB would store half a surrogate pair as U+FFFD, and PouchDB drops members named `__proto__` when it copies a
+ * document: better refused than stored as something else.
+ */
 function checkStrings(value: unknown): void {
   if (typeof value === "string") {
     if (/\p{Surrogate}/u.test(value)) throw invalid();
@@ -54,6 +57,7 @@ function checkStrings(value: unknown): void {
   else if (isObject(value)) {
     for (const key of Object.keys(value)) {
       checkStrings(key);
+      if (key === "__proto__") throw badRequest("A member cannot be named __proto__");
       checkStrings(value[key]);
     }
   }

@@ -22,11 +22,7 @@ export async function listDocuments(exchange: Exchange, database: Database, pouc
 
 export async function listDesigns(exchange: Exchange, database: Database, pouch: PouchDB.Database): Promise<void> {
   const query = queryOf(exchange);
-  const isDescending = query.flag("descending") ?? false;
-  const [first, last] = ["_design/", "_design0"];
-  const all = isDescending ? { startkey: last, endkey: first } : { startkey: first, endkey: last };
-  const range = readRange(query);
-  await answer(exchange, database, pouch, query, range === "nothing" ? range : { ...all, ...range });
+  await answer(exchange, database, pouch, query, readRange(query, "_design/", "_design0"));
 }
 
 /** The parameters of a listing or view: in the URL, or in the body of a POST. */
@@ -54,23 +50,29 @@ async function answer(
     range === "nothing" ? { limit: 0 } : { ...options, ...range, ...(limit !== undefined && { limit }) },
   );
   const sequence = (query.flag("update_seq") ?? false) ? await newest(database, pouch) : {};
-  exchange.json(200, { total_rows: page.total_rows, offset: options.skip, rows: page.rows.map(rowOf), ...sequence });
+  exchange.json(200, {
+    total_rows: page.total_rows,
+    offset: options.skip,
+    rows: page.rows.map((row) => rowOf(row, options.include_docs)),
+    ...sequence,
+  });
 }
 
 async function newest(database: Database, pouch: PouchDB.Database): Promise<{ update_seq: string }> {
   return { update_seq: sequenceOf((await pouch.info()).update_seq, database) };
 }
 
-function rowOf(row: PouchDB.AllDocsRow): object {
+function rowOf(row: PouchDB.AllDocsRow, withDocs: boolean): object {
   if (row.error !== undefined) return { key: row.key, error: row.error };
-  return rowInWireOrder(row);
+  const { doc: _doc, ...bare } = row;
+  return withDocs ? rowInWireOrder(row) : bare;
 }
 
 /**
  * Ids are strings; in CouchDB's order of JSON values null, booleans and numbers come before all strings, arrays and
  * objects after them.
  */
-function readRange(query: Query): Range | "nothing" {
+function readRange(query: Query, first = "", last = highestId): Range | "nothing" {
   const keys = query.array("keys");
   const key = query.json("key");
   if (keys !== undefined) {
@@ -85,8 +87,9 @@ function readRange(query: Query): Range | "nothing" {
   const start = bound(query.json("startkey", "start_key"), isDescending ? "above" : "below");
   const end = bound(query.json("endkey", "end_key"), isDescending ? "below" : "above");
   if (start === "nothing" || end === "nothing") return "nothing";
-  const highest = isDescending ? { startkey: highestId } : { endkey: highestId };
-  return { ...highest, ...(start !== undefined && { startkey: start }), ...(end !== undefined && { endkey: end }) };
+  const [from, to] = isDescending ? [last, first] : [first, last];
+  const [startkey, endkey] = [start ?? from, end ?? to];
+  return { ...(startkey !== "" && { startkey }), ...(endkey !== "" && { endkey }) };
 }
 
 /** Without an upper bound PouchDB stops at U+FFFF, before ids that start with a character of a higher plane. */

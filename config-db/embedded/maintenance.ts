@@ -14,12 +14,9 @@ export async function showInfo(exchange: Exchange, database: Database, pouch: Po
   exchange.json(200, {
     db_name: database.name,
     doc_count,
-    doc_del_count: 0,
     update_seq: sequenceOf(update_seq, database),
     purge_seq: 0,
     compact_running: false,
-    sizes: { active: 0, external: 0, file: 0 },
-    disk_format_version: 8,
     cluster: { q: 1, n: 1, w: 1, r: 1 },
     props: {},
     instance_start_time: String(Number.parseInt(database.epoch, 16) || 0),

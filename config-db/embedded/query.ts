@@ -28,17 +28,16 @@ export class Query {
     if (value === undefined) return undefined;
     if (value === "true") return true;
     if (value === "false") return false;
-    throw queryParseError(`Invalid boolean parameter: ${JSON.stringify(value)} (${name} takes true or false)`);
+    throw queryParseError(`Invalid boolean parameter: ${JSON.stringify(value)}`);
   }
 
   /** A whole number that is not negative. */
   count(name: string): number | undefined {
     const value = this.text(name);
     if (value === undefined) return undefined;
-    if (!/^\d{1,15}$/.test(value)) {
-      throw queryParseError(`Invalid value for non-negative integer: ${JSON.stringify(value)} (${name})`);
-    }
-    return Number(value);
+    if (/^\d{1,15}$/.test(value)) return Number(value);
+    const what = /^-\d+$/.test(value) ? "positive integer" : "integer";
+    throw queryParseError(`Invalid value for ${what}: ${JSON.stringify(value)}`);
   }
 
   /** The first of the names that is given, as a JSON value. */

@@ -5,6 +5,7 @@ import type { UserContext } from "./exchange.ts";
 import { isObject, type JsonObject } from "./json.ts";
 import { limits } from "./limits.ts";
 import { compile, type DesignFunction, type Outcome } from "./sandbox.ts";
+import { inWireOrder } from "./wire-order.ts";
 
 /** A document about to be written, beside the revision that it replaces. */
 export interface Draft {
@@ -71,12 +72,12 @@ async function load(pouch: PouchDB.Database): Promise<Validator[]> {
 
 /** A document as functions see it: attachments by name and type, without their data. */
 function bare(doc: PouchDB.Doc): JsonObject {
-  if (!isObject(doc._attachments)) return doc;
+  if (!isObject(doc._attachments)) return inWireOrder(doc);
   const stubs = Object.entries(doc._attachments).map(([name, attachment]) => {
     const { data: _data, ...rest } = attachment as JsonObject;
     return [name, { ...rest, stub: true }];
   });
-  return { ...doc, _attachments: Object.fromEntries(stubs) };
+  return inWireOrder({ ...doc, _attachments: Object.fromEntries(stubs) });
 }
 
 function refusalOf(outcome: Outcome, design: string): CouchError | undefined {

@@ -2,7 +2,7 @@
 import { randomUUID } from "node:crypto";
 import type { PouchDB } from "pouchdb";
 import type { RevisionTree } from "pouchdb-merge";
-import { traverseRevTree } from "pouchdb-merge";
+import { isDeleted, traverseRevTree, winningRev } from "pouchdb-merge";
 import { CouchError, conflict, toCouchError } from "./couch-error.ts";
 import type { Database } from "./database.ts";
 import { isLocal } from "./document-input.ts";
@@ -139,7 +139,10 @@ async function readOld(
   newEdits: boolean,
 ): Promise<PouchDB.Doc | null | "same"> {
   const rev = newEdits ? doc._rev : await nearestAncestor(pouch, doc);
-  if (rev === undefined) return null;
+  if (rev === undefined) {
+    if (newEdits && (await isThere(pouch, doc._id))) throw conflict();
+    return null;
+  }
   if (!newEdits && rev === doc._rev) return "same";
   try {
     return await pouch.get(doc._id, { rev });
@@ -148,6 +151,12 @@ async function readOld(
     if (newEdits) throw conflict();
     return null;
   }
+}
+
+/** Whether there is a revision that is not deleted: a new document would be in conflict with it. */
+async function isThere(pouch: PouchDB.Database, id: string): Promise<boolean> {
+  const tree = await revisionTree(pouch, id);
+  return tree !== undefined && !isDeleted({ rev_tree: tree }, winningRev({ rev_tree: tree }));
 }
 
 async function nearestAncestor(pouch: PouchDB.Database, doc: PouchDB.Doc): Promise<string | undefined> {
