@@ -1,19 +1,36 @@
+import { writeFileSync } from "node:fs";
 import { stopSharedBroker } from "./broker.ts";
 import { killLeftProcesses } from "./processes.ts";
 
 /** After the last test the process has this long to end by itself. */
 const lingerMs = 5_000;
 
+let run: Mocha.Runner | undefined;
+
+/** Mocha calls this once, before the first test of the run, with its runner. */
+export function mochaGlobalSetup(this: Mocha.Runner): void {
+  run = this;
+}
+
 /** Mocha calls this once, after the last test of the run. */
 export async function mochaGlobalTeardown(): Promise<void> {
   const left = killLeftProcesses();
-  if (left.length > 0) fail(`tests left processes running, which are killed now: ${left.join(", ")}`);
   await stopSharedBroker();
+  if (left.length > 0) fail(`tests left processes running, which are killed now: ${left.join(", ")}`);
+  writeCounts(run?.stats, left.length > 0 ? 1 : 0);
   // The timer keeps nothing alive: it only ever fires when something else does.
   setTimeout(() => {
     fail(`tests left open: ${describeOpenResources()}. Close them in an after hook.`);
     process.exit();
   }, lingerMs).unref();
+}
+
+/** For `npm test`, which adds up the figures of its mocha processes. */
+function writeCounts(stats: Mocha.Stats | undefined, more: number): void {
+  const file = process.env.MUSTER_TEST_COUNTS_FILE;
+  if (file === undefined || stats === undefined) return;
+  const { passes: passed, failures, pending: skipped } = stats;
+  writeFileSync(file, JSON.stringify({ passed, failed: failures + more, skipped }));
 }
 
 function fail(message: string): void {
