@@ -1,18 +1,20 @@
 /** Configuration over HTTP: effective settings for components, layers for operators, who has applied what. */
 
-import { MusterError } from "../../config-db/errors.ts";
-import type { ConfigStatusReport, LayerWrite } from "../../config-db/generated/types.ts";
-import { type LayerName, parseLayerName } from "../../config-db/names.ts";
+import type { ConfigStatusReport } from "../../config-db/generated/types.ts";
 import type { Configuration } from "../config/configuration.ts";
-import type { StoredLayer } from "../config/records.ts";
-import type { JsonAnswer, RequestContext, Route } from "./route.ts";
-import { answerOrWait, namesEtag, waitParameter, wantsStream } from "./watch.ts";
-
-const layerPath = "/v1/config/layers/{layer}";
-const layerAnswer = { description: "the layer; its revision is the ETag", schema: { type: "object" } };
+import { layerRoutes } from "./config-layer-routes.ts";
+import { schemaRoutes, secretRoutes } from "./config-schema-routes.ts";
+import type { RequestContext, Route, ServerSentEvent } from "./route.ts";
+import { answerOrWait, waitParameter, wantsStream } from "./watch.ts";
 
 export function configRoutes({ configuration }: { configuration: Configuration }): Route[] {
-  return [...effectiveRoutes(configuration), ...statusRoutes(configuration), ...layerRoutes(configuration)];
+  return [
+    ...effectiveRoutes(configuration),
+    ...statusRoutes(configuration),
+    ...layerRoutes(configuration),
+    ...schemaRoutes(configuration),
+    ...secretRoutes(configuration),
+  ];
 }
 
 function effectiveRoutes(configuration: Configuration): Route[] {
@@ -47,7 +49,7 @@ function effectiveRoutes(configuration: Configuration): Route[] {
 /** One `config` event with what stands, unless the reader says that it has it, and one for each change after. */
 function streamEffective(configuration: Configuration, id: string, request: RequestContext) {
   return {
-    stream: (send: (event: { event: string; id: string; data: unknown }) => void) => {
+    stream: (send: (event: ServerSentEvent) => void) => {
       let sent = request.header("last-event-id");
       const tell = () => {
         const { etag, body, fault } = configuration.effective(id);
@@ -87,6 +89,7 @@ function statusRoutes(configuration: Configuration): Route[] {
       answers: { 200: { description: "the summary", schema: { type: "object" } } },
       handle: (request) => {
         const type = request.query.type as string | undefined;
+        if (wantsStream(request)) return streamStatus(configuration, type);
         return answerOrWait(request, {
           read: () => configuration.status.read({ type }),
           subscribe: (changed) => configuration.status.subscribe(changed),
@@ -96,85 +99,20 @@ function statusRoutes(configuration: Configuration): Route[] {
   ];
 }
 
-function layerRoutes(configuration: Configuration): Route[] {
-  return [
-    {
-      method: "get",
-      path: layerPath,
-      summary: "A layer's own settings",
-      answers: { 200: layerAnswer },
-      handle: (request) => {
-        const layer = layerOf(request);
-        const stored = configuration.records.layer(layer);
-        if (stored === undefined) throw new MusterError("not-found", `layer ${layer} is not there; PUT it to make it`);
-        const known = request.header("if-none-match");
-        if (known !== undefined && namesEtag(known, stored._rev)) {
-          return { status: 304, headers: { etag: `"${stored._rev}"` } };
-        }
-        return layerJson(200, stored);
-      },
+/** One `status` event with what stands, and one for each change after. */
+function streamStatus({ status }: Configuration, type: string | undefined) {
+  return {
+    stream: (send: (event: ServerSentEvent) => void) => {
+      let sent = "";
+      const tell = () => {
+        const { etag, body } = status.read({ type });
+        if (etag === sent) return;
+        sent = etag;
+        send({ event: "status", id: etag, data: body });
+      };
+      const unsubscribe = status.subscribe(tell);
+      tell();
+      return unsubscribe;
     },
-    {
-      method: "put",
-      path: layerPath,
-      summary: "Replace a layer's settings, or make the layer",
-      body: "layer-write",
-      answers: { 200: layerAnswer, 201: layerAnswer, 412: { description: "another revision stands there" } },
-      handle: async (request) => {
-        const { settings } = request.body as LayerWrite;
-        const stored = await configuration.layers.put(layerOf(request), settings, writeContext(request));
-        return layerJson(stored.version === 1 ? 201 : 200, stored);
-      },
-    },
-    {
-      method: "patch",
-      path: layerPath,
-      summary: "Merge a patch (RFC 7396) into a layer's settings",
-      body: "layer-write",
-      answers: { 200: layerAnswer, 201: layerAnswer, 412: { description: "another revision stands there" } },
-      handle: async (request) => {
-        const { settings } = request.body as LayerWrite;
-        const stored = await configuration.layers.patch(layerOf(request), settings, writeContext(request));
-        return layerJson(stored.version === 1 ? 201 : 200, stored);
-      },
-    },
-    {
-      method: "delete",
-      path: layerPath,
-      summary: "Take a layer away; its history stays",
-      answers: { 204: { description: "gone" }, 412: { description: "another revision stands there" } },
-      handle: async (request) => {
-        await configuration.layers.delete(layerOf(request), writeContext(request));
-        return { status: 204 };
-      },
-    },
-  ];
-}
-
-function layerOf(request: RequestContext): LayerName {
-  return parseLayerName(request.params.layer as string);
-}
-
-function writeContext(request: RequestContext) {
-  const { note } = (request.body ?? {}) as { note?: string };
-  const ifMatch = request.header("if-match");
-  const expected =
-    ifMatch === undefined ? undefined : (rev: string | undefined) => rev !== undefined && namesEtag(ifMatch, rev);
-  return { author: request.author, note, expected };
-}
-
-function layerJson(status: number, stored: StoredLayer): JsonAnswer {
-  const { layer, settings, version, changedAt, changedBy, site, note, content = {} } = stored;
-  const files = Object.entries(content).map(([file, about]) => ({ file, ...about }));
-  const body = {
-    layer,
-    settings,
-    version,
-    changedAt,
-    changedBy,
-    site,
-    ...(note === undefined ? {} : { note }),
-    content: files,
   };
-  return { status, headers: { etag: `"${stored._rev}"` }, body };
 }

@@ -4,19 +4,25 @@
  */
 import type { Logger } from "pino";
 import { Gauge, type Registry as Metrics } from "prom-client";
-import type { ComponentDocument, ConfigStatusReport } from "../../config-db/generated/types.ts";
+import type { ComponentDocument, ConfigStatusReport, ValidateRequest } from "../../config-db/generated/types.ts";
 import { databases } from "../../config-db/names.ts";
-import type { Change, Document, Store } from "../../config-db/store.ts";
+import type { Change, Document, Store, Stored } from "../../config-db/store.ts";
 import { Background } from "./background.ts";
+import { CandidateWrites } from "./candidate-writes.ts";
+import { ContentWrites } from "./content-writes.ts";
+import { type DryRun, dryRun } from "./dry-run.ts";
 import type { Effective } from "./effective.ts";
 import { type Components, EffectiveSettings } from "./effective-settings.ts";
 import type { Origin } from "./explain.ts";
+import { type Fault, listFaults } from "./faults.ts";
 import { History } from "./history.ts";
+import { Housekeeping } from "./housekeeping.ts";
 import { Intake } from "./intake.ts";
 import { LayerWrites, type WritesOptions } from "./layer-writes.ts";
 import { Records } from "./records.ts";
 import { SchemaWrites } from "./schema-writes.ts";
 import { SecretWrites } from "./secret-writes.ts";
+import { Staging } from "./staging.ts";
 import { StatusBoard } from "./status-board.ts";
 import { WriteOrder } from "./write-order.ts";
 
@@ -40,13 +46,20 @@ export interface ConfigurationOptions {
   /** 32 bytes; without them secrets are neither written nor resolved here. */
   secretKey?: Buffer;
   metrics?: Metrics;
+  /** Versions kept of each layer; 100 when absent. */
+  historyVersions?: number;
   wallClock?(): Date;
+  /** Monotonic, in milliseconds. */
+  clock?(): number;
 }
 
 export class Configuration {
   readonly layers: LayerWrites;
   readonly schemas: SchemaWrites;
+  readonly candidates: CandidateWrites;
+  readonly content: ContentWrites;
   readonly secrets: SecretWrites;
+  readonly staging: Staging;
   readonly status: StatusBoard;
   readonly records: Records;
   readonly history: History;
@@ -54,41 +67,61 @@ export class Configuration {
   readonly #effective: EffectiveSettings;
   readonly #intake: Intake;
   readonly #background: Background;
+  readonly #housekeeping: Housekeeping;
   readonly #order = new WriteOrder();
   #unsubscribe = () => {};
 
   constructor(options: ConfigurationOptions) {
-    const { store, site, components, logger, secretKey } = options;
+    const { store, site, components, logger, secretKey, historyVersions = 100 } = options;
+    const { wallClock = () => new Date(), clock = () => performance.now(), leads = () => true } = options;
     const database = store.database<Document>(databases.config);
-    const wallClock = options.wallClock ?? (() => new Date());
     this.#options = options;
-    this.records = new Records(secretKey);
-    this.history = new History(database);
-    this.#background = new Background(logger);
-    this.#effective = new EffectiveSettings(this.records, components, (ids) => this.#changed(ids));
-    this.status = new StatusBoard(components, (id) => this.#effective.get(id).etag);
+    const records = new Records(secretKey);
+    const history = new History(database);
+    const background = new Background(logger);
+    const effective = new EffectiveSettings(records, components, (ids) => this.#changed(ids));
+    this.records = records;
+    this.history = history;
+    this.#background = background;
+    this.#effective = effective;
+    this.status = new StatusBoard(components, (id) => effective.get(id).etag);
+    this.#housekeeping = new Housekeeping({
+      database,
+      records,
+      history,
+      logger,
+      historyVersions,
+      leads,
+      clock,
+      also: () => this.staging.review(),
+    });
     this.#intake = new Intake({
       database,
-      records: this.records,
-      effective: this.#effective,
-      history: this.history,
-      background: this.#background,
+      records,
+      effective,
+      history,
+      background,
       logger,
-      leads: options.leads ?? (() => true),
+      leads,
+      content: (sha256, rev, deleted) => this.#housekeeping.applyContent(sha256, rev, deleted),
     });
+    const applied = (doc: Stored<Document>) => this.#intake.written(doc);
     const writes: WritesOptions = {
       database,
-      records: this.records,
-      effective: this.#effective,
-      history: this.history,
+      records,
+      effective,
+      history,
       order: this.#order,
       site,
       wallClock,
-      applied: (doc) => this.#intake.written(doc),
+      applied,
     };
     this.layers = new LayerWrites(writes);
     this.schemas = new SchemaWrites(writes);
+    this.candidates = new CandidateWrites(writes, this.layers);
+    this.content = new ContentWrites(writes, this.layers);
     this.secrets = new SecretWrites(writes, secretKey);
+    this.staging = new Staging({ records, effective, components, writes: this.candidates, background, site, leads });
     if (options.metrics !== undefined) this.#measure(options.metrics);
   }
 
@@ -102,12 +135,15 @@ export class Configuration {
       this.#effective.componentChanged(component.id);
       this.status.changed();
     });
-    await this.history.keep([...this.records.layers.values()]);
+    this.status.subscribe(() => this.staging.review());
+    await this.#housekeeping.keepAll();
+    this.#housekeeping.start();
   }
 
   async close(): Promise<void> {
     this.#unsubscribe();
     this.status.close();
+    await this.#housekeeping.close();
     await this.#order.idle();
     await this.#background.idle();
   }
@@ -135,6 +171,16 @@ export class Configuration {
   /** A component's report on settings that it got. @throws MusterError `not-registered` */
   async report(id: string, report: ConfigStatusReport): Promise<void> {
     await this.#options.components.setConfigStatus(id, report);
+  }
+
+  /** What a write of a layer or a schema would change, and break. Nothing is written. */
+  dryRun(request: ValidateRequest): DryRun {
+    return dryRun(this.#effective, request);
+  }
+
+  /** What stands in the store and cannot be in force, and components whose settings are not valid. */
+  faults(): Fault[] {
+    return listFaults(this.records, this.#effective);
   }
 
   #changed(ids: string[]): void {

@@ -55,6 +55,11 @@ export class History {
     return this.#database.get<HistoryDocument>(documentId.history(layer, rev));
   }
 
+  /** In one request; those that are not kept are left out. */
+  async readMany(layer: LayerName, revs: string[]): Promise<StoredHistory[]> {
+    return this.#database.getMany<HistoryDocument>(revs.map((rev) => documentId.history(layer, rev)));
+  }
+
   /** Keeps these revisions. Again is harmless; resolves when the store has them. */
   async keep(layers: StoredLayer[]): Promise<void> {
     const missing = layers.filter(({ layer, _rev }) => !this.has(layer, _rev));

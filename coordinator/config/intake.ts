@@ -33,6 +33,8 @@ export interface IntakeOptions {
   background: Background;
   logger: Logger;
   leads(): boolean;
+  /** Told of documents that hold raw content. */
+  content(sha256: string, rev: string, deleted: boolean): void;
 }
 
 type Given = Stored<Document> & Record<string, unknown>;
@@ -129,6 +131,9 @@ export class Intake {
           make,
         );
     },
+    content: (doc) => {
+      this.#options.content(doc._id.slice("content:".length), doc._rev, doc._deleted === true);
+    },
     history: (doc) => this.#options.history.apply(doc as unknown as StoredHistory),
     fault: (doc) => {
       const { records } = this.#options;
@@ -147,7 +152,7 @@ export class Intake {
 
   /** A revision of a layer or a schema: in force unless it breaks components that it would newly concern. */
   #takeRevision(stored: StoredLayer | StoredSchema, judge: boolean, put: () => void): void {
-    const { records, effective, logger } = this.#options;
+    const { records, logger } = this.#options;
     const id = stored._id;
     const newest =
       stored.kind === "layer" ? records.layers.get(stored.layer as LayerName) : records.schemas.get(stored.type);
@@ -188,6 +193,7 @@ export class Intake {
   /** Lists what is no document of its kind, and completes what a plain DELETE left. */
   #unusable(kind: string, doc: Given): "ignored" | undefined {
     const { records, logger } = this.#options;
+    if (kind === "content") return undefined;
     if (doc._deleted === true && doc.kind === undefined) this.#complete(kind, doc);
     // A tombstone that somebody else made may say little: what it says of what is gone does not matter.
     if (doc._deleted === true && doc.kind === kind) return undefined;
