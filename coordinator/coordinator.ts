@@ -17,14 +17,18 @@ import { healthRoutes, type Readiness } from "./bridge/health-routes.ts";
 import { messageRoutes } from "./bridge/message-routes.ts";
 import type { Route } from "./bridge/route.ts";
 import { Bridge } from "./bridge/server.ts";
+import { siteRoutes } from "./bridge/site-routes.ts";
 import { Configuration } from "./config/configuration.ts";
+import type { StoredLayer } from "./config/records.ts";
 import type { Members } from "./messaging/members.ts";
 import { Messaging } from "./messaging/messaging.ts";
 import { Registry } from "./registry/registry.ts";
 import type { Settings } from "./settings.ts";
 import { openSiteStore } from "./site-store.ts";
+import { Conflicts } from "./sites/conflicts.ts";
 import { type Contest, Leadership } from "./sites/leadership.ts";
 import { SiteWatch } from "./sites/site-watch.ts";
+import { Sites } from "./sites/sites.ts";
 
 export interface CoordinatorOptions {
   logger: Logger;
@@ -152,6 +156,8 @@ export class Coordinator {
       site,
       logger,
       components: registry,
+      metrics,
+      ...(this.#settings.secretKey === undefined ? {} : { secretKey: this.#settings.secretKey }),
       leads: () => leadership.leading,
       onEffectiveChange: (ids, etagOf) => {
         // A hint that is lost costs latency: components poll. So nobody waits for it.
@@ -165,6 +171,27 @@ export class Coordinator {
       },
       metrics,
       ...(secretKey === undefined ? {} : { secretKey }),
+    });
+
+    const peers = new Sites({
+      store,
+      storeUrl: this.#settings.couchdbUrl ?? store.url,
+      site,
+      coordinatorUrl: publicUrl,
+      peers: this.#settings.peers,
+      leads: () => leadership.leading,
+      watch: sites,
+      logger,
+      metrics,
+    });
+    const conflicts = new Conflicts({
+      store,
+      site,
+      leads: () => leadership.leading,
+      keepHistory: (layers) => configuration.history.keep(layers as unknown as StoredLayer[]),
+      written: (changes) => configuration.apply(changes),
+      logger,
+      metrics,
     });
 
     return {
@@ -182,6 +209,7 @@ export class Coordinator {
           publicUrl: () => publicUrl,
         }),
         ...configRoutes({ configuration }),
+        ...siteRoutes({ sites: peers, conflicts }),
         ...(messaging === undefined
           ? withoutBroker()
           : messageRoutes({ messaging, members, site, touch: (id) => registry.touch(id) })),
@@ -193,13 +221,26 @@ export class Coordinator {
           metrics,
         }),
       ],
-      started: [...(messaging === undefined ? [] : [messaging]), leadership, sites, registry, configuration],
+      started: [
+        ...(messaging === undefined ? [] : [messaging]),
+        leadership,
+        sites,
+        registry,
+        configuration,
+        conflicts,
+        peers,
+      ],
       apply: {
-        [databases.config]: (changes: Parameters<Configuration["apply"]>[0]) => configuration.apply(changes),
+        [databases.config]: (changes: Parameters<Configuration["apply"]>[0]) => {
+          configuration.apply(changes);
+          conflicts.apply(changes);
+          peers.applyLocal(changes);
+        },
         [databases.registry]: (changes: Parameters<Configuration["apply"]>[0]) => {
           leadership.apply(changes);
           sites.apply(changes);
           registry.apply(changes);
+          peers.apply(changes);
         },
       },
     };
