@@ -19,13 +19,7 @@ const batchSize = 50;
 /** A request's body at the target is kept under half of what the embedded store takes. */
 const requestBytesMax = 4 * 1024 * 1024;
 
-export interface PouchReplicator {
-  replicate: Replicate;
-  /** To be called when all replications are closed. */
-  close(): Promise<void>;
-}
-
-export function createPouchReplicator(): PouchReplicator {
+export function createPouchReplicator(): { replicate: Replicate; close(): Promise<void> } {
   // Its time-outs are the only thing that notices a link which swallows everything.
   const agent = new Agent({ headersTimeout: silenceMs, bodyTimeout: silenceMs, connectTimeout: silenceMs });
   const fetch = (url: string, options: object) => undiciFetch(url, { ...options, dispatcher: agent });
