@@ -109,11 +109,11 @@ export class Coordinator {
     await feed.start();
   }
 
-  #messaging(members: Members): Messaging | undefined {
+  #messaging(store: Store, members: Members, leads: () => boolean): Messaging | undefined {
     const { amqpUrl, amqpManagementUrl, site } = this.#settings;
     if (amqpUrl === undefined) return undefined;
     const management = amqpManagementUrl === undefined ? {} : { managementUrl: amqpManagementUrl };
-    return new Messaging({ amqpUrl, site, members, logger: this.#logger, ...management });
+    return new Messaging({ amqpUrl, site, store, members, leads, logger: this.#logger, ...management });
   }
 
   #compose(store: Store, publicUrl: string) {
@@ -123,7 +123,7 @@ export class Coordinator {
     const documentBase = this.#settings.couchdbPublicUrl ?? store.url;
 
     const members: Members = { get: (id) => registry.get(id), all: () => registry.all() };
-    const messaging = this.#messaging(members);
+    const messaging = this.#messaging(store, members, () => leadership.leading);
     const leadership = new Leadership({
       store,
       site,
@@ -156,8 +156,6 @@ export class Coordinator {
       site,
       logger,
       components: registry,
-      metrics,
-      ...(this.#settings.secretKey === undefined ? {} : { secretKey: this.#settings.secretKey }),
       leads: () => leadership.leading,
       onEffectiveChange: (ids, etagOf) => {
         // A hint that is lost costs latency: components poll. So nobody waits for it.
@@ -169,8 +167,6 @@ export class Coordinator {
             logger.warn({ error }, "components were not told that their configuration changed"),
           );
       },
-      metrics,
-      ...(secretKey === undefined ? {} : { secretKey }),
     });
 
     const peers = new Sites({
@@ -178,6 +174,7 @@ export class Coordinator {
       storeUrl: this.#settings.couchdbUrl ?? store.url,
       site,
       coordinatorUrl: publicUrl,
+      couchdbUrl: documentBase,
       peers: this.#settings.peers,
       leads: () => leadership.leading,
       watch: sites,
