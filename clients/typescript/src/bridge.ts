@@ -9,7 +9,7 @@ export interface BridgeOptions {
 }
 
 export interface BridgeRequest {
-  method?: "GET" | "PUT" | "POST" | "DELETE";
+  method?: "GET" | "PUT" | "PATCH" | "POST" | "DELETE";
   /** From `/v1` on, parameters encoded. */
   path: string;
   query?: Record<string, string | number | boolean | undefined>;
