@@ -20,6 +20,8 @@ export interface SitesOptions {
   storeUrl: string;
   site: string;
   coordinatorUrl: string;
+  /** How peers reach our store. Without credentials. */
+  couchdbUrl: string;
   peers: PeerSetting[];
   leads(): boolean;
   /** Who hears the heartbeats: `SiteWatch` is this. */
@@ -37,8 +39,9 @@ export interface SiteRow extends Partial<LinkStatus> {
   /** Whether this site replicates with it; others are known by what came through peers. */
   peer: boolean;
   state: LinkStatus["state"];
-  beatAgeMs: number | null;
-  coordinatorUrl: string | null;
+  /** Since its heartbeat last advanced here; absent where it never did. */
+  beatAgeMs?: number;
+  coordinatorUrl?: string;
   /** Without credentials. */
   couchdbUrl?: string;
 }
@@ -229,23 +232,21 @@ export class Sites {
   }
 
   #row(name: string): SiteRow {
-    const { site, watch, clock, coordinatorUrl } = this.#options;
-    const self = name === site;
+    const { site, watch, clock } = this.#options;
+    if (name === site) return this.#ownRow();
     const link = this.#links.get(name);
-    const status = link?.status();
-    const age = self ? 0 : watch.ageMs(name);
-    const heard = self || watch.hears(name);
+    const age = watch.ageMs(name);
+    const coordinatorUrl = this.#records.get(name)?.coordinatorUrl;
     const duplicate = this.#duplicates.get(name);
     const twice = duplicate !== undefined && clock() - duplicate.atMs < duplicateMs;
     const row: SiteRow = {
       name,
-      self,
+      self: false,
       peer: link !== undefined,
-      state: heard ? "up" : "unreachable",
-      beatAgeMs: age === undefined ? null : Math.round(age),
-      coordinatorUrl: self ? coordinatorUrl : (this.#records.get(name)?.coordinatorUrl ?? null),
-      ...(link === undefined ? {} : { couchdbUrl: new Store(link.peer.couchdbUrl).url }),
-      ...status,
+      state: watch.hears(name) ? "up" : "unreachable",
+      ...(age === undefined ? {} : { beatAgeMs: Math.round(age) }),
+      ...(coordinatorUrl === undefined ? {} : { coordinatorUrl }),
+      ...(link === undefined ? {} : { couchdbUrl: new Store(link.peer.couchdbUrl).url, ...link.status() }),
     };
     if (!twice) return row;
     return {
@@ -253,6 +254,11 @@ export class Sites {
       state: "error",
       lastError: `two sites are called ${name} and write its record at once: ${duplicate.urls.join(" and ")}`,
     };
+  }
+
+  #ownRow(): SiteRow {
+    const { site: name, coordinatorUrl, couchdbUrl } = this.#options;
+    return { name, self: true, peer: false, state: "up", coordinatorUrl, couchdbUrl };
   }
 
   /** Whoever takes the lead of a site raises its epoch: another coordinator with the same one or less is another site's. */
