@@ -1,16 +1,21 @@
-/** The HTTP server: routes as declared, around them checks, errors, streams, authentication and metrics. */
-import { timingSafeEqual } from "node:crypto";
+/**
+ * The HTTP server: routes as declared, around them admission, checks, errors, streams and metrics. Declared routes are
+ * found by our own router and served on plain requests; Express parses bodies and serves the pages.
+ */
 import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from "node:http";
 import { createRequire } from "node:module";
 import type { AddressInfo, Socket } from "node:net";
-import express, { type Request, type Response } from "express";
+import express from "express";
 import type { Logger } from "pino";
 import { Histogram, type Registry as Metrics } from "prom-client";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
+import { admit, authorOf } from "./admission.ts";
 import { bodyLimitBytes, checkPath, parseBody, parseQuery } from "./input.ts";
 import { docsPage, openApi } from "./openapi.ts";
 import { problemAnswer } from "./problem.ts";
-import type { JsonAnswer, RequestContext, Route, StreamAnswer } from "./route.ts";
+import type { JsonAnswer, RequestContext, Route } from "./route.ts";
+import { type Match, Router } from "./router.ts";
+import { Streams } from "./streams.ts";
 
 export interface BridgeOptions {
   host: string;
@@ -21,21 +26,25 @@ export interface BridgeOptions {
   metrics: Metrics;
 }
 
-/** A stream's reader that is this far behind is cut off; it comes back with Last-Event-ID. */
-const streamBufferBytesMax = 4 * 1024 * 1024;
-/** Keeps proxies and NATs from closing an idle stream. */
-const streamHeartbeatMs = 15_000;
 /** Over the 60 s of a long poll, and over the idle time of the usual load balancers. */
 const keepAliveMs = 75_000;
+
+/** A route with what serving it needs, made once. */
+interface Served {
+  route: Route;
+  readBody?: (request: IncomingMessage, response: ServerResponse) => Promise<Buffer>;
+  /** Times the answers of one status. */
+  timed: Map<number, { observe(seconds: number): void }>;
+}
 
 export class Bridge {
   readonly #options: BridgeOptions;
   readonly #server: Server;
-  readonly #streams = new Set<Response>();
+  readonly #streams = new Streams();
   /** Connected and never asked anything: to Node these are not idle, and would hold up a close. */
   readonly #unused = new Set<Socket>();
   readonly #durations: Histogram;
-  #application: RequestListener = starting;
+  #listener: RequestListener = starting;
 
   constructor(options: BridgeOptions) {
     this.#options = options;
@@ -48,7 +57,7 @@ export class Bridge {
     });
     this.#server = createServer({ keepAliveTimeout: keepAliveMs }, (request, response) => {
       this.#unused.delete(request.socket);
-      this.#application(request, response);
+      this.#listener(request, response);
     });
     this.#server.on("connection", (socket) => {
       this.#unused.add(socket);
@@ -59,7 +68,10 @@ export class Bridge {
     });
   }
 
-  /** Binds; until `serve` every route but `/livez` answers 503. @throws MusterError `refused` when the port is taken, naming it and the setting that changes it. */
+  /**
+   * Binds; until `serve` every route but `/livez` answers 503.
+   * @throws MusterError `refused` when the port is taken, naming it and the setting that changes it.
+   */
   async start(): Promise<{ url: string }> {
     const { host, port } = this.#options;
     await new Promise<void>((resolve, reject) => {
@@ -76,14 +88,34 @@ export class Bridge {
 
   /** Opens the routes. */
   serve(routes: Route[]): void {
-    this.#application = this.#express(routes);
+    const router = new Router<Served>();
+    for (const route of routes) {
+      const readBody = route.method === "get" ? {} : { readBody: bodyReader(route) };
+      router.add(route, { route, ...readBody, timed: new Map() });
+    }
+    const pages = this.#pages(openApi(routes));
+    this.#listener = (request, response) => {
+      try {
+        admit(request, this.#options.operatorToken);
+        const path = pathOf(request);
+        const match = router.match(request.method ?? "GET", path);
+        if (match === undefined) pages(request, response);
+        else if ("served" in match) void this.#serve(match, request, response);
+        else {
+          response.setHeader("allow", match.allow);
+          throw new MusterError("method-not-allowed", `${path} takes ${match.allow}, not ${request.method}`);
+        }
+      } catch (error) {
+        this.#fail(error, response);
+      }
+    };
   }
 
   /** Takes no more requests, ends streams and waits for those under way, at most `drainMs`. */
   async close(drainMs = 5_000): Promise<void> {
     if (!this.#server.listening) return;
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
-    for (const response of this.#streams) response.end();
+    this.#streams.close();
     for (const socket of this.#unused) socket.destroy();
     this.#server.closeIdleConnections();
     const timer = setTimeout(() => this.#server.closeAllConnections(), drainMs);
@@ -91,73 +123,35 @@ export class Bridge {
     clearTimeout(timer);
   }
 
-  #express(served: Route[]): express.Express {
+  /** What is for people and tools rather than for components. */
+  #pages(document: Record<string, unknown>): express.Express {
     const app = express();
     app.disable("x-powered-by");
-    app.disable("etag");
-    app.set("query parser", false);
-    app.use((request, _response, next) => next(this.#admit(request)));
-
-    const document = openApi(served);
     app.get("/openapi.json", (_request, response) => void response.json(document));
     app.get("/docs", (_request, response) => void response.type("html").send(docsPage));
     app.get("/docs/rapidoc.js", (_request, response) =>
       response.sendFile(createRequire(import.meta.url).resolve("rapidoc/dist/rapidoc-min.js"), { maxAge: 86_400_000 }),
     );
-
-    for (const path of new Set(served.map((route) => route.path))) {
-      const routes = served.filter((route) => route.path === path);
-      const pattern = path.replaceAll(/\{(\w+)\}/g, ":$1");
-      for (const route of routes) {
-        const bytes = express.raw({ type: () => true, limit: bodyLimitBytes(route) });
-        const serve = (request: Request, response: Response) => this.#serve(route, request, response);
-        // A GET has no body worth waiting for: the parser costs a tenth of a cheap answer.
-        if (route.method === "get") app.get(pattern, serve);
-        else app[route.method](pattern, bytes, serve);
-      }
-      const allow = routes.map((route) => route.method.toUpperCase()).join(", ");
-      app.all(pattern, (request, response) => {
-        response.setHeader("allow", allow);
-        throw new MusterError("method-not-allowed", `${path} takes ${allow}, not ${request.method}`);
-      });
-    }
     app.use((request) => {
       throw new MusterError("no-such-route", `nothing is served at ${request.path.slice(0, 200)}; see /docs`);
     });
-    app.use((error: unknown, _request: Request, response: Response, _next: express.NextFunction) => {
+    app.use((error: unknown, _request: IncomingMessage, response: ServerResponse, _next: express.NextFunction) => {
       this.#fail(error, response);
     });
     return app;
   }
 
-  /** @returns why this request may not come in, or undefined. */
-  #admit(request: Request): MusterError | undefined {
-    const { operatorToken } = this.#options;
-    if (operatorToken === undefined) {
-      // Without a token the loopback is the fence: a web page that a browser here shows must not reach over it.
-      const host = (request.headers.host ?? "").replace(/:\d+$/, "");
-      if (["127.0.0.1", "localhost", "[::1]"].includes(host)) return undefined;
-      return new MusterError(
-        "forbidden",
-        `with authentication off only requests to 127.0.0.1 or localhost are taken, not to "${host}"`,
-      );
-    }
-    if (request.path === "/livez" || request.path === "/readyz") return undefined;
-    const given = /^Bearer (.+)$/i.exec(request.headers.authorization ?? "")?.[1];
-    if (given !== undefined && sameText(given, operatorToken)) return undefined;
-    return new MusterError(
-      "unauthorized",
-      "send Authorization: Bearer <token>; the operator's token is in MUSTER_OPERATOR_TOKEN",
-    );
-  }
-
-  async #serve(route: Route, request: Request, response: Response): Promise<void> {
+  async #serve({ served, params }: Match<Served>, request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const { route, readBody, timed } = served;
     const started = performance.now();
     let status = 200;
     try {
-      const answer = await route.handle(this.#context(route, request, response));
+      checkPath(params);
+      const query = parseQuery(route, queryOf(request));
+      const body = readBody && parseBody(route, request.headers["content-type"], await readBody(request, response));
+      const answer = await route.handle(this.#context(params, query, body, request, response));
       if ("stream" in answer) {
-        this.#stream(answer, request, response);
+        this.#streams.serve(answer, response);
         return;
       }
       status = answer.status;
@@ -165,27 +159,32 @@ export class Bridge {
     } catch (error) {
       status = this.#fail(error, response);
     }
-    if (request.url.includes("waitMs")) return;
-    const labels = { method: route.method, route: route.path, status: String(status) };
-    this.#durations.observe(labels, (performance.now() - started) / 1000);
+    // A long poll lasts as long as it was asked to.
+    if (request.url?.includes("waitMs")) return;
+    let timer = timed.get(status);
+    if (timer === undefined) {
+      timer = this.#durations.labels(route.method, route.path, String(status));
+      timed.set(status, timer);
+    }
+    timer.observe((performance.now() - started) / 1000);
   }
 
-  #context(route: Route, request: Request, response: Response): RequestContext {
-    const mark = request.url.indexOf("?");
-    const params = request.params as Record<string, string>;
-    checkPath(params);
-    const query = mark < 0 ? {} : parseQuery(route, new URLSearchParams(request.url.slice(mark + 1)));
-    let body: unknown;
-    if (route.method !== "get") {
-      const bytes: Buffer = Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
-      body = parseBody(route, request.headers["content-type"], bytes);
-    }
+  #context(
+    params: Record<string, string>,
+    query: RequestContext["query"],
+    body: unknown,
+    request: IncomingMessage,
+    response: ServerResponse,
+  ): RequestContext {
+    const { operatorToken } = this.#options;
     let abort: AbortController | undefined;
     return {
       params,
       query,
       body,
-      author: author(request, this.#options.operatorToken !== undefined),
+      get author() {
+        return authorOf(request, operatorToken);
+      },
       header: (name) => {
         const value = request.headers[name];
         return Array.isArray(value) ? value.join(", ") : value;
@@ -202,43 +201,39 @@ export class Bridge {
     };
   }
 
-  #fail(error: unknown, response: Response): number {
-    if (!isMusterError(error)) this.#options.logger.debug({ error }, "not a MusterError");
+  #fail(error: unknown, response: ServerResponse): number {
     const answer = problemAnswer(error);
     if (answer.status === 500) this.#options.logger.error({ error }, "a request failed by a fault of ours");
+    else if (!isMusterError(error)) this.#options.logger.debug({ error }, "a request was refused by a parser");
     if (response.headersSent) response.destroy();
     else send(answer, response);
     return answer.status;
   }
+}
 
-  #stream({ stream }: StreamAnswer, request: Request, response: Response): void {
-    response.writeHead(200, {
-      "content-type": "text/event-stream",
-      "cache-control": "no-store",
-      "x-accel-buffering": "no",
+/** Reads a body into memory, up to the route's limit, unzipping it if need be. */
+function bodyReader(route: Route): (request: IncomingMessage, response: ServerResponse) => Promise<Buffer> {
+  const parse = express.raw({ type: () => true, limit: bodyLimitBytes(route) });
+  return (request, response) =>
+    new Promise((resolve, reject) => {
+      parse(request as express.Request, response as express.Response, (error?: unknown) => {
+        const { body } = request as express.Request;
+        if (error === undefined) resolve(Buffer.isBuffer(body) ? body : Buffer.alloc(0));
+        else reject(error);
+      });
     });
-    response.flushHeaders();
-    if (request.method === "HEAD") {
-      response.end();
-      return;
-    }
-    this.#streams.add(response);
-    const write = (text: string) => {
-      if (response.writableLength > streamBufferBytesMax) response.destroy();
-      else response.write(text);
-    };
-    const heartbeat = setInterval(() => write(":\n\n"), streamHeartbeatMs);
-    let stop = () => {};
-    response.on("close", () => {
-      clearInterval(heartbeat);
-      this.#streams.delete(response);
-      stop();
-    });
-    stop = stream(({ event, id, data }) => {
-      write(`${id === undefined ? "" : `id: ${id}\n`}event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
-    });
-    if (response.destroyed) stop();
-  }
+}
+
+function pathOf({ url = "/" }: IncomingMessage): string {
+  const mark = url.indexOf("?");
+  return mark < 0 ? url : url.slice(0, mark);
+}
+
+const noQuery = new URLSearchParams();
+
+function queryOf({ url = "/" }: IncomingMessage): URLSearchParams {
+  const mark = url.indexOf("?");
+  return mark < 0 ? noQuery : new URLSearchParams(url.slice(mark + 1));
 }
 
 /** What is answered between binding and serving. */
@@ -258,23 +253,4 @@ function send({ status, headers = {}, body }: JsonAnswer, response: ServerRespon
   response.writeHead(status, { "content-type": "application/json", ...headers, "content-length": bytes.length });
   if (response.req.method === "HEAD") response.end();
   else response.end(bytes);
-}
-
-function sameText(a: string, b: string): boolean {
-  const [x, y] = [Buffer.from(a), Buffer.from(b)];
-  return x.length === y.length && timingSafeEqual(x, y);
-}
-
-/** A name for `changedBy`. It is a courtesy, not a proof, unless authentication is on. */
-function author(request: Request, authenticated: boolean): string {
-  const said = request.headers["muster-user"];
-  const name =
-    typeof said === "string"
-      ? said
-          .replaceAll(/[^\x20-\x7e]/g, "")
-          .trim()
-          .slice(0, 200)
-      : "";
-  if (name !== "") return name;
-  return authenticated ? "operator" : "anonymous";
 }

@@ -181,7 +181,7 @@ describe("the bridge", () => {
       () => fetch(`${url}/v1/cell`, { method: "POST" }),
       405,
       "method-not-allowed",
-      /takes GET, not POST/,
+      /takes GET, HEAD, not POST/,
     ],
   ];
   for (const [what, send, status, code, detail] of wrong) {
