@@ -1,6 +1,6 @@
 /** What differs between two settings, and how that reads. Pure. */
 import type { FieldError } from "../../config-db/errors.ts";
-import { describeFault } from "./failure.ts";
+import { faultLines } from "./failure.ts";
 import { plain, type Style, short } from "./style.ts";
 import { count } from "./table.ts";
 
@@ -43,10 +43,14 @@ export function changesText(changes: Change[], style: Style): string {
 /** What the bridge says of a dry run: POST /v1/config/validate. */
 export interface Validation {
   valid: boolean;
+  /** What is wrong with the settings or the schema by itself. */
+  errors?: FieldError[];
+  /** How many components it concerns; those that are told may be fewer. */
+  total?: number;
   components: { id: string; diff: JsonPatchOperation[]; errors: FieldError[] }[];
 }
 
-interface JsonPatchOperation {
+export interface JsonPatchOperation {
   op: string;
   path: string;
   value?: unknown;
@@ -57,7 +61,8 @@ interface JsonPatchOperation {
 const namesMax = 5;
 
 /** The effective changes, components that change alike told together; then what would fail. */
-export function validationText({ valid, components }: Validation, style: Style): string {
+export function validationText(validation: Validation, style: Style): string {
+  const { valid, components, total = components.length } = validation;
   const lines: string[] = [];
   const alike = new Map<string, Validation["components"]>();
   for (const component of components.filter(({ diff }) => diff.length > 0)) {
@@ -71,15 +76,36 @@ export function validationText({ valid, components }: Validation, style: Style):
     lines.push(`${count(names.length, "component")} would change: ${names.slice(0, namesMax).join(", ")}${more}`);
     for (const operation of group[0]?.diff ?? []) lines.push(`  ${operationText(operation, style)}`);
   }
-  const faulty = components.flatMap(({ id, errors }) => errors.map((error) => ({ component: id, ...error })));
-  if (!valid) lines.push(style.red(`It would be refused: ${count(faulty.length, "fault")}`));
-  for (const fault of faulty.slice(0, 20)) lines.push(`  ${describeFault(fault, style)}`);
-  if (faulty.length > 20) lines.push(`  … and ${faulty.length - 20} more; see all with -o json`);
+  if (total > components.length) lines.push(style.dim(`… and ${total - components.length} more components`));
+  const faults = faultsOf(validation);
+  if (!valid) lines.push(style.red(`It would be refused: ${count(faults.length, "fault")}`));
+  lines.push(...faultLines(faults, style));
   return lines.join("\n");
 }
 
-function operationText({ op, path, value }: JsonPatchOperation, style: Style): string {
+/** All that is wrong: with the settings by themselves, and with what components would get. */
+export function faultsOf({ errors = [], components }: Validation): FieldError[] {
+  return [...errors, ...components.flatMap(({ id, errors: own }) => own.map((error) => ({ component: id, ...error })))];
+}
+
+/** @param before the settings that it applies to, where they are known: what was is told then. */
+export function operationText({ op, path, value }: JsonPatchOperation, style: Style, before?: unknown): string {
+  const change: Change = { pointer: path };
+  const was = op === "add" ? undefined : valueAt(before, path);
+  if (was !== undefined) change.before = was;
+  if (op !== "remove") change.after = value;
+  if (op === "add" || was !== undefined) return changeText(change, style);
   if (op === "remove") return `${style.red("-")} ${plain(path)}`;
-  const [mark, paint] = op === "add" ? ["+", style.green] : ["~", style.yellow];
-  return `${paint(mark)} ${plain(path)} = ${paint(short(value))}`;
+  return `${style.yellow("~")} ${plain(path)} = ${style.yellow(short(value))}`;
+}
+
+/** What a JSON Pointer points at; undefined where there is nothing. */
+export function valueAt(root: unknown, pointer: string): unknown {
+  const keys = pointer.split("/").slice(1);
+  return keys.reduce<unknown>((at, key) => {
+    const name = key.replaceAll("~1", "/").replaceAll("~0", "~");
+    return typeof at === "object" && at !== null && Object.hasOwn(at, name)
+      ? (at as Record<string, unknown>)[name]
+      : undefined;
+  }, root);
 }

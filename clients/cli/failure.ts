@@ -27,27 +27,39 @@ const nextSteps: Partial<Record<MusterError["code"], string>> = {
   internal: "Look at the coordinator's log.",
 };
 
-/** So many faults are shown one by one. */
-const errorsShownMax = 20;
-
 export function describeFailure(error: MusterError, style: Style, next = nextSteps[error.code]): string {
   const lines = [
     `${style.red("error:")} ${error.message.split("\n").map(plain).join("\n  ")} ${style.dim(`(${error.code})`)}`,
   ];
-  const faults = error.errors ?? [];
-  for (const fault of faults.slice(0, errorsShownMax)) lines.push(`  ${describeFault(fault, style)}`);
-  if (faults.length > errorsShownMax)
-    lines.push(`  … and ${faults.length - errorsShownMax} more; see all with -o json`);
+  lines.push(...faultLines(error.errors ?? [], style));
   if (error.retryAfterMs !== undefined) lines.push(`It may work again in ${Math.ceil(error.retryAfterMs / 1000)} s.`);
   if (next !== undefined) lines.push(`${style.dim("next:")} ${next}`);
   return lines.join("\n");
 }
 
-/** One fault: where, what, the value that is wrong, whom it would break. */
-export function describeFault({ pointer, message, value, component }: FieldError, style: Style): string {
+/** So many faults, and names within one, are shown. */
+const shownMax = { faults: 20, names: 5 };
+
+/** A line for each fault; the same one of several components is told once. */
+export function faultLines(faults: FieldError[], style: Style): string[] {
+  const alike = new Map<string, FieldError[]>();
+  for (const fault of faults) {
+    const what = JSON.stringify([fault.pointer, fault.message, fault.value]);
+    alike.set(what, [...(alike.get(what) ?? []), fault]);
+  }
+  const lines = [...alike.values()].map((group) => `  ${describeFault(group, style)}`);
+  const more = lines.length - shownMax.faults;
+  return more <= 0 ? lines : [...lines.slice(0, shownMax.faults), `  … and ${more} more; see all with -o json`];
+}
+
+/** Where, what, the value that is wrong, whom it would break. */
+function describeFault(group: FieldError[], style: Style): string {
+  const [{ pointer, message, value }] = group as [FieldError];
   const where = style.yellow(plain(pointer === "" ? "/" : pointer));
   const got = value === undefined ? "" : `, got ${short(value)}`;
-  const whom = component === undefined ? "" : style.dim(` (${plain(component)})`);
+  const names = group.flatMap(({ component }) => (component === undefined ? [] : [plain(component)]));
+  const more = names.length > shownMax.names ? ` and ${names.length - shownMax.names} more` : "";
+  const whom = names.length === 0 ? "" : style.dim(` (${names.slice(0, shownMax.names).join(", ")}${more})`);
   return `${where} ${plain(message)}${got}${whom}`;
 }
 

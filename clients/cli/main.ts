@@ -1,4 +1,5 @@
 /** The process of the `muster` command: the only file of it that touches the process's streams, signals and environment. */
+import { userInfo } from "node:os";
 import { run } from "./run.ts";
 
 const interrupt = new AbortController();
@@ -18,6 +19,15 @@ process.exitCode = await run(process.argv.slice(2), {
   stdin: process.stdin,
   stdout: process.stdout,
   stderr: process.stderr,
-  env: process.env,
+  env: { USER: userName(), ...process.env },
   signal: interrupt.signal,
 });
+
+/** Services and containers may run as a user without a name. */
+function userName(): string | undefined {
+  try {
+    return userInfo().username;
+  } catch {
+    return undefined;
+  }
+}

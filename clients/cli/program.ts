@@ -6,6 +6,7 @@ import { componentCommands } from "./commands/components.ts";
 import { configChangeCommands } from "./commands/config-change.ts";
 import { configReadCommands } from "./commands/config-read.ts";
 import { configStageCommands } from "./commands/config-stage.ts";
+import { configStatusCommands } from "./commands/config-status.ts";
 import { conflictCommands } from "./commands/conflicts.ts";
 import { contentCommands } from "./commands/content.ts";
 import { deadLetterCommands } from "./commands/dead-letters.ts";
@@ -57,6 +58,7 @@ export function createProgram(invocation: Invocation): Command {
   const config = program.command("config").summary("read, change and stage settings").description(configDescription);
   configReadCommands(config, invocation);
   configChangeCommands(config, invocation);
+  configStatusCommands(config, invocation);
   configStageCommands(config, invocation);
   contentCommands(config, invocation);
   schemaCommands(program, invocation);

@@ -1,7 +1,7 @@
 /** New settings for a layer, as the command line gives them: `key=value` pairs, a file, or what is piped in. */
 import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
-import { isMusterError, MusterError } from "../../config-db/errors.ts";
+import { type FieldError, isMusterError, MusterError } from "../../config-db/errors.ts";
 import { mergePatch, type Settings } from "../../coordinator/config/merge.ts";
 import { path } from "./bridge.ts";
 import type { Session } from "./session.ts";
@@ -16,7 +16,9 @@ export interface Layer {
   changedBy: string;
   site: string;
   note?: string;
-  content?: { file: string; contentType?: string; length?: number }[];
+  content?: { file: string; contentType: string; sizeBytes: number }[];
+  /** This version broke components and is out of force: `active` is in force instead, or nothing. */
+  held?: { active?: { version: number; rev: string }; errors: FieldError[] };
 }
 
 export interface ProposalOptions {

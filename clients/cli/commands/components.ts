@@ -6,6 +6,7 @@ import { limits } from "../../../config-db/limits.ts";
 import { path } from "../bridge.ts";
 import { withExamples } from "../examples.ts";
 import type { Invocation } from "../invocation.ts";
+import { statusText } from "../layer-text.ts";
 import type { Session } from "../session.ts";
 import { plain, type Style, short } from "../style.ts";
 import { type Column, count, details, duration, moment, table } from "../table.ts";
@@ -215,9 +216,4 @@ export function stateText(state: string, style: Style, text = state): string {
 function healthText(health: string, style: Style): string {
   if (health === "passing") return style.green(health);
   return health === "failing" ? style.red(health) : style.yellow(health);
-}
-
-export function statusText(status: string, style: Style): string {
-  if (status === "applied") return style.green(status);
-  return status === "rejected" ? style.red(status) : style.yellow(status);
 }

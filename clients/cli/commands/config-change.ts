@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import { MusterError } from "../../../config-db/errors.ts";
 import { path } from "../bridge.ts";
-import { changesBetween, changesText, type Validation, validationText } from "../changes.ts";
+import { changesBetween, changesText, faultsOf, type Validation, validationText } from "../changes.ts";
 import { editText } from "../editor.ts";
 import { withExamples } from "../examples.ts";
 import { type ExitCode, exitCodes } from "../exit-codes.ts";
@@ -115,13 +115,15 @@ export function configChangeCommands(group: Command, cli: Invocation): void {
       .description("Make an earlier version of a layer the newest one.")
       .argument("<layer>", "such as type:collector")
       .argument("<version>", "see muster config history <layer>", parseCount(1, Number.MAX_SAFE_INTEGER))
+      .option("--rev <rev>", "which one, where two sites made that version at once")
       .action(
-        cli.does<[string, number], WriteOptions>(async (session, [layer, version], { note, ifMatch }) => {
+        cli.does<[string, number], WriteOptions & { rev?: string }>(async (session, [layer, version], options) => {
+          const { note, rev, ifMatch } = options;
           const before = (await readLayer(session, layer))?.layer.settings ?? {};
           const { body } = await session.bridge.ask<Layer>({
             method: "POST",
             path: path`/v1/config/layers/${layer}/rollback`,
-            body: { version, ...(note === undefined ? {} : { note }) },
+            body: { version, ...(rev === undefined ? {} : { rev }), ...(note === undefined ? {} : { note }) },
             ifMatch,
           });
           await session.print(body, (style) => writtenText(before, body, style));
@@ -215,9 +217,7 @@ async function editLayer(
     const validation = await validate(session, layer, after);
     if (!session.json) await session.printRaw(`${diffText(layer, before, after, validation, session.style)}\n`);
     if (!validation.valid) {
-      const errors = validation.components.flatMap(({ id, errors }) =>
-        errors.map((error) => ({ component: id, ...error })),
-      );
+      const errors = faultsOf(validation);
       throw new MusterError("refused", `these settings of ${layer} would be refused`, session.json ? { errors } : {});
     }
     if (!yes) {

@@ -4,10 +4,9 @@ import { MusterError } from "../../../config-db/errors.ts";
 import { path } from "../bridge.ts";
 import { withExamples } from "../examples.ts";
 import type { Invocation } from "../invocation.ts";
+import { type Candidate, candidateText, layerText } from "../layer-text.ts";
 import { type Layer, type ProposalOptions, proposing, readLayer, readProposal, settingsAfter } from "../proposal.ts";
-import { short } from "../style.ts";
 import { collect, parseCount } from "../values.ts";
-import { layerText } from "./config-read.ts";
 
 interface Selection {
   tag?: string[];
@@ -24,6 +23,7 @@ interface StageOptions extends ProposalOptions, Selection {
 
 const next = {
   refused: "Nothing was staged. Correct it; muster config validate tries a change without making it.",
+  conflict: "The layer was changed since: look at muster config history <layer> --diff, and stage the change again.",
   "not-found": "No change of that layer is staged: see muster config get <layer> --candidate",
 };
 
@@ -44,7 +44,7 @@ export function configStageCommands(group: Command, cli: Invocation): void {
           const proposal = await readProposal(session, pairs, options);
           const settings = settingsAfter((await readLayer(session, layer))?.layer.settings ?? {}, proposal);
           const { note, promoteWhenApplied, keepOnReject } = options;
-          const { body } = await session.bridge.ask<Layer>({
+          const { body } = await session.bridge.ask<Candidate>({
             method: "PUT",
             path: path`/v1/config/layers/${layer}/candidate`,
             body: {
@@ -55,7 +55,7 @@ export function configStageCommands(group: Command, cli: Invocation): void {
               ...(promoteWhenApplied === undefined ? {} : { promoteWhen: { applied: promoteWhenApplied } }),
             },
           });
-          await session.print(body, (style) => `${style.bold(layer)} has a staged change for ${short(selector)}`);
+          await session.print(body, (style) => candidateText(body, style, session.columns));
         }, next),
       ),
     { line: "muster config stage type:collector samplingIntervalMs=250 --tag canary" },
@@ -67,11 +67,13 @@ export function configStageCommands(group: Command, cli: Invocation): void {
       .command("promote")
       .description("Make the staged change of a layer the layer's own.")
       .argument("<layer>", "such as type:collector")
+      .option("-m, --note <text>", "why, for the history")
       .action(
-        cli.does<[string]>(async (session, [layer]) => {
+        cli.does<[string], { note?: string }>(async (session, [layer], options) => {
           const { body } = await session.bridge.ask<Layer>({
             method: "POST",
             path: path`/v1/config/layers/${layer}/candidate/promote`,
+            body: options,
           });
           await session.print(body, (style) => layerText(body, style));
         }, next),

@@ -45,13 +45,18 @@ export function conflictCommands(program: Command, cli: Invocation): void {
     group
       .command("ls")
       .description("List open conflicts. One side stands already, and nothing is lost: see each with show.")
+      .option("-w, --watch", "go on: list them again whenever there are others")
       .action(
-        cli.does(async (session) => {
-          const conflicts = await readConflicts(session);
-          await session.print({ conflicts }, (style) => listText(conflicts, style, session.columns));
+        cli.does<[], { watch?: true }>(async (session, _none, { watch }) => {
+          const tell = (body: { conflicts: Conflict[] }) =>
+            session.print(body, (style) => listText(body.conflicts, style, session.columns));
+          if (!watch) return await tell({ conflicts: await readConflicts(session) });
+          for await (const body of session.states<{ conflicts: Conflict[] }>({ path: "/v1/conflicts" }))
+            await tell(body);
         }),
       ),
     { line: "muster conflicts ls" },
+    { line: "muster conflicts ls --watch" },
   );
 
   withExamples(
@@ -119,25 +124,11 @@ export function resolutionOf(
 }
 
 export async function readConflicts(session: Session): Promise<Conflict[]> {
-  const found: Conflict[] = [];
-  let cursor: string | undefined;
-  do {
-    const { body } = await session.bridge.ask<{ conflicts: Conflict[]; cursor?: string }>({
-      path: "/v1/conflicts",
-      query: { cursor },
-    });
-    found.push(...body.conflicts);
-    cursor = body.cursor;
-  } while (cursor !== undefined);
-  return found;
+  return (await session.bridge.ask<{ conflicts: Conflict[] }>({ path: "/v1/conflicts" })).body.conflicts;
 }
 
-/** By its id, or the beginning of it, where that names one. */
 async function readConflict(session: Session, id: string): Promise<Conflict> {
-  const found = (await readConflicts(session)).filter((conflict) => conflict.id === id);
-  const [conflict] = found;
-  if (conflict === undefined) throw new MusterError("not-found", `there is no open conflict ${id}`);
-  return conflict;
+  return (await session.bridge.ask<Conflict>({ path: path`/v1/conflicts/${id}` })).body;
 }
 
 function placeOf({ layer, record, pointer }: Conflict): string {

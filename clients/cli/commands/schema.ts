@@ -6,7 +6,16 @@ import { withExamples } from "../examples.ts";
 import { type ExitCode, exitCodes } from "../exit-codes.ts";
 import type { Invocation } from "../invocation.ts";
 import { parseObject, readFileOrStdin } from "../proposal.ts";
-import { coloredJson } from "../style.ts";
+import { coloredJson, type Style } from "../style.ts";
+import { type Column, moment, table } from "../table.ts";
+
+interface Listed {
+  type: string;
+  version: number;
+  changedAt: string;
+  changedBy: string;
+  site: string;
+}
 
 const next = {
   "not-found": "That type has no schema: any settings are taken. Set one with: muster schema set <type> -f <file>",
@@ -18,6 +27,19 @@ export function schemaCommands(program: Command, cli: Invocation): void {
     .command("schema")
     .summary("say what a type's settings must look like")
     .description("Say what the settings of a type must look like (JSON Schema 2020-12).");
+
+  withExamples(
+    group
+      .command("ls")
+      .description("List the types that have a schema.")
+      .action(
+        cli.does(async (session) => {
+          const { body } = await session.bridge.ask<{ schemas: Listed[] }>({ path: "/v1/config/schemas" });
+          await session.print(body, (style) => listText(body.schemas, style, session.columns));
+        }),
+      ),
+    { line: "muster schema ls" },
+  );
 
   withExamples(
     group
@@ -78,4 +100,16 @@ export function schemaCommands(program: Command, cli: Invocation): void {
       ),
     { line: "muster schema rm reporter" },
   );
+}
+
+function listText(schemas: Listed[], style: Style, columns?: number): string {
+  if (schemas.length === 0) return style.dim("no schemas: any settings are taken");
+  const shape: Column<Listed>[] = [
+    { title: "TYPE", of: ({ type }) => type, paint: style.bold },
+    { title: "VERSION", of: ({ version }) => version, align: "right" },
+    { title: "CHANGED", of: ({ changedAt }) => moment(changedAt), paint: style.dim },
+    { title: "BY", of: ({ changedBy }) => changedBy },
+    { title: "SITE", of: ({ site }) => site },
+  ];
+  return table(shape, schemas, style, columns);
 }

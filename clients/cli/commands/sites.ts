@@ -4,15 +4,18 @@ import { path, shown } from "../bridge.ts";
 import { withExamples } from "../examples.ts";
 import type { Invocation } from "../invocation.ts";
 import { plain, type Style } from "../style.ts";
-import { type Column, duration, table } from "../table.ts";
+import { type Column, count, duration, table } from "../table.ts";
 
 export interface Site {
   name: string;
   self: boolean;
+  /** Whether this site replicates with it; others are known by what came through peers. */
+  peer?: boolean;
   state: string;
-  beatAgeMs?: number;
-  lag?: { changes?: number; ms?: number };
-  coordinatorUrl?: string;
+  beatAgeMs?: number | null;
+  /** `changes` counts those of this site that may not be there yet. */
+  lag?: { changes: number; ms: number };
+  coordinatorUrl?: string | null;
   couchdbUrl?: string;
   lastError?: string;
 }
@@ -84,22 +87,22 @@ export function sitesText(sites: Site[], style: Style, columns?: number): string
   const shape: Column<Site>[] = [
     { title: "SITE", of: ({ name, self }) => (self ? `${name} (this)` : name), paint: style.bold },
     { title: "STATE", of: ({ state }) => state, paint: (cell) => siteStateText(cell, style) },
-    { title: "BEHIND", of: ({ lag, self }) => (self ? "" : lagText(lag)) },
-    {
-      title: "HEARD",
-      of: ({ beatAgeMs, self }) => (self || beatAgeMs === undefined ? "" : `${duration(beatAgeMs)} ago`),
-    },
-    { title: "COORDINATOR", of: ({ coordinatorUrl }) => coordinatorUrl },
+    { title: "REPLICATION", of: replicationText },
+    { title: "HEARD", of: ({ beatAgeMs, self }) => (self || beatAgeMs == null ? "" : `${duration(beatAgeMs)} ago`) },
+    { title: "COORDINATOR", of: ({ coordinatorUrl }) => coordinatorUrl ?? "" },
     { title: "ERROR", of: ({ lastError }) => lastError, paint: style.red, optional: true },
   ];
   return table(shape, sites, style, columns);
 }
 
-function lagText(lag: Site["lag"]): string {
+function replicationText({ self, peer, lag }: Site): string {
+  if (self) return "";
+  if (peer === false) return "through others";
   if (lag === undefined) return "";
-  const { changes = 0, ms } = lag;
-  if (changes === 0) return "0";
-  return `${changes} changes${ms === undefined ? "" : `, ${duration(ms)}`}`;
+  if (lag.changes === 0 && lag.ms === 0) return "in sync";
+  return lag.changes === 0
+    ? `${duration(lag.ms)} behind`
+    : `${count(lag.changes, "change")}, ${duration(lag.ms)} behind`;
 }
 
 function siteStateText(state: string, style: Style): string {

@@ -8,7 +8,7 @@ import type { Session } from "../session.ts";
 import { plain, type Style } from "../style.ts";
 import { count, details } from "../table.ts";
 import { type Component, listComponents, stateText } from "./components.ts";
-import { summaryText } from "./config-read.ts";
+import { countsText as configText, type StatusCounts } from "./config-status.ts";
 import { type Conflict, readConflicts } from "./conflicts.ts";
 import { readDeadLetters } from "./dead-letters.ts";
 import { type Site, sitesText } from "./sites.ts";
@@ -23,7 +23,7 @@ interface Overview {
   ready: boolean;
   parts: Record<string, string>;
   components: Record<string, number> | Unknown;
-  configuration: { total: number; applied: number; rejected: number; pending: number } | Unknown;
+  configuration: StatusCounts | Unknown;
   conflicts: number | Unknown;
   deadLetters: number | Unknown;
   sites: Site[] | Unknown;
@@ -59,11 +59,7 @@ async function overviewOf(session: Session): Promise<Overview> {
   const { ready: isReady, ...parts } = ready.body;
   const [components, configuration, conflicts, deadLetters, sites] = await Promise.all([
     orWhy(listComponents(session, { state: "any" }).then(countStates)),
-    orWhy(
-      bridge
-        .ask<Exclude<Overview["configuration"], Unknown>>({ path: "/v1/config/status" })
-        .then(({ body }) => withoutList(body)),
-    ),
+    orWhy(bridge.ask<StatusCounts>({ path: "/v1/config/status" }).then(({ body }) => withoutList(body))),
     orWhy<number>(readConflicts(session).then((found: Conflict[]) => found.length)),
     orWhy<number>(readDeadLetters(session).then((found) => found.length)),
     orWhy(bridge.ask<{ sites: Site[] }>({ path: "/v1/sites" }).then(({ body }) => body.sites)),
@@ -87,7 +83,7 @@ function countStates(components: Component[]): Record<string, number> {
   return counts;
 }
 
-function withoutList({ total, applied, rejected, pending }: Exclude<Overview["configuration"], Unknown>) {
+function withoutList({ total, applied, rejected, pending }: StatusCounts) {
   return { total, applied, rejected, pending };
 }
 
@@ -109,7 +105,7 @@ function overviewText(overview: Overview, style: Style, columns?: number): strin
       ["coordinator", `${style.bold(url)} ${ready ? style.green("ready") : style.red("not ready")}`],
       ["parts", states.join(", ")],
       ["components", told(components, (counts) => countsText(counts, style))],
-      ["configuration", told(configuration, (status) => summaryText({ ...status, components: [] }, style))],
+      ["configuration", told(configuration, (status) => configText(status, style))],
       [
         "conflicts",
         told(conflicts, (amount) => many(amount, "conflict") + (amount > 0 ? style.dim("  muster conflicts ls") : "")),

@@ -47,7 +47,9 @@ async function typesOf(schema: Record<string, unknown>, name: string, type: stri
   const banner = `/** Settings of the type ${type}. Made by \`muster types ${type}\` from its schema: do not edit. */`;
   try {
     // The title would win over the name.
-    return await compile({ ...schema, title: name, $id: undefined } as object, name, {
+    return await compile({ ...filledIn(schema), title: name, $id: undefined } as object, name, {
+      // Settings that the schema does not name are allowed, but no program reads what it has no name for.
+      additionalProperties: false,
       bannerComment: banner,
       unknownAny: true,
       format: true,
@@ -59,4 +61,25 @@ async function typesOf(schema: Record<string, unknown>, name: string, type: stri
       cause: error,
     });
   }
+}
+
+type Schema = Record<string, unknown>;
+
+/** Where a setting has a default, the coordinator fills it in: whoever reads effective settings always finds it. */
+export function filledIn(schema: unknown): Schema {
+  if (typeof schema !== "object" || schema === null) return schema as unknown as Schema;
+  const { properties, items, $defs, ...rest } = schema as Record<string, Schema | undefined>;
+  const each = (schemas: Schema) =>
+    Object.fromEntries(Object.entries(schemas).map(([key, value]) => [key, filledIn(value)]));
+  const defaulted = Object.entries(properties ?? {}).flatMap(([key, value]) =>
+    typeof value === "object" && value !== null && "default" in value ? [key] : [],
+  );
+  const required = [...new Set([...((rest.required as string[] | undefined) ?? []), ...defaulted])];
+  return {
+    ...rest,
+    ...(properties === undefined ? {} : { properties: each(properties) }),
+    ...(items === undefined ? {} : { items: filledIn(items) }),
+    ...($defs === undefined ? {} : { $defs: each($defs) }),
+    ...(required.length === 0 ? {} : { required }),
+  };
 }
