@@ -1,0 +1,146 @@
+import { expect } from "chai";
+import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
+import { install } from "../../config-db/installer.ts";
+import { Store } from "../../config-db/store.ts";
+import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
+import { eventually } from "../support/eventually.ts";
+
+let names = 0;
+const fresh = (what: string) => `${what}-${++names}`;
+
+describe("staged changes", () => {
+  let embedded: Embedded;
+  let here: ConfigSite;
+
+  before(async () => {
+    embedded = await startEmbedded();
+    await install(new Store(embedded.url));
+    here = await startConfigSite({ storeUrl: embedded.url });
+  });
+  after(async () => {
+    await here?.close();
+    await embedded?.close();
+  });
+
+  const config = async (id: string) => (await here.call("GET", `/v1/components/${id}/config`)).body;
+  const candidate = (layer: string) => `/v1/config/layers/${layer}/candidate`;
+  const stage = (layer: string, body: unknown) => here.call("PUT", candidate(layer), body);
+  const report = async (id: string, status: "applied" | "rejected", reason?: string) => {
+    const { headers } = await here.call("GET", `/v1/components/${id}/config`);
+    const etag = (headers.get("etag") ?? "").slice(1, -1);
+    const answer = await here.call("PUT", `/v1/components/${id}/config/status`, {
+      etag,
+      status,
+      ...(reason ? { reason } : {}),
+    });
+    expect(answer.status).to.equal(204);
+  };
+
+  /** A type of so many components, every other of them tagged `canary`, with `{n: 1}` as its layer. */
+  async function fleet(count: number) {
+    const type = fresh("type");
+    const ids = Array.from({ length: count }, () => fresh("c"));
+    for (const [index, id] of ids.entries()) await here.register(id, { type, tags: index % 2 === 0 ? ["canary"] : [] });
+    await here.call("PUT", `/v1/config/layers/type:${type}`, { settings: { n: 1, keep: true } });
+    return { layer: `type:${type}`, ids, chosen: ids.filter((_, index) => index % 2 === 0) };
+  }
+
+  it("reach the selected components alone, and explain and the candidate say so", async () => {
+    const { layer, ids, chosen } = await fleet(4);
+    const staged = await stage(layer, { settings: { n: 2 }, selector: { tags: ["canary"] } });
+    expect(staged.status).to.equal(201);
+    for (const id of ids) expect(await config(id)).to.deep.equal(chosen.includes(id) ? { n: 2 } : { n: 1, keep: true });
+    const { explain } = (await here.call("GET", `/v1/components/${chosen[0]}/config?explain=true`)).body;
+    expect(explain["/n"]).to.deep.equal({ layer, version: 2, candidate: true });
+    const { body } = await here.call("GET", candidate(layer));
+    expect(body).to.deep.include({ state: "staged", stale: false });
+    expect(body.components.map(({ id, status }: { id: string; status: string }) => [id, status])).to.have.deep.members(
+      chosen.map((id) => [id, "pending"]),
+    );
+  });
+
+  it("take in a share of the components that only grows with the percentage", async () => {
+    const { layer, ids } = await fleet(40);
+    let before = new Set<string>();
+    for (const percent of [10, 50, 100]) {
+      await stage(layer, { settings: { n: percent }, selector: { percent } });
+      const chosen = new Set<string>();
+      for (const id of ids) if ((await config(id)).n === percent) chosen.add(id);
+      for (const id of before) expect(chosen.has(id)).to.equal(true);
+      expect(chosen.size).to.be.within(Math.floor(0.4 * percent * 0.3), Math.ceil(0.4 * percent * 1.7));
+      before = chosen;
+    }
+    expect(before.size).to.equal(40);
+  });
+
+  it("become the layer by a promotion", async () => {
+    const { layer, ids } = await fleet(2);
+    await stage(layer, { settings: { n: 3 }, selector: { tags: ["canary"] }, note: "three" });
+    const promoted = await here.call("POST", `${candidate(layer)}/promote`);
+    expect(promoted.body).to.deep.include({ version: 2, settings: { n: 3 }, note: "three" });
+    for (const id of ids) expect(await config(id)).to.deep.equal({ n: 3 });
+    expect((await here.call("GET", candidate(layer))).body.state).to.equal("promoted");
+    expect((await here.call("POST", `${candidate(layer)}/promote`)).status).to.equal(404);
+  });
+
+  it("are gone for all by a DELETE", async () => {
+    const { layer, ids } = await fleet(2);
+    await stage(layer, { settings: { n: 3 }, selector: { percent: 100 } });
+    expect((await here.call("DELETE", candidate(layer))).status).to.equal(204);
+    for (const id of ids) expect((await config(id)).n).to.equal(1);
+    expect((await here.call("GET", candidate(layer))).status).to.equal(404);
+    expect((await here.call("DELETE", candidate(layer))).status).to.equal(404);
+  });
+
+  it("promote themselves when enough components applied them", async () => {
+    const { layer, ids, chosen } = await fleet(6);
+    await stage(layer, { settings: { n: 4 }, selector: { tags: ["canary"] }, promoteWhen: { applied: 2 } });
+    await report(chosen[0] ?? "", "applied");
+    expect((await here.call("GET", candidate(layer))).body.state).to.equal("staged");
+    await report(chosen[1] ?? "", "applied");
+    await eventually(async () => expect((await here.call("GET", candidate(layer))).body.state).to.equal("promoted"));
+    for (const id of ids) expect(await config(id)).to.deep.equal({ n: 4 });
+    const { body } = await here.call("GET", `/v1/config/layers/${layer}/history`);
+    expect(body.versions.length).to.equal(2);
+  });
+
+  it("withdraw themselves when a component rejects them, and say which and why", async () => {
+    const { layer, ids, chosen } = await fleet(4);
+    await stage(layer, {
+      settings: { n: 5 },
+      selector: { tags: ["canary"] },
+      promoteWhen: { applied: 2 },
+      withdrawOnReject: true,
+    });
+    await report(chosen[0] ?? "", "rejected", "too high");
+    await eventually(async () => {
+      const { body } = await here.call("GET", candidate(layer));
+      expect(body).to.deep.include({ state: "withdrawn", reason: `${chosen[0]} rejected it: too high` });
+    });
+    for (const id of ids) expect((await config(id)).n).to.equal(1);
+  });
+
+  it("are not promoted over a layer that was changed since", async () => {
+    const { layer, chosen } = await fleet(2);
+    await stage(layer, { settings: { n: 6 }, selector: { tags: ["canary"] }, promoteWhen: { applied: 1 } });
+    await here.call("PATCH", `/v1/config/layers/${layer}`, { settings: { other: 1 } });
+    await report(chosen[0] ?? "", "applied");
+    const promoted = await here.call("POST", `${candidate(layer)}/promote`);
+    expect([promoted.status, promoted.body.code]).to.deep.equal([409, "conflict"]);
+    const { body } = await here.call("GET", candidate(layer));
+    expect(body).to.deep.include({ state: "staged", stale: true });
+    expect((await here.call("GET", `/v1/config/layers/${layer}`)).body.settings.other).to.equal(1);
+  });
+
+  it("are refused when they would break a selected component, and by a selector that says nothing", async () => {
+    const { layer, chosen } = await fleet(2);
+    const schema = { properties: { n: { type: "integer", maximum: 10 } } };
+    await here.call("PUT", `/v1/config/schemas/${layer.slice("type:".length)}`, schema);
+    const answer = await stage(layer, { settings: { n: 11 }, selector: { tags: ["canary"] } });
+    expect([answer.status, answer.body.errors[0].component]).to.deep.equal([422, chosen[0]]);
+    for (const selector of [{}, { percent: 101 }, { tag: ["x"] }]) {
+      expect((await stage(layer, { settings: { n: 1 }, selector })).status).to.equal(400);
+    }
+    expect((await here.call("GET", candidate(layer))).status).to.equal(404);
+  });
+});

@@ -1,0 +1,147 @@
+import { randomBytes } from "node:crypto";
+import { expect } from "chai";
+import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
+import { install } from "../../config-db/installer.ts";
+import { databases } from "../../config-db/names.ts";
+import { type Document, Store } from "../../config-db/store.ts";
+import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
+
+let names = 0;
+const fresh = (what: string) => `${what}-${++names}`;
+
+describe("secrets", () => {
+  const secretKey = randomBytes(32);
+  const value = `s3cret-${randomBytes(6).toString("hex")}`;
+  let embedded: Embedded;
+  let here: ConfigSite;
+
+  before(async () => {
+    embedded = await startEmbedded();
+    await install(new Store(embedded.url));
+    here = await startConfigSite({ storeUrl: embedded.url, secretKey });
+  });
+  after(async () => {
+    await here?.close();
+    await embedded?.close();
+  });
+
+  const putSecret = (name: string, text: string) => here.call("PUT", `/v1/config/secrets/${name}`, { value: text });
+  const put = (layer: string, settings: unknown) => here.call("PUT", `/v1/config/layers/${layer}`, { settings });
+
+  /** A component whose settings refer to a secret. */
+  async function user() {
+    const [name, id, type] = [fresh("password"), fresh("c"), fresh("t")];
+    await here.register(id, { type });
+    await putSecret(name, value);
+    const { status } = await put(`type:${type}`, {
+      database: { user: "u", password: { $secret: name } },
+      list: [{ $secret: name }],
+    });
+    expect(status).to.equal(201);
+    return { name, id, type };
+  }
+
+  it("are resolved in what the component fetches, and nowhere else", async () => {
+    const { name, id, type } = await user();
+    const { body } = await here.call("GET", `/v1/components/${id}/config`);
+    expect(body).to.deep.equal({ database: { user: "u", password: value }, list: [value] });
+    await putSecret(name, `${value}-2`);
+    await put(`type:${type}`, { database: { user: "v", password: { $secret: name } } });
+    for (const [method, path, request] of [
+      ["GET", `/v1/components/${id}/config?explain=true`, undefined],
+      ["GET", `/v1/config/layers/type:${type}`, undefined],
+      ["GET", `/v1/config/layers/type:${type}/history`, undefined],
+      ["GET", "/v1/config/secrets", undefined],
+      ["GET", `/v1/config/secrets/${name}`, undefined],
+      ["GET", "/v1/config/status", undefined],
+      ["POST", "/v1/config/validate", { layer: `component:${id}`, settings: { x: 1 } }],
+    ] as const) {
+      const answer = await here.call(method, path, request);
+      expect(answer.status, path).to.equal(200);
+      expect(JSON.stringify(answer.body), path).to.not.include("s3cret");
+    }
+    const stored = await new Store(embedded.url).database<Document>(databases.config).list("");
+    expect(JSON.stringify(stored)).to.include(`secret:${name}`).and.to.not.include("s3cret");
+  });
+
+  it("stream to the component resolved", async () => {
+    const { id } = await user();
+    const abort = new AbortController();
+    const answer = await fetch(`${here.url}/v1/components/${id}/config`, {
+      headers: { accept: "text/event-stream" },
+      signal: abort.signal,
+    });
+    const reader = answer.body?.getReader();
+    const first = await reader?.read();
+    abort.abort();
+    expect(Buffer.from(first?.value ?? []).toString())
+      .to.match(/^id: .*\nevent: config\ndata: /)
+      .and.include(value);
+  });
+
+  it("change the etag when they change, not when they are set to what they are", async () => {
+    const { name, id } = await user();
+    const etag = async () => (await here.call("GET", `/v1/components/${id}/config`)).headers.get("etag");
+    const first = await etag();
+    await putSecret(name, value);
+    expect(await etag()).to.equal(first);
+    await putSecret(name, "another");
+    const second = await etag();
+    expect(second).to.not.equal(first);
+    await putSecret(name, value);
+    expect(await etag()).to.not.be.oneOf([first, second]);
+  });
+
+  it("wake the components that use them", async () => {
+    const { name, id } = await user();
+    const first = await here.call("GET", `/v1/components/${id}/config`);
+    const known = { "if-none-match": first.headers.get("etag") ?? "" };
+    const waiting = here.call("GET", `/v1/components/${id}/config?waitMs=20000`, undefined, known);
+    await putSecret(name, "rotated");
+    expect((await waiting).body.database.password).to.equal("rotated");
+  });
+
+  it("are checked by the schema as what they are, and the refusal does not tell them", async () => {
+    const { name, type } = await user();
+    const schema = (minLength: number) => ({
+      properties: { database: { properties: { password: { type: "string", minLength } } } },
+    });
+    expect((await here.call("PUT", `/v1/config/schemas/${type}`, schema(3))).status).to.equal(201);
+    const answer = await here.call("PUT", `/v1/config/schemas/${type}`, schema(500));
+    expect([answer.status, answer.body.errors[0].pointer]).to.deep.equal([422, "/database/password"]);
+    expect(JSON.stringify(answer.body)).to.not.include("s3cret");
+    expect(name).to.match(/^password/);
+  });
+
+  it("cannot be referred to before they are there, nor deleted while they are", async () => {
+    const missing = await put(`component:${fresh("c")}`, { a: { $secret: "nobody" } });
+    expect([missing.status, missing.body.errors[0].rule]).to.deep.equal([422, "secret"]);
+    const { name, id } = await user();
+    const kept = await here.call("DELETE", `/v1/config/secrets/${name}`);
+    expect([kept.status, kept.body.code]).to.deep.equal([422, "refused"]);
+    expect(kept.body.detail).to.include(id);
+    await putSecret("unused", "x");
+    expect((await here.call("DELETE", "/v1/config/secrets/unused")).status).to.equal(204);
+    expect((await here.call("DELETE", "/v1/config/secrets/unused")).status).to.equal(404);
+  });
+
+  it("are a clear error, not settings without them, at a site that has no key or another one", async () => {
+    const { id } = await user();
+    for (const options of [{}, { secretKey: randomBytes(32) }]) {
+      const there = await startConfigSite({ storeUrl: embedded.url, ...options });
+      try {
+        const answer = await there.call("GET", `/v1/components/${id}/config`);
+        expect([answer.status, answer.body.code]).to.deep.equal([422, "refused"]);
+        expect(answer.body.detail).to.include("MUSTER_SECRET_KEY");
+      } finally {
+        await there.close();
+      }
+    }
+  });
+
+  it("are refused with a name or value that cannot be", async () => {
+    expect((await putSecret("A%20b", "x")).status).to.equal(400);
+    expect((await here.call("PUT", "/v1/config/secrets/a", { value: 1 })).status).to.equal(400);
+    expect((await putSecret("a", "x".repeat(70_000))).status).to.equal(400);
+  });
+});

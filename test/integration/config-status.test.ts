@@ -1,0 +1,102 @@
+import { expect } from "chai";
+import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
+import { install } from "../../config-db/installer.ts";
+import { Store } from "../../config-db/store.ts";
+import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
+import { eventually } from "../support/eventually.ts";
+
+let names = 0;
+const fresh = (what: string) => `${what}-${++names}`;
+
+describe("the status of configuration", () => {
+  let embedded: Embedded;
+  let here: ConfigSite;
+
+  before(async () => {
+    embedded = await startEmbedded();
+    await install(new Store(embedded.url));
+    here = await startConfigSite({ storeUrl: embedded.url });
+  });
+  after(async () => {
+    await here?.close();
+    await embedded?.close();
+  });
+
+  const status = (type: string, query = "", headers?: Record<string, string>) =>
+    here.call("GET", `/v1/config/status?type=${type}${query}`, undefined, headers);
+  const put = (layer: string, settings: unknown) => here.call("PUT", `/v1/config/layers/${layer}`, { settings });
+  const wanted = async (id: string) =>
+    ((await here.call("GET", `/v1/components/${id}/config`)).headers.get("etag") ?? "").slice(1, -1);
+  const report = (id: string, body: unknown) => here.call("PUT", `/v1/components/${id}/config/status`, body);
+
+  it("counts who applied, who rejected and why, and who has not said", async () => {
+    const type = fresh("type");
+    const ids = [fresh("a"), fresh("b"), fresh("c")] as const;
+    for (const id of ids) await here.register(id, { type });
+    await put(`type:${type}`, { n: 1 });
+    const etag = await wanted(ids[0]);
+    await report(ids[0], { etag, status: "applied" });
+    await report(ids[1], { etag, status: "rejected", reason: "n is odd" });
+    await eventually(async () => {
+      const { body } = await status(type);
+      expect([body.total, body.applied, body.rejected, body.pending]).to.deep.equal([3, 1, 1, 1]);
+      expect(body.components.find((one: { id: string }) => one.id === ids[1])).to.deep.include({
+        etag,
+        wanted: etag,
+        status: "rejected",
+        reason: "n is odd",
+      });
+      expect(body.components.find((one: { id: string }) => one.id === ids[2])).to.deep.equal({
+        id: ids[2],
+        wanted: etag,
+        status: "pending",
+      });
+    });
+    await put(`type:${type}`, { n: 2 });
+    expect((await status(type)).body).to.deep.include({ applied: 0, rejected: 0, pending: 3 });
+  });
+
+  it("waits for a change", async () => {
+    const [type, id] = [fresh("type"), fresh("c")];
+    await here.register(id, { type });
+    const first = await status(type);
+    expect(first.body).to.deep.include({ total: 1, pending: 1 });
+    const waiting = status(type, "&waitMs=20000", { "if-none-match": first.headers.get("etag") ?? "" });
+    await report(id, { etag: await wanted(id), status: "applied" });
+    expect((await waiting).body).to.deep.include({ applied: 1, pending: 0 });
+  });
+
+  it("streams", async () => {
+    const [type, id] = [fresh("type"), fresh("c")];
+    await here.register(id, { type });
+    const abort = new AbortController();
+    const answer = await fetch(`${here.url}/v1/config/status?type=${type}`, {
+      headers: { accept: "text/event-stream" },
+      signal: abort.signal,
+    });
+    const reader = answer.body?.getReader();
+    let text = "";
+    const until = async (pattern: RegExp) => {
+      while (!pattern.test(text)) text += Buffer.from((await reader?.read())?.value ?? []).toString();
+    };
+    await until(/event: status\ndata: .*"pending":1/);
+    await report(id, { etag: await wanted(id), status: "applied" });
+    await until(/event: status\ndata: .*"applied":1/);
+    abort.abort();
+  });
+
+  it("is a metric", async () => {
+    await here.register(fresh("m"), { type: fresh("type") });
+    expect(await here.metrics.metrics()).to.match(/muster_config_components\{status="pending"\} [1-9]/);
+  });
+
+  it("refuses a report of a component that is not registered, and one that says nothing", async () => {
+    const unknown = await report(fresh("nobody"), { etag: "x", status: "applied" });
+    expect([unknown.status, unknown.body.code]).to.deep.equal([404, "not-registered"]);
+    const id = fresh("c");
+    await here.register(id);
+    for (const body of [{ etag: "x" }, { etag: "x", status: "ok" }, { status: "applied" }]) {
+      expect((await report(id, body)).status).to.equal(400);
+    }
+  });
+});
