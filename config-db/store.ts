@@ -109,7 +109,7 @@ export class Database<Doc extends Document> {
   async get<Some extends Doc = Doc>(id: string, options: { rev?: string } = {}): Promise<Stored<Some> | undefined> {
     try {
       const query = options.rev === undefined ? {} : { rev: options.rev };
-      return await this.#request<Stored<Some>>({ path: encodeURIComponent(id), query });
+      return await this.#request<Stored<Some>>({ path: documentPath(id), query });
     } catch (error) {
       if (error instanceof MusterError && error.code === "not-found") return undefined;
       throw error;
@@ -142,7 +142,7 @@ export class Database<Doc extends Document> {
   async #openRevisions<Leaf>(id: string, query: Record<string, unknown>): Promise<Leaf[]> {
     try {
       const rows = await this.#request<{ ok?: Leaf }[]>({
-        path: encodeURIComponent(id),
+        path: documentPath(id),
         query: { open_revs: "all", ...query },
       });
       return rows.flatMap((row) => (row.ok === undefined ? [] : [row.ok]));
@@ -160,7 +160,7 @@ export class Database<Doc extends Document> {
   async put(doc: Doc): Promise<string> {
     const answer = await this.#request<{ rev: string }>({
       method: "PUT",
-      path: encodeURIComponent(doc._id),
+      path: documentPath(doc._id),
       body: doc,
     });
     return answer.rev;
@@ -170,7 +170,12 @@ export class Database<Doc extends Document> {
   async bulk(docs: Doc[], options: { newEdits?: boolean; timeoutMs?: number } = {}): Promise<BulkRow[]> {
     if (docs.length === 0) return [];
     const body = options.newEdits === false ? { docs, new_edits: false } : { docs };
-    return this.#request<BulkRow[]>({ method: "POST", path: "_bulk_docs", body, timeoutMs: options.timeoutMs ?? 30_000 });
+    return this.#request<BulkRow[]>({
+      method: "POST",
+      path: "_bulk_docs",
+      body,
+      timeoutMs: options.timeoutMs ?? 30_000,
+    });
   }
 
   /** All documents whose id starts with `prefix`, in id order. */
@@ -229,7 +234,7 @@ export class Database<Doc extends Document> {
   async putAttachment(id: string, rev: string, name: string, attachment: Attachment): Promise<string> {
     const answer = await this.#request<{ rev: string }>({
       method: "PUT",
-      path: `${encodeURIComponent(id)}/${encodeURIComponent(name)}`,
+      path: `${documentPath(id)}/${encodeURIComponent(name)}`,
       query: { rev },
       body: attachment.bytes,
       contentType: attachment.contentType,
@@ -239,7 +244,7 @@ export class Database<Doc extends Document> {
 
   async getAttachment(id: string, name: string): Promise<Buffer | undefined> {
     try {
-      const path = `${encodeURIComponent(id)}/${encodeURIComponent(name)}`;
+      const path = `${documentPath(id)}/${encodeURIComponent(name)}`;
       const answer = await this.#request<Buffer | string | object>({ path });
       return Buffer.isBuffer(answer)
         ? answer
@@ -251,7 +256,7 @@ export class Database<Doc extends Document> {
   }
 
   async deleteAttachment(id: string, rev: string, name: string): Promise<string> {
-    const path = `${encodeURIComponent(id)}/${encodeURIComponent(name)}`;
+    const path = `${documentPath(id)}/${encodeURIComponent(name)}`;
     return (await this.#request<{ rev: string }>({ method: "DELETE", path, query: { rev } })).rev;
   }
 
@@ -269,6 +274,12 @@ export class Database<Doc extends Document> {
 }
 
 const pageSize = 1000;
+
+/** CouchDB wants the slash of `_design/…` and `_local/…` as it is: it redirects an encoded one. */
+function documentPath(id: string): string {
+  const [, prefix = "", name = id] = /^(_design\/|_local\/)(.*)$/s.exec(id) ?? [];
+  return prefix + encodeURIComponent(name);
+}
 
 function unavailable(what: string, cause?: unknown): MusterError {
   return new MusterError("store-unavailable", `${what}; nothing is known to be written, try again`, {
