@@ -202,10 +202,11 @@ export async function tellOutcome(
     messageId: randomUUID(),
     kind: "outcome",
     name: envelope.name,
-    from: outcome.component,
     correlationId: envelope.messageId,
     contentType: "application/json",
     attempt: 1,
+    // `any:<type>` is nobody's id.
+    ...(outcome.component.startsWith("any:") ? {} : { from: outcome.component }),
     ...(envelope.traceparent === undefined ? {} : { traceparent: envelope.traceparent }),
   };
   await sendBack(broker, envelope, { envelope: told, content: Buffer.from(JSON.stringify(outcome)) }, options);
@@ -246,7 +247,7 @@ async function sendBack(
 export async function publishDead(
   broker: Broker,
   { content, properties, fields }: ConsumeMessage,
-  { component, reason }: { component: string; reason: string },
+  { component, reason, code }: { component: string; reason: string; code?: string },
 ): Promise<void> {
   const { expiration: _, deliveryMode: __, headers: given, ...kept } = properties;
   const outcome = await broker.publish({
@@ -257,7 +258,12 @@ export async function publishDead(
       ...kept,
       persistent: true,
       mandatory: true,
-      headers: { ...given, [headers.reason]: reason.slice(0, reasonCharactersMax), [headers.to]: component },
+      headers: {
+        ...given,
+        [headers.reason]: reason.slice(0, reasonCharactersMax),
+        [headers.to]: component,
+        ...(code === undefined ? {} : { [headers.error]: code }),
+      },
     },
   });
   if (outcome !== "routed")

@@ -26,6 +26,9 @@ export interface Envelope {
   error?: string;
   reason?: string;
   traceparent?: string;
+  contentEncoding?: string;
+  /** Headers that are not Muster's: carried on. */
+  extra?: Record<string, string | number | boolean>;
 }
 
 export interface Letter {
@@ -91,6 +94,8 @@ export function readLetter(message: Pick<Message, "content" | "properties">): Le
   assign(envelope, "error", text(given[headers.error]));
   assign(envelope, "reason", text(given[headers.reason]));
   assign(envelope, "traceparent", text(given[headers.traceparent]));
+  assign(envelope, "contentEncoding", text(properties.contentEncoding));
+  assign(envelope, "extra", extraOf(given));
   return { envelope, content };
 }
 
@@ -105,7 +110,7 @@ function faultOfReplyTo(kind: MessageKind, replyTo: unknown, from: unknown): str
 
 /** What `publish` of amqplib takes for this envelope. `nowMs` is the wall clock, for what is left until the deadline. */
 export function publishOptions(envelope: Envelope, nowMs: number, options: { persistent: boolean }): Options.Publish {
-  const told: Record<string, unknown> = { [headers.kind]: envelope.kind };
+  const told: Record<string, unknown> = { ...envelope.extra, [headers.kind]: envelope.kind };
   const optional: Record<string, unknown> = {
     [headers.from]: envelope.from,
     [headers.deadline]: envelope.deadlineAtMs,
@@ -123,6 +128,7 @@ export function publishOptions(envelope: Envelope, nowMs: number, options: { per
     timestamp: Math.floor((envelope.sentAtMs ?? nowMs) / 1000),
     headers: told,
     ...(envelope.name === "" ? {} : { type: envelope.name }),
+    ...(envelope.contentEncoding === undefined ? {} : { contentEncoding: envelope.contentEncoding }),
     ...(envelope.replyTo === undefined ? {} : { replyTo: envelope.replyTo }),
     ...(envelope.correlationId === undefined ? {} : { correlationId: envelope.correlationId }),
     // A deadline that has just passed must not become "never expires".
@@ -146,6 +152,16 @@ export function toHttpBody({ envelope, content }: Letter): HttpBody {
     return envelope.contentType === "application/json" ? { body } : { body, contentType: envelope.contentType };
   }
   return { contentType: envelope.contentType, bodyBase64: content.toString("base64") };
+}
+
+/** All but Muster's own and the broker's; nested ones are left behind. */
+function extraOf(given: Record<string, unknown>): Envelope["extra"] | undefined {
+  const extra: NonNullable<Envelope["extra"]> = {};
+  for (const [name, value] of Object.entries(given)) {
+    if (name.startsWith("muster-") || name.startsWith("x-") || name === headers.traceparent) continue;
+    if (typeof value === "string" || typeof value === "number" || typeof value === "boolean") extra[name] = value;
+  }
+  return Object.keys(extra).length > 0 ? extra : undefined;
 }
 
 function attemptOf(value: unknown): number {

@@ -1,7 +1,7 @@
 /**
- * What was answered to POSTs that carry an `Idempotency-Key`. The id of the message is made from the key, so that even
- * after this memory is gone (another coordinator, a restart) a repeated send is the same message to its target, which
- * handles it once.
+ * What was answered to POSTs that carry an `Idempotency-Key`. The key, when it is long enough to be nobody else's by
+ * chance, is the message's id; else the id is made from it. So even after this memory is gone (another coordinator, a
+ * restart), and over AMQP too, a repeated send is the same message to its target, which handles it once.
  */
 import { createHash, randomUUID } from "node:crypto";
 import { LRUCache } from "lru-cache";
@@ -20,6 +20,13 @@ interface Remembered {
 }
 
 const keyCharactersMax = 255;
+/** UUIDs, ULIDs, the ids of the client libraries. */
+const ownIdPattern = /^[A-Za-z0-9_-]{16,128}$/;
+
+/** Tells one request body from another. */
+export function fingerprintOf(input: unknown): string {
+  return createHash("sha256").update(JSON.stringify(input)).digest("base64");
+}
 
 export class Idempotency {
   readonly #answers: LRUCache<string, Remembered>;
@@ -46,7 +53,7 @@ export class Idempotency {
         `Idempotency-Key must have 1 to ${keyCharactersMax} characters, got ${key.length}`,
       );
     const name = `${scope}\n${key}`;
-    const fingerprint = createHash("sha256").update(JSON.stringify(input)).digest("base64");
+    const fingerprint = fingerprintOf(input);
     const before = this.#answers.get(name);
     if (before !== undefined) {
       if (before.fingerprint === fingerprint) return before.answer as Promise<Answer>;
@@ -55,7 +62,7 @@ export class Idempotency {
         `the Idempotency-Key "${key}" came with another request before; use a new key for a new one`,
       );
     }
-    const answer = work(idFrom(name));
+    const answer = work(ownIdPattern.test(key) ? key : idFrom(name));
     this.#answers.set(name, { fingerprint, answer });
     try {
       return await answer;

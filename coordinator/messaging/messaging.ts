@@ -5,10 +5,14 @@
 import type { Logger } from "pino";
 import type { RenewalMessage } from "../../config-db/generated/types.ts";
 import { exchanges, queues } from "../../config-db/names.ts";
+import type { Store } from "../../config-db/store.ts";
 import { defaultRetryPolicy, type RetryPolicy } from "./after-failure.ts";
 import { Broker } from "./broker.ts";
+import { Commands } from "./commands.ts";
 import { Consumer, publishDead } from "./consumer.ts";
 import { type Contestant, contest } from "./contest.ts";
+import { removedCode } from "./dead-letter.ts";
+import { DeadLetters } from "./dead-letters.ts";
 import { publishOptions } from "./envelope.ts";
 import { Events } from "./events.ts";
 import { Inboxes } from "./inboxes.ts";
@@ -18,7 +22,10 @@ import { type Provisioned, Provisioning } from "./provisioning.ts";
 import { Renewals } from "./renewals.ts";
 import { Requester } from "./request.ts";
 import { draftLetter, Sender } from "./send.ts";
+import { Tap } from "./tap.ts";
 import { defaultQueueLimits, type QueueLimits } from "./topology.ts";
+import { defaultTrackingLimits, Tracking, type TrackingLimits } from "./tracking.ts";
+import { Webhooks } from "./webhooks.ts";
 
 export interface MessagingOptions {
   /** The broker, with credentials. */
@@ -31,13 +38,19 @@ export interface MessagingOptions {
    */
   managementUrl?: string;
   site: string;
+  /** Keeps tracked commands and dead letters. */
+  store: Store;
   members: Members;
+  /** Whether this coordinator leads its site: it alone calls webhooks. Not given: it does. */
+  leads?: () => boolean;
   logger: Logger;
-  limits?: Partial<QueueLimits>;
+  limits?: Partial<QueueLimits & TrackingLimits & { deadLettersMax: number }>;
   retry?: Partial<RetryPolicy>;
   wallClock?: () => Date;
 }
 
+/** Dead letters kept in the store; more wait in the broker. */
+const deadLettersMax = 100_000;
 /** Signals sent at once: more would only fill the sockets' buffers. */
 const signalsAtOnce = 2_000;
 /** A signal that nobody took for so long tells nothing: its component read the record when it came back. */
@@ -54,9 +67,15 @@ export class Messaging {
   readonly requester: Requester;
   readonly events: Events;
   readonly inboxes: Inboxes;
+  readonly tracking: Tracking;
+  readonly commands: Commands;
+  readonly deadLetters: DeadLetters;
+  readonly tap: Tap;
+  readonly #webhooks: Webhooks;
 
   constructor(options: MessagingOptions) {
-    const { amqpUrl, managementUrl, site, members, logger, wallClock = () => new Date() } = options;
+    const { amqpUrl, managementUrl, site, members, store, logger, wallClock = () => new Date() } = options;
+    const { leads = () => true, limits = {} } = options;
     this.#options = options;
     this.#wallClock = wallClock;
     this.#broker = new Broker({ url: amqpUrl, site, logger });
@@ -69,7 +88,7 @@ export class Messaging {
       broker,
       management,
       site,
-      limits: { ...defaultQueueLimits, ...options.limits },
+      limits: { ...defaultQueueLimits, ...limits },
       members: () => this.#ownMembers(),
       logger,
     });
@@ -80,19 +99,38 @@ export class Messaging {
     this.requester = new Requester({ broker, sender: this.sender, site });
     this.events = new Events({ broker, wallClock });
     this.inboxes = new Inboxes({ broker, consumer, provisioning, logger });
+    const trackingLimits = { ...defaultTrackingLimits, ...limits };
+    this.tracking = new Tracking({ store, broker, site, logger, limits: trackingLimits, wallClock });
+    const { sender, tracking, inboxes } = this;
+    this.commands = new Commands({ sender, tracking, site, wallClock });
+    const max = limits.deadLettersMax ?? deadLettersMax;
+    this.deadLetters = new DeadLetters({ store, broker, sender, tracking, logger, wallClock, max });
+    const { replyKey } = this.requester;
+    this.tap = new Tap({ broker, site, replyKey, logger, standing: () => this.#standing() });
+    this.#webhooks = new Webhooks({ inboxes, members, site, leads, logger, wallClock });
   }
 
-  /** Begins to connect. A broker that is away does not stop it: what needs the broker answers 503 until it is there. */
+  /**
+   * Begins to connect. A broker that is away does not stop it: what needs the broker answers 503 until it is there.
+   * @throws MusterError `store-unavailable`
+   */
   async start(): Promise<void> {
     this.#broker.start();
     this.#provisioning.start();
     this.requester.start();
+    await this.tracking.start();
+    await this.deadLetters.start();
+    this.#webhooks.start();
   }
 
   async close(): Promise<void> {
     await Promise.all([...this.#contests].map((leave) => leave()));
+    await this.#webhooks.close();
     await this.inboxes.close();
+    await this.tap.close();
     await this.events.close();
+    await this.deadLetters.close();
+    await this.tracking.close();
     await this.requester.close();
     await this.#renewals.close();
     await this.#provisioning.close();
@@ -154,13 +192,14 @@ export class Messaging {
   async remove(component: Provisioned): Promise<void> {
     const { id, type } = component;
     await this.inboxes.drop(id);
+    await this.tap.leave(id);
     await this.#provisioning.remove(component, async (queue, message) => {
       if (queue === queues.replies(id) || queue === queues.requests(id)) return;
       const reason =
         queue === queues.any(type)
           ? `the last component of type "${type}" was removed`
           : `the component "${id}" was removed before it handled this`;
-      await publishDead(this.#broker, message, { component: id, reason });
+      await publishDead(this.#broker, message, { component: id, reason, code: removedCode });
     });
   }
 
@@ -212,6 +251,10 @@ export class Messaging {
     };
     this.#contests.add(leaveOnce);
     return leaveOnce;
+  }
+
+  *#standing(): Iterable<Provisioned> {
+    for (const member of this.#ownMembers()) if (this.#provisioning.stands(member)) yield member;
   }
 
   *#ownMembers(): Iterable<Provisioned> {

@@ -6,20 +6,17 @@ import { draftLetter } from "../../coordinator/messaging/send.ts";
 import { useVhost } from "../support/broker.ts";
 import { eventually } from "../support/eventually.ts";
 import { expectError } from "../support/expect-error.ts";
-import { command, createMessaging, FakeMembers, foreignClient, unique } from "./messaging-fixture.ts";
+import { command, foreignClient, unique, useMessaging } from "./messaging-fixture.ts";
 
 describe("messages between components", function () {
   this.timeout(20_000);
   const vhost = useVhost();
-  const members = new FakeMembers();
+  const site = useMessaging(vhost);
+  const { members } = site;
   let messaging: Messaging;
-
-  before(async () => {
-    messaging = createMessaging(vhost, members);
-    await messaging.start();
-    await messaging.ready();
+  before(() => {
+    ({ messaging } = site);
   });
-  after(() => messaging.close());
 
   const take = async (inbox: Inbox, waitMs = 5_000, visibilityMs = 30_000) =>
     inbox.poll({ max: 10, waitMs, visibilityMs, signal: new AbortController().signal });

@@ -2,10 +2,15 @@
 import { randomBytes } from "node:crypto";
 import { type Channel, type ChannelModel, type ConsumeMessage, connect } from "amqplib";
 import { pino } from "pino";
+import { startEmbedded } from "../../config-db/embedded/server.ts";
+import { install } from "../../config-db/installer.ts";
+import { Store } from "../../config-db/store.ts";
 import type { Member, Members } from "../../coordinator/messaging/members.ts";
 import { Messaging, type MessagingOptions } from "../../coordinator/messaging/messaging.ts";
 import { draftLetter } from "../../coordinator/messaging/send.ts";
-import type { Vhost } from "../support/broker.ts";
+import { brokerStartTimeoutMs, type Vhost } from "../support/broker.ts";
+
+type EmbeddedServer = Awaited<ReturnType<typeof startEmbedded>>;
 
 export const site = "here";
 export const silent = pino({ level: process.env.LOG_LEVEL ?? "silent" });
@@ -37,9 +42,53 @@ export function unique(prefix: string): string {
   return `${prefix}-${randomBytes(4).toString("hex")}`;
 }
 
-export function createMessaging(vhost: Vhost, members: Members, options: Partial<MessagingOptions> = {}): Messaging {
-  const { url, managementUrl } = vhost;
-  return new Messaging({ amqpUrl: url, managementUrl, site, members, logger: silent, ...options });
+export interface Site {
+  messaging: Messaging;
+  members: FakeMembers;
+  store: Store;
+}
+
+/** Gives the enclosing `describe` a started Messaging on a store in memory. What it returns is read inside tests only. */
+export function useMessaging(vhost: Vhost, options: Partial<MessagingOptions> = {}): Site {
+  const members = new FakeMembers();
+  let server: EmbeddedServer | undefined;
+  let made: { messaging: Messaging; store: Store } | undefined;
+  before(async function () {
+    this.timeout(brokerStartTimeoutMs);
+    server = await startEmbedded({ port: 0 });
+    const store = new Store(server.url);
+    await install(store);
+    const messaging = createMessaging(vhost, members, store, options);
+    await messaging.start();
+    await messaging.ready();
+    made = { messaging, store };
+  });
+  after(async () => {
+    await made?.messaging.close();
+    await server?.close();
+  });
+  const current = () => {
+    if (made === undefined) throw new Error("the site exists only inside hooks and tests");
+    return made;
+  };
+  return {
+    members,
+    get messaging() {
+      return current().messaging;
+    },
+    get store() {
+      return current().store;
+    },
+  };
+}
+
+export function createMessaging(
+  { url, managementUrl }: { url: string; managementUrl: string },
+  members: Members,
+  store: Store,
+  options: Partial<MessagingOptions> = {},
+): Messaging {
+  return new Messaging({ amqpUrl: url, managementUrl, site, store, members, logger: silent, ...options });
 }
 
 /** A foreign AMQP client: it may publish and consume anything. */

@@ -1,0 +1,143 @@
+/** A component's inbox over HTTP: taking messages, settling them. */
+import { MusterError } from "../../config-db/errors.ts";
+import type { DeliveryNack, DeliveryReply } from "../../config-db/generated/types.ts";
+import { limits } from "../../config-db/limits.ts";
+import { type Inbox, type InboxMessage, inboxLimits } from "../messaging/inbox.ts";
+import type { Member, Members } from "../messaging/members.ts";
+import type { Messaging } from "../messaging/messaging.ts";
+import { bufferedStream, contentOf } from "./message-body.ts";
+import type { QueryParameter, RequestContext, Route } from "./route.ts";
+import { wantsStream } from "./watch.ts";
+
+export interface InboxRoutesOptions {
+  messaging: Messaging;
+  members: Members;
+  site: string;
+  /** A poll is a sign of life. */
+  touch: (id: string) => void;
+}
+
+export function inboxRoutes({ messaging, members, site, touch }: InboxRoutesOptions): Route[] {
+  const query: Record<string, QueryParameter> = {
+    max: {
+      description: "At most so many messages; also how many deliveries of a queue may be open at once.",
+      schema: {
+        type: "integer",
+        minimum: inboxLimits.max.min,
+        maximum: inboxLimits.max.max,
+        default: inboxLimits.max.default,
+      },
+    },
+    waitMs: {
+      description: "Wait so long, in milliseconds, for the first message.",
+      schema: { type: "integer", minimum: 0, maximum: limits.waitMs, default: 0 },
+    },
+    visibilityMs: {
+      description: "A message that is not settled within so many milliseconds comes back.",
+      schema: {
+        type: "integer",
+        minimum: inboxLimits.visibilityMs.min,
+        maximum: inboxLimits.visibilityMs.max,
+        default: inboxLimits.visibilityMs.default,
+      },
+    },
+  };
+  const inboxOf = async (id: string): Promise<Inbox> => {
+    const member = registered(members, id);
+    if (member.state !== "up")
+      throw new MusterError("not-registered", `the component "${id}" is ${member.state}: register it again`);
+    if (member.site !== site)
+      throw new MusterError(
+        "not-registered",
+        `the component "${id}" is at home at the site "${member.site}": poll there`,
+      );
+    return messaging.inboxes.of(member);
+  };
+  const settled = async (request: RequestContext, settle: (inbox: Inbox, delivery: string) => Promise<void>) => {
+    const { id = "", delivery = "" } = request.params;
+    touch(id);
+    const inbox = messaging.inboxes.existing(id);
+    if (inbox === undefined)
+      throw new MusterError(
+        "no-such-delivery",
+        `"${id}" has nothing open at this coordinator: the message comes again`,
+      );
+    await settle(inbox, delivery);
+    return { status: 204 };
+  };
+  const settling = (verb: string, summary: string): Pick<Route, "method" | "path" | "summary" | "answers"> => ({
+    method: "post",
+    path: `/v1/components/{id}/inbox/{delivery}/${verb}`,
+    summary,
+    answers: { 204: { description: "Settled" }, 404: { description: "The delivery is not open" } },
+  });
+
+  return [
+    {
+      method: "get",
+      path: "/v1/components/{id}/inbox",
+      summary: "Take messages: commands, requests, broadcasts and signals for this component",
+      query,
+      streams: true,
+      answers: { 200: { description: "{messages}, or server-sent events `message`" } },
+      handle: async (request) => {
+        const { id = "" } = request.params;
+        const visibilityMs = Number(request.query.visibilityMs ?? inboxLimits.visibilityMs.default);
+        const inbox = await inboxOf(id);
+        const stop = keepTouching(() => touch(id), members.get(id)?.ttlMs ?? limits.ttlMs.default);
+        if (wantsStream(request)) {
+          return bufferedStream<InboxMessage>(
+            request,
+            async (give) => {
+              const end = await inbox.stream({ visibilityMs, give });
+              return () => {
+                stop();
+                end();
+              };
+            },
+            (message) => ({ event: "message", id: message.delivery, data: message }),
+          );
+        }
+        try {
+          const max = Number(request.query.max ?? inboxLimits.max.default);
+          const waitMs = Number(request.query.waitMs ?? 0);
+          const messages = await inbox.poll({ max, waitMs, visibilityMs, signal: request.signal });
+          return { status: 200, body: { messages } };
+        } finally {
+          stop();
+        }
+      },
+    },
+    {
+      ...settling("ack", "The message was handled"),
+      handle: (request) => settled(request, (inbox, delivery) => inbox.ack(delivery)),
+    },
+    {
+      ...settling("nack", "The message could not be handled: it comes again, in the end it is a dead letter"),
+      body: "delivery-nack",
+      bodyOptional: true,
+      handle: (request) =>
+        settled(request, (inbox, delivery) => inbox.nack(delivery, (request.body ?? {}) as DeliveryNack)),
+    },
+    {
+      ...settling("reply", "Answer a request"),
+      body: "delivery-reply",
+      bodyOptional: true,
+      handle: (request) =>
+        settled(request, (inbox, delivery) => inbox.reply(delivery, contentOf((request.body ?? {}) as DeliveryReply))),
+    },
+  ];
+}
+
+/** A component that waits for messages lives: its lease is renewed three times a TTL meanwhile. */
+function keepTouching(touch: () => void, ttlMs: number): () => void {
+  touch();
+  const timer = setInterval(touch, ttlMs / 3);
+  return () => clearInterval(timer);
+}
+
+function registered(members: Members, id: string): Member {
+  const member = members.get(id);
+  if (member === undefined) throw new MusterError("not-registered", `no component "${id}" is registered`);
+  return member;
+}

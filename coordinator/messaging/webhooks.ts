@@ -1,0 +1,211 @@
+/**
+ * Webhooks: the inbox of a component that would rather be called. Each message is POSTed to the registered URL, signed; a
+ * 2xx acks it. What says that the endpoint is away (no connection, 408, 429, 503) is tried again with backoff and costs
+ * the message nothing; any other answer is a failure of the handler and follows the rules of every other one.
+ */
+import { createHmac } from "node:crypto";
+import { setTimeout as delay } from "node:timers/promises";
+import type { Logger } from "pino";
+import { type Backoff, backoffMs } from "./backoff.ts";
+import { type Inbox, type InboxMessage, inboxLimits } from "./inbox.ts";
+import type { Inboxes } from "./inboxes.ts";
+import type { Member, Members } from "./members.ts";
+
+export interface WebhooksOptions {
+  inboxes: Inboxes;
+  members: Members;
+  site: string;
+  /** Only the leading coordinator calls webhooks: two would lose the order of messages. */
+  leads: () => boolean;
+  logger: Logger;
+  wallClock: () => Date;
+}
+
+const reconcileEveryMs = 1_000;
+const messagesAtOnce = 16;
+const pollWaitMs = 30_000;
+const answerTimeoutMs = 30_000;
+const answerBytesMax = 1024 * 1024;
+const endpointBackoff: Backoff = { firstMs: 500, maxMs: 30_000 };
+const pollRetryMs = 2_000;
+
+interface Caller {
+  url: string;
+  secret: string;
+  type: string;
+  abort: AbortController;
+  running: Promise<void>;
+}
+
+export class Webhooks {
+  readonly #options: WebhooksOptions;
+  readonly #callers = new Map<string, Caller>();
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(options: WebhooksOptions) {
+    this.#options = options;
+  }
+
+  start(): void {
+    this.#timer = setInterval(() => this.#reconcile(), reconcileEveryMs);
+    this.#reconcile();
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    const callers = [...this.#callers.values()];
+    for (const { abort } of callers) abort.abort();
+    await Promise.all(callers.map(({ running }) => running));
+  }
+
+  /** Starts calling for components that are up and have a webhook, stops for those that are or have no longer. */
+  #reconcile(): void {
+    const { members, leads } = this.#options;
+    const wanted = new Map<string, Member & { webhook: { url: string; secret: string } }>();
+    if (leads()) for (const member of members.all()) if (this.#isWanted(member)) wanted.set(member.id, member);
+    for (const [id, caller] of this.#callers) {
+      const member = wanted.get(id);
+      if (
+        member?.webhook.url === caller.url &&
+        member.webhook.secret === caller.secret &&
+        member.type === caller.type
+      ) {
+        wanted.delete(id);
+        continue;
+      }
+      this.#callers.delete(id);
+      caller.abort.abort();
+    }
+    for (const { id, type, webhook } of wanted.values()) {
+      const abort = new AbortController();
+      const running = this.#call({ id, type }, webhook, abort.signal);
+      this.#callers.set(id, { ...webhook, type, abort, running });
+    }
+  }
+
+  #isWanted(member: Member): member is Member & { webhook: { url: string; secret: string } } {
+    return member.webhook !== undefined && member.site === this.#options.site && member.state === "up";
+  }
+
+  async #call(
+    component: { id: string; type: string },
+    webhook: { url: string; secret: string },
+    signal: AbortSignal,
+  ): Promise<void> {
+    while (!signal.aborted) {
+      try {
+        const inbox = await this.#options.inboxes.of(component);
+        const messages = await inbox.poll({
+          max: messagesAtOnce,
+          waitMs: pollWaitMs,
+          visibilityMs: inboxLimits.visibilityMs.max,
+          signal,
+        });
+        // One sender's messages one after another, in their order.
+        const lanes = new Map<string, InboxMessage[]>();
+        for (const message of messages)
+          lanes.set(message.from ?? "", [...(lanes.get(message.from ?? "") ?? []), message]);
+        await Promise.all(
+          [...lanes.values()].map(async (lane) => {
+            for (const message of lane) await this.#deliver(inbox, message, webhook, signal);
+          }),
+        );
+      } catch (error) {
+        if (signal.aborted) return;
+        this.#options.logger.warn(
+          { component: component.id, error: String(error) },
+          "a webhook's inbox cannot be read",
+        );
+        await delay(pollRetryMs, undefined, { signal }).catch(() => undefined);
+      }
+    }
+  }
+
+  async #deliver(
+    inbox: Inbox,
+    message: InboxMessage,
+    webhook: { url: string; secret: string },
+    signal: AbortSignal,
+  ): Promise<void> {
+    for (let failures = 1; ; failures += 1) {
+      const answer = await this.#post(message, webhook, signal);
+      if (signal.aborted) {
+        // Back to the queue at once, for whoever calls next.
+        await inbox
+          .nack(message.delivery, { reason: "the webhook is called no more", delayMs: 0 })
+          .catch(() => undefined);
+        return;
+      }
+      if (answer.outcome === "handled") {
+        if (message.kind === "request") await inbox.reply(message.delivery, answer.reply);
+        else await inbox.ack(message.delivery);
+        return;
+      }
+      if (answer.outcome === "failed") {
+        await inbox.nack(message.delivery, { reason: answer.reason });
+        return;
+      }
+      if (failures === 1)
+        this.#options.logger.info({ url: webhook.url, reason: answer.reason }, "a webhook is away, trying again");
+      if (message.deadlineAt !== undefined && Date.parse(message.deadlineAt) <= this.#options.wallClock().getTime()) {
+        await inbox.nack(message.delivery, { reason: `the webhook was away: ${answer.reason}` });
+        return;
+      }
+      await delay(backoffMs(endpointBackoff, failures, Math.random()), undefined, { signal }).catch(() => undefined);
+    }
+  }
+
+  async #post(
+    message: InboxMessage,
+    { url, secret }: { url: string; secret: string },
+    signal: AbortSignal,
+  ): Promise<PostOutcome> {
+    const body = JSON.stringify(message);
+    const seconds = Math.floor(this.#options.wallClock().getTime() / 1000);
+    try {
+      const response = await fetch(url, {
+        method: "POST",
+        headers: {
+          "content-type": "application/json",
+          "muster-signature": webhookSignature(secret, seconds, body),
+          "muster-delivery": message.delivery,
+          ...(message.traceparent === undefined ? {} : { traceparent: message.traceparent }),
+        },
+        body,
+        redirect: "manual",
+        signal: AbortSignal.any([signal, AbortSignal.timeout(answerTimeoutMs)]),
+      });
+      const content = Buffer.from(await response.arrayBuffer());
+      if (awayStatuses.has(response.status)) return { outcome: "away", reason: `status ${response.status}` };
+      if (!response.ok) {
+        const said = content.toString("utf8").slice(0, 200);
+        return { outcome: "failed", reason: `the webhook answered ${response.status} ${said}`.trim() };
+      }
+      if (content.length > answerBytesMax)
+        return {
+          outcome: "failed",
+          reason: `the webhook answered ${content.length} bytes, the limit is ${answerBytesMax}`,
+        };
+      const contentType = response.headers.get("content-type") ?? "application/json";
+      return { outcome: "handled", reply: { content, contentType } };
+    } catch (error) {
+      const cause = (error as { cause?: unknown }).cause;
+      return { outcome: "away", reason: String(cause ?? error) };
+    }
+  }
+}
+
+type PostOutcome =
+  | { outcome: "handled"; reply: { content: Buffer; contentType: string } }
+  | { outcome: "failed"; reason: string }
+  | { outcome: "away"; reason: string };
+
+const awayStatuses = new Set([408, 429, 503]);
+
+/**
+ * The `Muster-Signature` header: `t=<seconds>,v1=<hex>`, where `v1` is the HMAC-SHA256 of `<seconds>.<body>` under the
+ * webhook's secret. A receiver compares it in constant time and refuses a `t` that is minutes old.
+ */
+export function webhookSignature(secret: string, seconds: number, body: string): string {
+  return `t=${seconds},v1=${createHmac("sha256", secret).update(`${seconds}.${body}`).digest("hex")}`;
+}

@@ -1,0 +1,199 @@
+import { expect } from "chai";
+import type { DeadLetter } from "../../coordinator/messaging/dead-letters.ts";
+import type { Inbox } from "../../coordinator/messaging/inbox.ts";
+import type { Messaging } from "../../coordinator/messaging/messaging.ts";
+import { useVhost } from "../support/broker.ts";
+import { eventually } from "../support/eventually.ts";
+import { expectError } from "../support/expect-error.ts";
+import { command, type Foreign, foreignClient, unique, useMessaging } from "./messaging-fixture.ts";
+
+describe("dead letters", function () {
+  this.timeout(30_000);
+  const vhost = useVhost();
+  const site = useMessaging(vhost, { retry: { attemptsMax: 1, firstMs: 10, maxMs: 10 } });
+  let messaging: Messaging;
+  let foreign: Foreign;
+  before(async () => {
+    ({ messaging } = site);
+    foreign = await foreignClient(vhost.url);
+  });
+  after(() => foreign.close());
+
+  const poll = (inbox: Inbox, waitMs = 5_000) =>
+    inbox.poll({ max: 10, waitMs, visibilityMs: 30_000, signal: new AbortController().signal });
+  const of = async (to: string): Promise<DeadLetter> =>
+    eventually(async () => {
+      const { deadLetters } = await messaging.deadLetters.list({ match: { to }, limit: 10 });
+      expect(deadLetters).to.have.length(1);
+      return deadLetters[0] as DeadLetter;
+    });
+  const failOne = async (id: string, reason = "broken") => {
+    const member = site.members.get(id) ?? site.members.add({ id });
+    await messaging.sender.send(messaging.sender.plan({ component: id }, "command"), command("doomed", { n: 1 }));
+    const inbox = await messaging.inboxes.of(member);
+    const [message] = await poll(inbox);
+    await inbox.nack(message?.delivery ?? "", { reason });
+    return inbox;
+  };
+
+  it("have the handler's reason, and their body unchanged", async () => {
+    const id = unique("c");
+    await failOne(id, "no paper");
+    const letter = await of(id);
+    expect(letter).to.include({ state: "failed", reason: "no paper", name: "doomed", to: id, kind: "command" });
+    expect((await messaging.deadLetters.get(letter.id)).content.toString()).to.equal('{"n":1}');
+  });
+
+  it("are sent again as a first attempt, and are gone then", async () => {
+    const id = unique("c");
+    const inbox = await failOne(id);
+    const letter = await of(id);
+    await messaging.deadLetters.redrive(letter.id);
+    const [message] = await poll(inbox);
+    expect(message).to.include({ name: "doomed", attempt: 1, id: letter.messageId });
+    expect(message?.body).to.deep.equal({ n: 1 });
+    await expectError(() => messaging.deadLetters.get(letter.id), "not-found");
+  });
+
+  it("come back when they fail again", async () => {
+    const id = unique("c");
+    const inbox = await failOne(id);
+    const first = await of(id);
+    await messaging.deadLetters.redrive(first.id);
+    const [message] = await poll(inbox);
+    await inbox.nack(message?.delivery ?? "", { reason: "again" });
+    expect((await of(id)).reason).to.equal("again");
+  });
+
+  it("are discarded", async () => {
+    const id = unique("c");
+    await failOne(id);
+    const letter = await of(id);
+    await messaging.deadLetters.discard(letter.id);
+    await expectError(() => messaging.deadLetters.discard(letter.id), "not-found");
+  });
+
+  it("are redriven by what matches", async () => {
+    const [a, b] = [unique("c"), unique("c")];
+    for (const id of [a, b]) await failOne(id);
+    await of(a);
+    await of(b);
+    expect(await messaging.deadLetters.redriveMany({ to: a })).to.deep.equal({ redriven: 1, refused: 0, more: false });
+    expect((await messaging.deadLetters.list({ match: { to: b }, limit: 10 })).deadLetters).to.have.length(1);
+  });
+
+  it("are listed page by page", async () => {
+    const name = unique("n");
+    const id = unique("c");
+    site.members.add({ id });
+    for (let n = 0; n < 5; n += 1)
+      foreign.channel.publish("muster.dead", id, Buffer.from(String(n)), {
+        messageId: unique("m"),
+        type: name,
+        headers: { "muster-kind": "command", "muster-reason": "test", "muster-to": id },
+      });
+    await eventually(async () =>
+      expect((await messaging.deadLetters.list({ match: { name }, limit: 10 })).deadLetters).to.have.length(5),
+    );
+    const first = await messaging.deadLetters.list({ match: { name }, limit: 3 });
+    const { cursor = "" } = first;
+    const second = await messaging.deadLetters.list({ match: { name }, limit: 3, cursor });
+    expect(new Set([...first.deadLetters, ...second.deadLetters].map((letter) => letter.id)).size).to.equal(5);
+  });
+
+  const malformed: [string, RegExp, object, string?][] = [
+    ["has no messageId", /messageId/, { type: "x", headers: { "muster-kind": "command" } }],
+    ["has no kind", /muster-kind/, { messageId: "m-1", type: "x" }],
+    ["has an unknown kind", /muster-kind/, { messageId: "m-2", type: "x", headers: { "muster-kind": "wish" } }],
+    ["has no name", /must name the command/, { messageId: "m-3", headers: { "muster-kind": "command" } }],
+    [
+      "is not JSON though it says so",
+      /not JSON/,
+      { messageId: "m-4", type: "x", headers: { "muster-kind": "command" } },
+      "{",
+    ],
+    [
+      "wants its reply in amq.*",
+      /replyTo/,
+      { messageId: "m-5", type: "x", replyTo: "amq.gen-Xa2a5pkeo", headers: { "muster-kind": "command" } },
+    ],
+    [
+      "wants its reply sent to another",
+      /replyTo/,
+      { messageId: "m-6", type: "x", replyTo: "victim", headers: { "muster-kind": "command", "muster-from": "me" } },
+    ],
+    [
+      "has numbers for names",
+      /must name/,
+      { messageId: "m-7", headers: { "muster-kind": "command", "muster-from": 7 } },
+    ],
+  ];
+  for (const [what, reason, options, body = "{}"] of malformed) {
+    it(`say what was wrong with a message that ${what}`, async () => {
+      const member = site.members.add();
+      const inbox = await messaging.inboxes.of(member);
+      foreign.channel.publish("muster.unicast", member.id, Buffer.from(body), options);
+      foreign.channel.publish("muster.unicast", member.id, Buffer.from("1"), {
+        messageId: unique("m"),
+        type: "good",
+        headers: { "muster-kind": "command" },
+      });
+      const [message] = await poll(inbox);
+      expect(message?.name).to.equal("good");
+      const letter = await of(member.id);
+      expect(letter).to.include({ state: "dead-lettered" });
+      expect(letter.reason).to.match(reason);
+      await expectError(() => messaging.deadLetters.redrive(letter.id), "refused");
+    });
+  }
+
+  it("say of an oversized body how large it may be", async () => {
+    const member = site.members.add();
+    const inbox = await messaging.inboxes.of(member);
+    foreign.channel.publish("muster.unicast", member.id, Buffer.alloc(1_048_577), {
+      messageId: unique("m"),
+      type: "big",
+      contentType: "application/octet-stream",
+      headers: { "muster-kind": "command" },
+    });
+    expect(await poll(inbox, 300)).to.deep.equal([]);
+    expect((await of(member.id)).reason).to.match(/1048577 bytes, the limit is 1048576/);
+  });
+
+  it("are commands that came too late", async () => {
+    const member = site.members.add();
+    const inbox = await messaging.inboxes.of(member);
+    foreign.channel.publish("muster.unicast", member.id, Buffer.from("1"), {
+      messageId: unique("m"),
+      type: "late",
+      headers: { "muster-kind": "command", "muster-deadline": Date.now() - 1 },
+    });
+    expect(await poll(inbox, 200)).to.deep.equal([]);
+    expect(await of(member.id)).to.include({ state: "expired", name: "late" });
+  });
+
+  it("are commands whose consumers die over and over", async () => {
+    const member = site.members.add();
+    await messaging.provision(member);
+    foreign.channel.publish("muster.unicast", member.id, Buffer.from("1"), {
+      messageId: unique("m"),
+      type: "poison",
+      headers: { "muster-kind": "command" },
+    });
+    for (let deaths = 0; deaths < 21; deaths += 1) {
+      const dying = await foreignClient(vhost.url);
+      await new Promise<void>((resolve, reject) => {
+        const timer = setTimeout(() => reject(new Error(`delivered ${deaths} times only`)), 5_000);
+        dying
+          .consume(`muster.${member.id}.commands`, () => {
+            clearTimeout(timer);
+            resolve();
+          })
+          .catch(reject);
+      });
+      await dying.close();
+    }
+    const letter = await of(member.id);
+    expect(letter.reason).to.match(/over and over/);
+  });
+});
