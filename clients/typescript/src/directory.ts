@@ -20,9 +20,14 @@ export interface DiscoveryQuery {
   type?: string;
   subsystem?: string;
   site?: string;
-  tag?: string;
-  /** Default `up`. */
+  /** All of them. */
+  tags?: readonly string[];
+  /** Default `up`, which goes on listing those whose site is not heard. */
   state?: "up" | "expired" | "gone" | "unverified" | "any";
+  /** A component that reports none is passing. */
+  health?: "passing" | "warning" | "failing";
+  /** Components whose metadata has these values. */
+  metadata?: Record<string, string | number | boolean>;
 }
 
 export type MembershipChange = {
@@ -126,12 +131,23 @@ export class Directory {
   }
 }
 
+/** As the bridge takes it, in one order for all that ask the same. */
+function parametersOf({ tags, metadata = {}, ...plain }: DiscoveryQuery): Record<string, string> {
+  const given: [string, unknown][] = [
+    ...Object.entries(plain),
+    ["tag", tags === undefined || tags.length === 0 ? undefined : [...tags].sort().join()],
+    ...Object.entries(metadata).map(([name, value]) => [`metadata.${name}`, value] as [string, unknown]),
+  ];
+  return Object.fromEntries(
+    given
+      .filter(([, value]) => value !== undefined)
+      .map(([name, value]) => [name, String(value)] as const)
+      .sort(([a], [b]) => (a < b ? -1 : 1)),
+  );
+}
+
 function keyOf(query: DiscoveryQuery): string {
-  return Object.entries(query)
-    .filter(([, value]) => value !== undefined)
-    .sort(([a], [b]) => (a < b ? -1 : 1))
-    .map(([name, value]) => `${name}=${value}`)
-    .join("&");
+  return new URLSearchParams(parametersOf(query)).toString();
 }
 
 /** One query's answer, kept current. */
@@ -159,7 +175,7 @@ class View {
   start(): void {
     const { signal } = this.#ending;
     const onEvent = (event: StreamEvent) => this.#apply(event);
-    const stream = { bridge: this.#bridge, path: "/v1/components", query: { ...this.#query }, onEvent, signal };
+    const stream = { bridge: this.#bridge, path: "/v1/components", query: parametersOf(this.#query), onEvent, signal };
     void followEvents(stream).catch((error: unknown) => {
       this.#refusal = error;
       this.#wake();

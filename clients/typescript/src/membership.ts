@@ -104,7 +104,13 @@ export class Membership {
     if (!deregister || superseded || this.#registered === undefined) return;
     const { bridge, id, logger } = this.#options;
     await bridge
-      .ask({ method: "DELETE", path: `/v1/components/${id}`, timeoutMs: 3_000 })
+      .ask({
+        method: "DELETE",
+        path: `/v1/components/${id}`,
+        // A newer process under this id stays.
+        query: { incarnation: this.#registered.incarnation },
+        timeoutMs: 3_000,
+      })
       .catch((error: unknown) => logger.warn({ error }, "not deregistered; the lease will expire"));
   }
 

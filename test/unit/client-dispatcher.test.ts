@@ -1,0 +1,283 @@
+import { expect } from "chai";
+import type { Delivery, Result } from "../../clients/typescript/src/delivery.ts";
+import { Dispatcher, PermanentFailure } from "../../clients/typescript/src/dispatcher.ts";
+import { silent } from "../../clients/typescript/src/logger.ts";
+import type { Message } from "../../clients/typescript/src/message.ts";
+import { eventually } from "../support/eventually.ts";
+
+describe("the client's dispatcher", () => {
+  let dispatcher: Dispatcher;
+  beforeEach(() => {
+    dispatcher = new Dispatcher(silent);
+  });
+  afterEach(async () => await dispatcher.drain(0));
+
+  it("answers a request with what the handler returns", async () => {
+    dispatcher.handle("sum", ({ body }) => (body as number[]).reduce((a, b) => a + b));
+    const delivery = deliver(dispatcher, { kind: "request", name: "sum", body: [1, 2, 3] });
+    const result = await delivery.result();
+    expect(result.state === "done" && result.reply?.content.toString()).to.equal("6");
+  });
+
+  it("runs a handler once for a message that is delivered twice", async () => {
+    let runs = 0;
+    dispatcher.handle("count", () => {
+      runs += 1;
+    });
+    await deliver(dispatcher, { id: "same", name: "count" }).result();
+    expect((await deliver(dispatcher, { id: "same", name: "count" }).result()).state).to.equal("done");
+    expect(runs).to.equal(1);
+  });
+
+  it("tells a message that comes again while its handler runs what that run gave", async () => {
+    let finish = () => {};
+    let runs = 0;
+    dispatcher.handle("slow", async () => {
+      runs += 1;
+      await new Promise<void>((resolve) => {
+        finish = resolve;
+      });
+      return "once";
+    });
+    const first = deliver(dispatcher, { id: "same", kind: "request", name: "slow" });
+    const second = deliver(dispatcher, { id: "same", kind: "request", name: "slow" });
+    finish();
+    expect(await first.result()).to.deep.equal(await second.result());
+    expect(runs).to.equal(1);
+  });
+
+  it("tells a result again that could not be settled", async () => {
+    let runs = 0;
+    dispatcher.handle("count", () => {
+      runs += 1;
+    });
+    const lost = new TestDelivery({ id: "same", name: "count" });
+    lost.fails = true;
+    dispatcher.deliver(lost);
+    await lost.result();
+    await deliver(dispatcher, { id: "same", name: "count" }).result();
+    expect(runs).to.equal(1);
+  });
+
+  it("handles a failed message again when passing it on failed", async () => {
+    let runs = 0;
+    dispatcher.handle("fail", () => {
+      runs += 1;
+      throw new Error("no");
+    });
+    const lost = new TestDelivery({ id: "same", name: "fail" });
+    lost.fails = true;
+    dispatcher.deliver(lost);
+    await lost.result();
+    await deliver(dispatcher, { id: "same", name: "fail" }).result();
+    expect(runs).to.equal(2);
+  });
+
+  it("drops an attempt that was passed on already, and handles the next", async () => {
+    let runs = 0;
+    dispatcher.handle("fail", () => {
+      runs += 1;
+      throw new Error("no");
+    });
+    await deliver(dispatcher, { id: "same", name: "fail", attempt: 1 }).result();
+    const again = deliver(dispatcher, { id: "same", name: "fail", attempt: 1 });
+    await eventually(() => expect(again.isDropped).to.equal(true));
+    await deliver(dispatcher, { id: "same", name: "fail", attempt: 2 }).result();
+    expect(runs).to.equal(2);
+  });
+
+  it("keeps the order of one sender over all names, and lets others pass", async () => {
+    const order: string[] = [];
+    let release = () => {};
+    dispatcher.handle("slow", async ({ id }) => {
+      await new Promise<void>((resolve) => {
+        release = resolve;
+      });
+      order.push(id);
+    });
+    dispatcher.handle("fast", ({ id }) => void order.push(id));
+    deliver(dispatcher, { id: "a1", from: "a", name: "slow" });
+    const last = deliver(dispatcher, { id: "a2", from: "a", name: "fast" });
+    await deliver(dispatcher, { id: "b1", from: "b", name: "fast" }).result();
+    expect(order).to.deep.equal(["b1"]);
+    release();
+    await last.result();
+    expect(order).to.deep.equal(["b1", "a1", "a2"]);
+  });
+
+  it("does not make requests of one sender wait for each other", async () => {
+    let release = () => {};
+    dispatcher.handle("ask", async ({ body }) => {
+      if (body === "slow") {
+        await new Promise<void>((resolve) => {
+          release = resolve;
+        });
+      }
+    });
+    const slow = deliver(dispatcher, { kind: "request", from: "a", name: "ask", body: "slow" });
+    await deliver(dispatcher, { kind: "request", from: "a", name: "ask", body: "fast" }).result();
+    release();
+    await slow.result();
+  });
+
+  it("runs no more at once than a handler's concurrency", async () => {
+    let running = 0;
+    let most = 0;
+    const releases: (() => void)[] = [];
+    const handler = async () => {
+      running += 1;
+      most = Math.max(most, running);
+      await new Promise<void>((resolve) => releases.push(resolve));
+      running -= 1;
+    };
+    dispatcher.handle("work", handler, { concurrency: 2 });
+    const deliveries = ["a", "b", "c", "d", "e"].map((from) => deliver(dispatcher, { from, name: "work" }));
+    await eventually(() => {
+      for (const release of releases.splice(0)) release();
+      expect(deliveries.every((delivery) => delivery.results.length === 1)).to.equal(true);
+    });
+    expect(most).to.equal(2);
+  });
+
+  it("fails a handler at its time-out and aborts its signal", async () => {
+    let aborted = false;
+    const handler = async (_message: Message, context: { signal: AbortSignal }) => {
+      await new Promise<void>((resolve) => context.signal.addEventListener("abort", () => resolve()));
+      aborted = true;
+    };
+    dispatcher.handle("hang", handler, { timeoutMs: 20, retries: 0 });
+    const result = await deliver(dispatcher, { name: "hang" }).result();
+    expect(result).to.include({ state: "failed", code: "deadline-exceeded" });
+    await eventually(() => expect(aborted).to.equal(true));
+  });
+
+  it("asks for retries with growing waits, and for none after the last", async () => {
+    dispatcher.handle(
+      "fail",
+      () => {
+        throw new Error("no ink");
+      },
+      { retries: 2, retryFirstMs: 100 },
+    );
+    const waits: (number | undefined)[] = [];
+    for (const attempt of [1, 2, 3]) {
+      const result = await deliver(dispatcher, { id: "x", name: "fail", attempt }).result();
+      if (result.state === "failed") waits.push(result.retryInMs);
+    }
+    expect(waits[0]).to.be.within(50, 100);
+    expect(waits[1]).to.be.within(100, 200);
+    expect(waits[2]).to.equal(undefined);
+  });
+
+  it("asks for no retry of a request, nor where the handler says that none can help", async () => {
+    dispatcher.handle("ask", () => {
+      throw new Error("no");
+    });
+    dispatcher.handle("never", () => {
+      throw new PermanentFailure("the disk is gone");
+    });
+    const asked = await deliver(dispatcher, { kind: "request", name: "ask" }).result();
+    const never = await deliver(dispatcher, { name: "never" }).result();
+    expect(asked).to.include({ state: "failed", retryInMs: undefined });
+    expect(never).to.include({ state: "failed", retryInMs: undefined, reason: "the disk is gone" });
+  });
+
+  it("does not start what is past its deadline", async () => {
+    let runs = 0;
+    dispatcher.handle("count", () => {
+      runs += 1;
+    });
+    const result = await deliver(dispatcher, { name: "count", deadlineAtMs: Date.now() - 1 }).result();
+    expect(result.state).to.equal("late");
+    expect(runs).to.equal(0);
+  });
+
+  it("holds messages of a name without handler until one is added", async () => {
+    dispatcher.start();
+    const delivery = deliver(dispatcher, { name: "soon" });
+    dispatcher.handle("soon", () => undefined);
+    expect((await delivery.result()).state).to.equal("done");
+  });
+
+  it("fails a reply that is over the limit of a body", async () => {
+    dispatcher.handle("big", () => "x".repeat(1024 * 1024));
+    const result = await deliver(dispatcher, { kind: "request", name: "big" }).result();
+    expect(result.state === "failed" && result.reason).to.contain("1048576 bytes");
+  });
+
+  it("refuses a second handler of a name, and options beyond their limits", () => {
+    dispatcher.handle("one", () => undefined);
+    expect(() => dispatcher.handle("one", () => undefined)).to.throw(/has a handler already/);
+    expect(() => dispatcher.handle("two", () => undefined, { concurrency: 0 })).to.throw(
+      /concurrency .* 1\.\.1000, got 0/,
+    );
+    expect(() => dispatcher.handle("a b", () => undefined)).to.throw(/must match/);
+  });
+
+  it("waits at its drain for what runs", async () => {
+    let finished = false;
+    let release = () => {};
+    dispatcher.handle("slow", async () => {
+      await new Promise<void>((resolve) => {
+        release = resolve;
+      });
+      finished = true;
+    });
+    deliver(dispatcher, { name: "slow" });
+    const drained = dispatcher.drain(5_000);
+    release();
+    await drained;
+    expect(finished).to.equal(true);
+  });
+});
+
+let count = 0;
+
+class TestDelivery implements Delivery {
+  readonly message: Message;
+  readonly results: Result[] = [];
+  isDropped = false;
+  fails = false;
+
+  constructor(given: Partial<Message>) {
+    count += 1;
+    this.message = {
+      id: `message-${count}`,
+      kind: "command",
+      name: "work",
+      from: undefined,
+      contentType: "application/json",
+      body: undefined,
+      sentAtMs: undefined,
+      deadlineAtMs: undefined,
+      attempt: 1,
+      traceparent: undefined,
+      ...given,
+    };
+  }
+
+  started(): void {}
+
+  drop(): void {
+    this.isDropped = true;
+  }
+
+  async settle(result: Result): Promise<void> {
+    this.results.push(result);
+    if (this.fails) throw new Error("the connection is lost");
+  }
+
+  async result(): Promise<Result> {
+    return await eventually(() => {
+      const [first] = this.results;
+      if (first === undefined) throw new Error(`${this.message.name} is not settled`);
+      return first;
+    });
+  }
+}
+
+function deliver(dispatcher: Dispatcher, given: Partial<Message>): TestDelivery {
+  const delivery = new TestDelivery(given);
+  dispatcher.deliver(delivery);
+  return delivery;
+}
