@@ -144,6 +144,16 @@ export function settingsHelp(): string {
   ].join("\n");
 }
 
+/** The same as rows of a Markdown table: docs/operations.md has them. */
+export function settingsTable(): string {
+  return Object.entries(settings)
+    .map(([flag, { description, default: fallback }]) => {
+      const shown = fallback === undefined || fallback === "" ? "" : `\`${fallback}\``;
+      return `| \`--${flag}\` | \`${variableOf(flag)}\` | ${shown} | ${description} |`;
+    })
+    .join("\n");
+}
+
 /**
  * Reads and checks all settings.
  * @throws MusterError `invalid-request` that names every bad or unknown setting and where it came from.
