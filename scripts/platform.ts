@@ -134,6 +134,7 @@ function demo(options: PlatformOptions): Service {
     env: {
       ...process.env,
       MUSTER_URL: options.site.bridgeUrl,
+      MUSTER_DATA_DIR: options.site.dataDir,
       ...(operatorToken !== undefined && { MUSTER_TOKEN: operatorToken }),
     },
     onLine: (line) => options.onLine("demo", line),

@@ -1,6 +1,8 @@
+import { readdir } from "node:fs/promises";
 import { resolve } from "node:path";
 import { eachLine } from "../../scripts/command.ts";
 import { type ProcessGroup, startGroup } from "../../scripts/process-group.ts";
+import { identifyProcess, type ProcessIdentity, parentOf } from "../../scripts/process-identity.ts";
 
 export interface SpawnOptions {
   args?: string[];
@@ -37,6 +39,19 @@ export async function spawnEntry(entry: string, options: SpawnOptions = {}): Pro
   open.set(group, `${entry} (${group.identity.pid})`);
   void group.exited.then(() => open.delete(group));
   return new Spawned(group);
+}
+
+/** The process and all that descend from it now, each told apart from later ones with its number. Linux only. */
+export async function familyOf(pid: number): Promise<ProcessIdentity[]> {
+  const parents = new Map<number, number | undefined>();
+  for (const name of await readdir("/proc")) {
+    if (/^\d+$/.test(name)) parents.set(Number(name), await parentOf(Number(name)));
+  }
+  const family = [pid];
+  for (const member of family) {
+    for (const [child, parent] of parents) if (parent === member) family.push(child);
+  }
+  return (await Promise.all(family.map(identifyProcess))).filter((identity) => identity !== undefined);
 }
 
 /** Kills what tests did not close, and names it. Called once by the root hooks. */
