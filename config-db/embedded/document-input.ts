@@ -30,7 +30,10 @@ export function checkDocument(value: unknown, newEdits: boolean, limit: number):
   if (doc._revisions !== undefined && !isObject(doc._revisions)) throw badMember("_revisions");
   if (doc._attachments !== undefined && !isObject(doc._attachments)) throw badMember("_attachments");
   if (doc._deleted !== true) delete doc._deleted;
-  if (isObject(doc._attachments)) doc._attachments = checkAttachments(doc._attachments);
+  if (isObject(doc._attachments)) {
+    doc._attachments = checkAttachments(doc._attachments);
+    if (Object.keys(doc._attachments as object).length === 0) delete doc._attachments;
+  }
   if (newEdits || isLocal(doc._id)) delete doc._revisions;
   else bringHistory(doc, limit);
   return doc as PouchDB.Doc;

@@ -186,9 +186,10 @@ function fillStubs(doc: PouchDB.Doc, old: PouchDB.Doc | null): void {
   const before: JsonObject = isObject(old?._attachments) ? old._attachments : {};
   for (const [name, attachment] of Object.entries(given)) {
     if (attachment.stub !== true) continue;
-    if (Object.hasOwn(before, name)) given[name] = { ...(before[name] as JsonObject), stub: true };
-    else if (attachment.digest === undefined) {
+    const stored = Object.hasOwn(before, name) ? (before[name] as JsonObject) : attachment;
+    if (stored.digest === undefined) {
       throw new CouchError(412, "missing_stub", `Invalid attachment stub in ${doc._id} for ${name}`);
     }
+    given[name] = { content_type: "application/octet-stream", ...stored, stub: true };
   }
 }

@@ -158,7 +158,7 @@ describeStores("a document", (store) => {
       ["a", "[]", 400, "bad_request"],
       ["a", { _bogus: 1 }, 400, "doc_validation"],
       ["a", { _rev: "nonsense" }, 400, "bad_request"],
-      ["a", { _attachments: [] }, 400, "bad_request"],
+      ["a", { _attachments: [] }, 400, "doc_validation"],
     ];
     for (const [id, body, status, error] of cases) {
       const refused = await store.ask("PUT", `/${db}/${id}`, { body });
