@@ -131,11 +131,12 @@ async function readConflict(session: Session, id: string): Promise<Conflict> {
   return (await session.bridge.ask<Conflict>({ path: path`/v1/conflicts/${id}` })).body;
 }
 
-function placeOf({ layer, record, pointer }: Conflict): string {
+/** The layer, or other record, and the place in it. */
+export function placeOf({ layer, record, pointer }: Pick<Conflict, "layer" | "record" | "pointer">): string {
   return plain(`${layer ?? record ?? ""} ${pointer}`.trim());
 }
 
-function valueText({ value }: { value?: unknown }): string {
+export function valueText({ value }: { value?: unknown }): string {
   return value === undefined ? "nothing" : short(value);
 }
 

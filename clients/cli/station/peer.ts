@@ -9,7 +9,6 @@ import type { Station, StationPeer } from "./record.ts";
 interface PeerOptions {
   site?: string;
   couchdbUrl?: string;
-  siteName?: string;
 }
 
 /**
@@ -46,12 +45,11 @@ export async function findPeer(
   }
 }
 
-async function askSite(session: Session, siteUrl: string, { couchdbUrl, siteName }: PeerOptions): Promise<StationPeer> {
+async function askSite(session: Session, siteUrl: string, { couchdbUrl }: PeerOptions): Promise<StationPeer> {
   const client = session.at(siteUrl).bridge;
   const { body: root } = await client.ask<{ couchdb?: unknown } | undefined>({ path: "/" }).catch(noneThere);
   if (root?.couchdb !== undefined) {
-    const name = siteName ?? (await onlySiteOf(session, siteUrl));
-    return { name, siteUrl, couchdbUrl: couchdbUrl ?? siteUrl };
+    return { name: await siteOf(session, siteUrl), siteUrl, couchdbUrl: couchdbUrl ?? siteUrl };
   }
   const { body } = await client.ask<{ sites: Site[] }>({ path: "/v1/sites" });
   const self = body.sites.find((site) => site.self);
@@ -69,17 +67,14 @@ function noneThere(error: unknown): { body: undefined } {
   throw error;
 }
 
-/** A site's registry has all sites; which of them this CouchDB is, it cannot say. */
-async function onlySiteOf(session: Session, couchdbUrl: string): Promise<string> {
-  const query = { startkey: '"site:"', endkey: '"site:\ufff0"' };
-  const { body } = await session
-    .at(couchdbUrl)
-    .bridge.ask<{ rows: { id: string }[] }>({ path: `/${databases.registry}/_all_docs`, query });
-  const names = body.rows.map(({ id }) => id.slice("site:".length)).filter((name) => idPattern.test(name));
-  const [name] = names;
-  if (name !== undefined && names.length === 1) return name;
-  const told = names.length === 0 ? "knows no site yet" : `knows the sites ${names.join(", ")}`;
-  throw new MusterError("invalid-request", `${shown(couchdbUrl)} ${told}: say by --site-name which one it is`);
+/** The site that a CouchDB belongs to, as its coordinator wrote it there. */
+async function siteOf(session: Session, couchdbUrl: string): Promise<string> {
+  const request = { path: `/${databases.registry}/_local/muster-site` };
+  const { body } = await session.at(couchdbUrl).bridge.ask<{ site?: unknown }>(request).catch(noneThere);
+  const name = (body as { site?: unknown } | undefined)?.site;
+  if (typeof name === "string" && idPattern.test(name)) return name;
+  const told = `${shown(couchdbUrl)} is a CouchDB without a Muster site, or it wants credentials: put them in the URL`;
+  throw new MusterError("invalid-request", told);
 }
 
 const loopback = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/;
