@@ -4,7 +4,8 @@
  * more than one (docs/discovery.md has the figures). Nobody waits for company: an idle store gets a single write at
  * once, and what comes while it is under way makes up the next batch.
  *
- * Bounded: at most `waitingMax` writes wait, `batchMax` go together, one batch is under way.
+ * Bounded: at most `waitingMax` writes wait, `batchMax` go together, two batches are under way: while the store works on
+ * one, those of the other are answered and come back with more. Two batches never have a document in common.
  */
 import { MusterError } from "../../config-db/errors.ts";
 import type { BulkRow, Document } from "../../config-db/store.ts";
@@ -17,6 +18,8 @@ export interface GroupCommitOptions<Doc extends Document> {
   waitingMax?: number;
 }
 
+const batchesMax = 2;
+
 interface Waiting<Doc> {
   doc: Doc;
   resolve(rev: string): void;
@@ -27,8 +30,10 @@ export class GroupCommit<Doc extends Document> {
   readonly #database: GroupCommitOptions<Doc>["database"];
   readonly #batchMax: number;
   readonly #waitingMax: number;
+  readonly #underWay = new Set<string>();
+  readonly #batches = new Set<Promise<void>>();
   #waiting: Waiting<Doc>[] = [];
-  #running: Promise<void> | undefined;
+  #isWoken = false;
   #closed = false;
 
   constructor(options: GroupCommitOptions<Doc>) {
@@ -55,33 +60,53 @@ export class GroupCommit<Doc extends Document> {
     }
     return new Promise((resolve, reject) => {
       this.#waiting.push({ doc, resolve, reject });
-      this.#running ??= this.#drain();
+      this.#wake();
     });
   }
 
   /** Takes no more writes and waits for those it has. */
   async close(): Promise<void> {
     this.#closed = true;
-    await this.#running;
+    while (this.#waiting.length > 0 || this.#batches.size > 0) {
+      await Promise.all(this.#batches);
+      await Promise.resolve();
+    }
   }
 
-  async #drain(): Promise<void> {
-    // What the same turn of the event loop brings belongs together.
-    await Promise.resolve();
-    while (this.#waiting.length > 0) await this.#commit(this.#take());
-    this.#running = undefined;
+  /** Sends off what waits, after this turn of the event loop's microtasks: what it brings belongs together. */
+  #wake(): void {
+    if (this.#isWoken) return;
+    this.#isWoken = true;
+    queueMicrotask(() => {
+      this.#isWoken = false;
+      while (this.#batches.size < batchesMax) {
+        const batch = this.#take();
+        if (batch.length === 0) return;
+        const done: Promise<void> = this.#commit(batch).then(() => {
+          this.#batches.delete(done);
+          for (const { doc } of batch) this.#underWay.delete(doc._id);
+          this.#wake();
+        });
+        this.#batches.add(done);
+      }
+    });
   }
 
-  /** The next batch, in order. A document that is in it already waits for the next: a batch must not race with itself. */
+  /** The next batch, in order. A document that is under way waits until it is done: batches must not race. */
   #take(): Waiting<Doc>[] {
-    const batch = new Map<string, Waiting<Doc>>();
+    const batch: Waiting<Doc>[] = [];
     const left: Waiting<Doc>[] = [];
     for (const write of this.#waiting) {
-      if (batch.size < this.#batchMax && !batch.has(write.doc._id)) batch.set(write.doc._id, write);
-      else left.push(write);
+      const { _id: id } = write.doc;
+      if (batch.length === this.#batchMax || this.#underWay.has(id)) {
+        left.push(write);
+      } else {
+        batch.push(write);
+        this.#underWay.add(id);
+      }
     }
     this.#waiting = left;
-    return [...batch.values()];
+    return batch;
   }
 
   async #commit(batch: Waiting<Doc>[]): Promise<void> {

@@ -121,11 +121,12 @@ export class LeaseJudge {
     }
     const ids: string[] = [];
     for (const lease of this.#due) {
-      if (lease.deadlineMs > judgedMs) {
+      if (ids.length >= max) break;
+      if (lease.deadlineMs <= judgedMs) {
+        ids.push(lease.id);
+      } else {
         this.#due.delete(lease);
         this.#enqueue(lease);
-      } else if (ids.length < max) {
-        ids.push(lease.id);
       }
     }
     return ids;

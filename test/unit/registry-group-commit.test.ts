@@ -36,15 +36,17 @@ describe("group commit", () => {
     const commit = commitTo(database);
     const first = commit.write({ _id: "a" });
     await turn();
-    const others = ["b", "c", "d"].map((id) => commit.write({ _id: id }));
+    const second = commit.write({ _id: "b" });
     await turn();
-    expect(database.batches.map(({ ids }) => ids)).to.deep.equal([["a"]]);
-    database.batches[0]?.acknowledge();
-    await first;
+    const others = ["c", "d", "e"].map((id) => commit.write({ _id: id }));
     await turn();
-    expect(database.batches[1]?.ids).to.deep.equal(["b", "c", "d"]);
+    expect(database.batches.map(({ ids }) => ids)).to.deep.equal([["a"], ["b"]]);
     database.batches[1]?.acknowledge();
-    expect(await Promise.all(others)).to.deep.equal(["1-b", "1-c", "1-d"]);
+    await second;
+    await turn();
+    expect(database.batches[2]?.ids).to.deep.equal(["c", "d", "e"]);
+    for (const batch of database.batches) batch.acknowledge();
+    expect(await Promise.all([first, ...others])).to.deep.equal(["1-a", "1-c", "1-d", "1-e"]);
   });
 
   it("answers nobody before the store has acknowledged that document", async () => {
@@ -89,6 +91,7 @@ describe("group commit", () => {
     const lost = commit.write({ _id: "a" });
     await turn();
     const next = commit.write({ _id: "b" });
+    await turn();
     database.batches[0]?.fail(new MusterError("store-unavailable", "gone"));
     expect(await codeOf(lost)).to.equal("store-unavailable");
     await turn();
@@ -96,12 +99,12 @@ describe("group commit", () => {
     expect(await next).to.equal("1-b");
   });
 
-  it("never has one document twice in a batch", async () => {
+  it("never has one document under way twice", async () => {
     const database = new HeldDatabase();
     const commit = commitTo(database);
     const writes = [commit.write({ _id: "a" }), commit.write({ _id: "b" }), commit.write({ _id: "a" })];
     await turn();
-    expect(database.batches[0]?.ids).to.deep.equal(["a", "b"]);
+    expect(database.batches.map(({ ids }) => ids)).to.deep.equal([["a", "b"]]);
     database.batches[0]?.acknowledge();
     await turn();
     expect(database.batches[1]?.ids).to.deep.equal(["a"]);
@@ -112,27 +115,31 @@ describe("group commit", () => {
   it("sends no more than its limit together", async () => {
     const database = new HeldDatabase();
     const commit = commitTo(database, { batchMax: 2 });
-    const writes = ["a", "b", "c"].map((id) => commit.write({ _id: id }));
+    const writes = ["a", "b", "c", "d", "e"].map((id) => commit.write({ _id: id }));
     await turn();
-    expect(database.batches[0]?.ids).to.deep.equal(["a", "b"]);
+    expect(database.batches.map(({ ids }) => ids)).to.deep.equal([
+      ["a", "b"],
+      ["c", "d"],
+    ]);
     database.batches[0]?.acknowledge();
     await turn();
-    database.batches[1]?.acknowledge();
+    expect(database.batches[2]?.ids).to.deep.equal(["e"]);
+    for (const batch of database.batches) batch.acknowledge();
     await Promise.all(writes);
   });
 
   it("refuses what comes when its queue is full", async () => {
     const database = new HeldDatabase();
-    const commit = commitTo(database, { waitingMax: 1 });
-    const under = commit.write({ _id: "a" });
+    const commit = commitTo(database, { waitingMax: 2 });
+    const underWay = ["a", "b"].map((id) => commit.write({ _id: id }));
     await turn();
-    const waiting = commit.write({ _id: "b" });
+    const waiting = [commit.write({ _id: "a" }), commit.write({ _id: "b" })];
     expect(await codeOf(commit.write({ _id: "c" }))).to.equal("too-many");
     database.batches[0]?.acknowledge();
-    await under;
+    await Promise.all(underWay);
     await turn();
     database.batches[1]?.acknowledge();
-    await waiting;
+    await Promise.all(waiting);
   });
 
   it("finishes what waits when it is closed, and takes no more", async () => {

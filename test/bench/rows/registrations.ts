@@ -1,0 +1,129 @@
+/** Registering components through the bridge against single PUTs to the same store, and against etcd's lease and put. */
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Pool } from "undici";
+import { findFreePort } from "../../../scripts/ports.ts";
+import { startCoordinator } from "../../support/coordinator.ts";
+import { eventually } from "../../support/eventually.ts";
+import { type Contender, type Figures, latencyFigures, type Row } from "../harness.ts";
+
+const connections = 64;
+const perRound = 2_000;
+const registration = {
+  type: "bench",
+  instance: "bench",
+  ttlMs: 3_600_000,
+  tags: ["bench"],
+  endpoints: { http: "http://127.0.0.1:1/" },
+};
+let rounds = 0;
+
+type Ask = (method: "PUT" | "POST", path: string, body: unknown) => Promise<unknown>;
+
+function asker(url: string): { ask: Ask; close(): Promise<void> } {
+  const pool = new Pool(url, { connections, pipelining: 1 });
+  const headers = { "content-type": "application/json" };
+  const ask: Ask = async (method, path, body) => {
+    const answer = await pool.request({ method, path, headers, body: JSON.stringify(body) });
+    const json = await answer.body.json();
+    if (answer.statusCode >= 300) throw new Error(`${method} ${path}: ${answer.statusCode} ${JSON.stringify(json)}`);
+    return json;
+  };
+  return { ask, close: () => pool.close() };
+}
+
+/** `perRound` of new ids, `connections` at a time. */
+async function all(register: (id: string) => Promise<unknown>): Promise<Figures> {
+  rounds += 1;
+  const latenciesMs: number[] = [];
+  let left = perRound;
+  const startMs = performance.now();
+  const registerInTurn = async () => {
+    while (left > 0) {
+      left -= 1;
+      const id = `bench-${rounds}-${left}`;
+      const askedMs = performance.now();
+      await register(id);
+      latenciesMs.push(performance.now() - askedMs);
+    }
+  };
+  await Promise.all(Array.from({ length: connections }, registerInTurn));
+  return { opsPerSecond: perRound / ((performance.now() - startMs) / 1000), ...latencyFigures(latenciesMs) };
+}
+
+/** What a registration is in etcd, over its HTTP gateway: a lease is granted and a key put under it. Two requests. */
+async function startEtcd(): Promise<{ contender: Contender; close(): Promise<void> }> {
+  const directory = await mkdtemp(join(tmpdir(), "muster-bench-etcd-"));
+  const [url, peerUrl] = [`http://127.0.0.1:${await findFreePort()}`, `http://127.0.0.1:${await findFreePort()}`];
+  const args = ["--data-dir", directory, "--listen-client-urls", url, "--advertise-client-urls", url];
+  const peers = ["--listen-peer-urls", peerUrl, "--initial-advertise-peer-urls", peerUrl];
+  const etcd = spawn("etcd", [...args, ...peers, "--initial-cluster", `default=${peerUrl}`], { stdio: "ignore" });
+  const { ask, close } = asker(url);
+  await eventually(async () => {
+    if (!(await fetch(`${url}/health`)).ok) throw new Error("etcd is not healthy yet");
+  });
+  const value = Buffer.from(JSON.stringify(registration)).toString("base64");
+  return {
+    contender: {
+      name: "etcd, lease and put",
+      measure: () =>
+        all(async (id) => {
+          const { ID: lease } = (await ask("POST", "/v3/lease/grant", { TTL: 3_600 })) as { ID: string };
+          await ask("POST", "/v3/kv/put", { key: Buffer.from(id).toString("base64"), value, lease });
+        }),
+    },
+    close: async () => {
+      await close();
+      const gone = once(etcd, "exit");
+      etcd.kill("SIGKILL");
+      await gone;
+      await rm(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+export const rows: Row[] = [
+  {
+    work: `registrations, ${connections} connections: bridge vs single PUTs of such documents to the same store`,
+    figure: "opsPerSecond",
+    better: "higher",
+    targetRatio: 3,
+    async setUp() {
+      const couchdbUrl = process.env.MUSTER_TEST_COUCHDB_URL;
+      const coordinator = await startCoordinator(couchdbUrl === undefined ? {} : { couchdbUrl });
+      const bridge = asker(coordinator.url);
+      const { config } = (await bridge.ask("PUT", "/v1/components/probe", registration)) as {
+        config: { document: string };
+      };
+      const store = asker(couchdbUrl ?? new URL(config.document).origin);
+      const database = `bench-puts-${Date.now()}`;
+      await store.ask("PUT", `/${database}`, {});
+      const at = new Date().toISOString();
+      const record = { kind: "component", schemaVersion: 1, site: "local", state: "up", incarnation: 1, epoch: 1 };
+      const document = { ...record, ...registration, registeredAt: at, changedAt: at };
+      const etcd = spawnSync("etcd", ["--version"]).error === undefined ? await startEtcd() : undefined;
+      return {
+        contenders: [
+          {
+            name: "bridge",
+            measure: () => all((id) => bridge.ask("PUT", `/v1/components/${id}`, registration)),
+          },
+          {
+            name: couchdbUrl === undefined ? "embedded store" : "CouchDB",
+            measure: () => all((id) => store.ask("PUT", `/${database}/${id}`, { ...document, id })),
+          },
+          ...(etcd === undefined ? [] : [etcd.contender]),
+        ],
+        tearDown: async () => {
+          await etcd?.close();
+          await store.close();
+          await bridge.close();
+          await coordinator.close();
+        },
+      };
+    },
+  },
+];
