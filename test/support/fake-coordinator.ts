@@ -2,7 +2,7 @@
 import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 
 export interface FakeRequest {
   method: string;
@@ -37,7 +37,7 @@ export class FakeCoordinator {
   /** Asked first; what it answers stands instead of the usual answer. */
   override: Override | undefined;
   readonly #streams = new Map<string, Set<ServerResponse>>();
-  readonly #sockets = new Set<import("node:net").Socket>();
+  readonly #sockets = new Set<Socket>();
   readonly #inboxWaiters = new Set<() => void>();
   #server: Server | undefined;
   #port = 0;
@@ -49,7 +49,10 @@ export class FakeCoordinator {
   /** Listens, after `stop` on the same port again. */
   async start(): Promise<void> {
     this.#server = createServer((request, response) => void this.#serve(request, response));
-    this.#server.on("connection", (socket) => {
+    const server = this.#server;
+    server.on("connection", (socket) => {
+      // Accepted in the moment of the stop.
+      if (!server.listening) socket.destroy();
       this.#sockets.add(socket);
       socket.once("close", () => this.#sockets.delete(socket));
     });
@@ -188,7 +191,8 @@ export class FakeCoordinator {
         response.once("close", finish);
       });
     }
-    if (response.destroyed) return { status: 200 };
+    // Whoever asked is gone: what came meanwhile is for the next.
+    if (response.req.socket.destroyed) return { status: 200 };
     return { status: 200, body: { messages: this.inbox.splice(0, Number(query.get("max"))) } };
   }
 

@@ -25,7 +25,7 @@ export interface BridgeAnswer<T = unknown> {
   status: number;
   /** Bare, without quotes. */
   etag: string | undefined;
-  /** Undefined for 204 and 304. */
+  /** Undefined where the answer has none: 204, 304. */
   body: T;
 }
 
@@ -49,12 +49,9 @@ export class Bridge {
   async ask<T = unknown>(request: BridgeRequest): Promise<BridgeAnswer<T>> {
     const response = await this.open(request);
     const etag = response.headers.get("etag")?.replace(/^W\//, "").replaceAll('"', "");
-    if (response.status === 204 || response.status === 304) {
-      await response.body?.cancel();
-      return { status: response.status, etag, body: undefined as T };
-    }
     try {
-      return { status: response.status, etag, body: (await response.json()) as T };
+      const text = await response.text();
+      return { status: response.status, etag, body: (text === "" ? undefined : JSON.parse(text)) as T };
     } catch (error) {
       throw unreachable(`the answer to ${request.path} from ${response.url} broke off or is not JSON`, error);
     }

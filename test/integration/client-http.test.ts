@@ -1,0 +1,387 @@
+import { randomUUID } from "node:crypto";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect } from "chai";
+import { type Component, type ConnectOptions, connect, Payload } from "../../clients/typescript/src/index.ts";
+import { eventually } from "../support/eventually.ts";
+import { FakeCoordinator, type FakeRequest, problem } from "../support/fake-coordinator.ts";
+
+describe("the client over HTTP", () => {
+  let coordinator: FakeCoordinator;
+  let directory: string;
+  const open: Component[] = [];
+
+  beforeEach(async () => {
+    coordinator = new FakeCoordinator();
+    await coordinator.start();
+    directory = await mkdtemp(join(tmpdir(), "muster-client-"));
+  });
+  afterEach(async () => {
+    await Promise.all(open.splice(0).map((component) => component.close()));
+    await coordinator.stop();
+    await rm(directory, { recursive: true });
+  });
+
+  async function join1(options: Partial<ConnectOptions> = {}): Promise<Component> {
+    const component = await connect({
+      url: coordinator.url,
+      id: "one",
+      type: "worker",
+      cacheDirectory: directory,
+      ...options,
+    });
+    open.push(component);
+    return component;
+  }
+
+  describe("a component's membership", () => {
+    it("begins with a registration that tells all that it was given", async () => {
+      const component = await join1({ tags: ["x"], endpoints: { api: "http://a" }, version: "1.2", ttlMs: 5_000 });
+      const { instance, ...told } = coordinator.seen("PUT", "/one")[0]?.body ?? {};
+      expect(told).to.deep.equal({
+        type: "worker",
+        tags: ["x"],
+        endpoints: { api: "http://a" },
+        version: "1.2",
+        ttlMs: 5_000,
+      });
+      expect(instance).to.be.a("string");
+      expect(component.state).to.equal("online");
+      expect(component.way).to.equal("http");
+    });
+
+    it("is renewed with its health, for as long as it lasts", async () => {
+      coordinator.renewEveryMs = 20;
+      await join1({ health: () => ({ status: "warning", reason: "disk" }) });
+      await eventually(() => expect(coordinator.seen("PUT", "/lease").length).to.be.at.least(3));
+      expect(coordinator.seen("PUT", "/lease")[0]?.body).to.deep.equal({
+        incarnation: 1,
+        health: { status: "warning", reason: "disk" },
+      });
+    });
+
+    it("begins again by itself when the lease was lost", async () => {
+      coordinator.renewEveryMs = 20;
+      const component = await join1();
+      coordinator.registered.clear();
+      await eventually(() => expect(coordinator.registered.has("one")).to.equal(true));
+      expect(component.state).to.equal("online");
+    });
+
+    it("is offline while no coordinator answers, and back when one does", async () => {
+      coordinator.renewEveryMs = 20;
+      const component = await join1();
+      const states: string[] = [];
+      component.onState((state) => void states.push(state));
+      await coordinator.stop();
+      await eventually(() => expect(component.state).to.equal("offline"));
+      coordinator.registered.clear();
+      await coordinator.start();
+      await eventually(() => expect(component.state).to.equal("online"));
+      expect(states).to.deep.equal(["offline", "online"]);
+      expect(coordinator.registered.has("one")).to.equal(true);
+    });
+
+    it("ends when a newer process has the id, which it leaves alone", async () => {
+      coordinator.renewEveryMs = 20;
+      const component = await join1();
+      const states: string[] = [];
+      component.onState((state) => void states.push(state));
+      coordinator.override = ({ path }) => (path.endsWith("/lease") ? problem(409, "superseded") : undefined);
+      await eventually(() => expect(states).to.deep.equal(["superseded", "closed"]));
+      expect(coordinator.seen("DELETE", "/one")).to.deep.equal([]);
+    });
+
+    it("ends with its close, which may be called twice", async () => {
+      const component = await join1();
+      await Promise.all([component.close(), component.close()]);
+      expect(coordinator.registered.has("one")).to.equal(false);
+      expect(coordinator.seen("DELETE", "/one")).to.have.lengthOf(1);
+      const error = await component.command({ component: "two" }, "x").catch((thrown: unknown) => thrown);
+      expect(error).to.include({ code: "unreachable" });
+    });
+
+    it("finds another coordinator of its site when the first is away", async () => {
+      const second = new FakeCoordinator();
+      await second.start();
+      try {
+        coordinator.renewEveryMs = 20;
+        second.renewEveryMs = 20;
+        second.registered.set("one", { incarnation: 1 });
+        await join1({ url: [coordinator.url, second.url] });
+        await coordinator.stop();
+        await eventually(() => expect(second.seen("PUT", "/lease").length).to.be.at.least(2));
+      } finally {
+        await open.splice(0)[0]?.close();
+        await second.stop();
+      }
+    });
+  });
+
+  describe("connect", () => {
+    it("tells why it is refused", async () => {
+      coordinator.override = () => problem(401, "unauthorized");
+      const error = await join1().catch((thrown: unknown) => thrown);
+      expect(error).to.include({ code: "unauthorized" });
+    });
+
+    it("sends its token", async () => {
+      await join1({ token: "secret" });
+      expect(coordinator.requests.every(({ headers }) => headers.authorization === "Bearer secret")).to.equal(true);
+    });
+
+    it("waits for a coordinator that starts later than it", async () => {
+      await coordinator.stop();
+      const connecting = join1();
+      await coordinator.start();
+      expect((await connecting).state).to.equal("online");
+    });
+
+    it("gives up when none comes and nothing is known", async () => {
+      await coordinator.stop();
+      const error = await join1({ connectTimeoutMs: 100 }).catch((thrown: unknown) => thrown);
+      expect(error).to.include({ code: "unreachable" });
+      expect((error as Error).message).to.contain("ECONNREFUSED");
+    });
+
+    it("starts from what is on disk when nothing else is up, and joins when something is", async () => {
+      await (await join1()).close();
+      await coordinator.stop();
+      const component = await join1();
+      expect(component.state).to.equal("offline");
+      expect(component.config.current).to.deep.equal({ samplingIntervalMs: 1000 });
+      coordinator.etag = "e2";
+      coordinator.settings = { samplingIntervalMs: 50 };
+      await coordinator.start();
+      await eventually(() => expect(component.config.current).to.deep.equal({ samplingIntervalMs: 50 }));
+      await eventually(() => expect(component.state).to.equal("online"));
+    });
+  });
+
+  describe("sending", () => {
+    const posted = (path: string) => coordinator.seen("POST", path);
+
+    it("posts a command under its id, and repeats it under the same when the answer was lost", async () => {
+      const component = await join1();
+      let failures = 0;
+      coordinator.override = ({ path }) => {
+        if (path !== "/v1/commands" || failures === 2) return undefined;
+        failures += 1;
+        return problem(503, "broker-unavailable");
+      };
+      const { id } = await component.command({ component: "two" }, "set", { a: 1 }, { deadlineMs: 5_000 });
+      expect(posted("/commands").map(({ headers }) => headers["idempotency-key"])).to.deep.equal([id, id, id]);
+      const { deadlineMs, ...body } = posted("/commands")[2]?.body ?? {};
+      expect(body).to.deep.equal({ to: { component: "two" }, name: "set", from: "one", body: { a: 1 } });
+      expect(deadlineMs).to.be.within(1, 5_000);
+    });
+
+    it("keeps the order to one target, and lets others pass", async () => {
+      const component = await join1();
+      let refusals = 3;
+      coordinator.override = ({ path, body }: FakeRequest) => {
+        if (path !== "/v1/commands" || body.to.component !== "slow" || refusals === 0) return undefined;
+        refusals -= 1;
+        return problem(503, "broker-unavailable");
+      };
+      const order: string[] = [];
+      const send = async (to: string, name: string) => {
+        await component.command({ component: to }, name);
+        order.push(name);
+      };
+      await Promise.all([send("slow", "s1"), send("slow", "s2"), send("fast", "f1")]);
+      expect(order).to.deep.equal(["f1", "s1", "s2"]);
+    });
+
+    it("carries bytes as they are", async () => {
+      const component = await join1();
+      await component.command({ any: "worker" }, "load", new Payload("application/xml", "<a/>"));
+      expect(posted("/commands")[0]?.body).to.include({ contentType: "application/xml", bodyBase64: "PGEvPg==" });
+    });
+
+    it("refuses what is too large before sending it", async () => {
+      const component = await join1();
+      const error = await component
+        .command({ component: "two" }, "load", new Payload("application/octet-stream", Buffer.alloc(1024 * 1024 + 1)))
+        .catch((thrown: unknown) => thrown);
+      expect(error).to.include({ code: "too-large" });
+      expect(posted("/commands")).to.deep.equal([]);
+    });
+
+    it("resolves a request with its reply, or with what the bridge says", async () => {
+      const component = await join1();
+      expect(await component.request({ component: "two" }, "ask", 7)).to.deep.equal({ got: 7 });
+      coordinator.override = ({ path }) =>
+        path === "/v1/requests" ? problem(502, "handler-failed", "no ink") : undefined;
+      const error = await component.request({ component: "two" }, "ask").catch((thrown: unknown) => thrown);
+      expect(error).to.include({ code: "handler-failed", message: "no ink" });
+    });
+
+    it("gathers replies and the missing", async () => {
+      const component = await join1();
+      coordinator.override = ({ path }) =>
+        path === "/v1/requests"
+          ? {
+              status: 200,
+              body: {
+                replies: [
+                  { from: "a", body: 1 },
+                  { from: "b", error: "handler-failed" },
+                ],
+                missing: ["c"],
+              },
+            }
+          : undefined;
+      expect(await component.gather({ type: "worker" }, "ask", undefined, { timeoutMs: 100 })).to.deep.equal({
+        replies: [
+          { from: "a", body: 1 },
+          { from: "b", error: "handler-failed" },
+        ],
+        missing: ["c"],
+      });
+    });
+
+    it("tracks a command to its end", async () => {
+      const component = await join1();
+      let state = "delivered";
+      coordinator.override = ({ method, path, headers }) => {
+        if (method !== "GET" || !path.startsWith("/v1/commands/")) return undefined;
+        const etag = `"${state}"`;
+        if (headers["if-none-match"] === etag) {
+          state = "done";
+          return { status: 304 };
+        }
+        return { status: 200, headers: { etag }, body: { targets: { two: { state, at: "now" } } } };
+      };
+      const command = await component.command({ component: "two" }, "set", 1, { tracked: true });
+      expect((await command.state()).targets.two?.state).to.equal("delivered");
+      expect((await command.finished()).targets.two?.state).to.equal("done");
+    });
+
+    it("subscribes to events by a pattern", async () => {
+      const component = await join1();
+      const seen: unknown[] = [];
+      const stop = component.subscribe("worker.#", ({ name, from, body }) => void seen.push([name, from, body]));
+      await eventually(() => expect(coordinator.streamsOf("/events")).to.equal(1));
+      coordinator.send("/events", "event", { name: "tick", from: "two", body: 1 });
+      await eventually(() => expect(seen).to.deep.equal([["tick", "two", 1]]));
+      stop();
+      await eventually(() => expect(coordinator.streamsOf("/events")).to.equal(0));
+    });
+
+    it("carries the trace of the message in hand on, unless told another", async () => {
+      const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+      const component = await join1();
+      component.handle("relay", async () => {
+        await component.command({ component: "two" }, "set");
+        await component.event("relayed", undefined, { traceparent: "own" });
+      });
+      coordinator.deliver({ name: "relay", from: "three", traceparent });
+      await eventually(() => expect(posted("/ack")).to.have.lengthOf(1));
+      expect(posted("/commands")[0]?.headers.traceparent).to.equal(traceparent);
+      expect(posted("/events")[0]?.headers.traceparent).to.equal("own");
+    });
+  });
+
+  describe("receiving", () => {
+    const settled = () =>
+      coordinator.requests
+        .filter(({ path }) => /\/(ack|nack|reply)$/.test(path))
+        .map(({ path, body }) => [path.split("/").at(-1), body]);
+
+    it("acks what a handler has done", async () => {
+      const component = await join1();
+      const seen: unknown[] = [];
+      component.handle("set", ({ body, from }) => void seen.push([from, body]));
+      coordinator.deliver({ name: "set", from: "two", body: { a: 1 } });
+      await eventually(() => expect(settled()).to.deep.equal([["ack", undefined]]));
+      expect(seen).to.deep.equal([["two", { a: 1 }]]);
+    });
+
+    it("answers requests, with bytes where the handler gives bytes", async () => {
+      const component = await join1();
+      component.handle("json", () => ({ ok: true }));
+      component.handle("bytes", () => new Payload("image/png", Buffer.from([1, 2])));
+      coordinator.deliver({ kind: "request", name: "json" });
+      coordinator.deliver({ kind: "request", name: "bytes" });
+      await eventually(() =>
+        expect(settled()).to.have.deep.members([
+          ["reply", { body: { ok: true } }],
+          ["reply", { contentType: "image/png", bodyBase64: "AQI=" }],
+        ]),
+      );
+    });
+
+    it("nacks with the reason and the wait before the next attempt", async () => {
+      const component = await join1();
+      component.handle("fail", () => {
+        throw new Error("no ink");
+      });
+      coordinator.deliver({ name: "fail" });
+      await eventually(() => expect(settled()).to.have.lengthOf(1));
+      const [[verb, body]] = settled() as [[string, { reason: string; delayMs: number }]];
+      expect([verb, body.reason]).to.deep.equal(["nack", "no ink"]);
+      expect(body.delayMs).to.be.within(500, 1_000);
+    });
+
+    it("handles a message that comes again once, and acks it again", async () => {
+      const component = await join1();
+      let runs = 0;
+      component.handle("count", () => {
+        runs += 1;
+      });
+      const id = randomUUID();
+      coordinator.deliver({ id, name: "count" });
+      await eventually(() => expect(settled()).to.have.lengthOf(1));
+      coordinator.deliver({ id, name: "count", attempt: 2 });
+      await eventually(() => expect(settled()).to.have.lengthOf(2));
+      expect(runs).to.equal(1);
+    });
+
+    it("takes no more than it can hold, and says how long it may take", async () => {
+      const component = await join1({ prefetch: 2 });
+      let release = () => {};
+      const released = new Promise<void>((resolve) => {
+        release = resolve;
+      });
+      component.handle("slow", () => released, { timeoutMs: 60_000 });
+      for (const n of [1, 2, 3]) coordinator.deliver({ name: "slow", from: `f${n}` });
+      await eventually(() => expect(coordinator.inbox).to.have.lengthOf(1));
+      release();
+      await eventually(() => expect(settled()).to.have.lengthOf(3));
+      const polls = coordinator.seen("GET", "/inbox");
+      expect(polls[0]?.query.get("max")).to.equal("2");
+      expect(Number(polls.at(-1)?.query.get("visibilityMs"))).to.be.above(60_000);
+    });
+
+    it("goes on after the coordinator was away", async () => {
+      const component = await join1();
+      const seen: string[] = [];
+      component.handle("set", ({ id }) => void seen.push(id));
+      await coordinator.stop();
+      await coordinator.start();
+      coordinator.deliver({ id: "after", name: "set" });
+      await eventually(() => expect(seen).to.deep.equal(["after"]));
+    });
+
+    it("lets a handler end at its close, and settles it", async () => {
+      const component = await join1();
+      let release = () => {};
+      component.handle(
+        "slow",
+        () =>
+          new Promise<void>((resolve) => {
+            release = resolve;
+          }),
+      );
+      coordinator.deliver({ name: "slow" });
+      await eventually(() => expect(coordinator.inbox).to.have.lengthOf(0));
+      await eventually(() => expect(release.length).to.equal(1));
+      const closed = component.close();
+      release();
+      await closed;
+      expect(settled()).to.deep.equal([["ack", undefined]]);
+    });
+  });
+});

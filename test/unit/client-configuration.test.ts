@@ -1,0 +1,241 @@
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect } from "chai";
+import { Bridge } from "../../clients/typescript/src/bridge.ts";
+import { Configuration } from "../../clients/typescript/src/configuration.ts";
+import { DiskCache } from "../../clients/typescript/src/disk-cache.ts";
+import { silent } from "../../clients/typescript/src/logger.ts";
+import { type Validate, validateBySchema } from "../../clients/typescript/src/validation.ts";
+import { eventually } from "../support/eventually.ts";
+import { FakeCoordinator, problem } from "../support/fake-coordinator.ts";
+
+interface Settings {
+  samplingIntervalMs: number;
+}
+
+describe("a component's configuration", () => {
+  let coordinator: FakeCoordinator;
+  let directory: string;
+  const open: Configuration<Settings>[] = [];
+
+  beforeEach(async () => {
+    coordinator = new FakeCoordinator();
+    await coordinator.start();
+    directory = await mkdtemp(join(tmpdir(), "muster-configuration-"));
+  });
+  afterEach(async () => {
+    await Promise.all(open.splice(0).map((configuration) => configuration.close()));
+    await coordinator.stop();
+    await rm(directory, { recursive: true });
+  });
+
+  function make(validate: Validate<Settings> = (settings) => settings as unknown as Settings): Configuration<Settings> {
+    const bridge = new Bridge({ urls: [coordinator.url] });
+    const cache = new DiskCache(join(directory, "one.json"), silent);
+    const configuration = new Configuration<Settings>({ bridge, id: "one", validate, cache, logger: silent });
+    open.push(configuration);
+    return configuration;
+  }
+
+  const reports = () => coordinator.seen("PUT", "/config/status").map(({ body }) => body);
+
+  it("is read, reported as applied, and confirmed by its etag", async () => {
+    const configuration = make();
+    await configuration.refresh();
+    expect(configuration.current).to.deep.equal({ samplingIntervalMs: 1000 });
+    expect(configuration.etag).to.equal("e1");
+    await eventually(() => expect(reports()).to.deep.equal([{ etag: "e1", status: "applied" }]));
+    await configuration.refresh();
+    expect(coordinator.seen("GET", "/config")[1]?.headers["if-none-match"]).to.equal('"e1"');
+  });
+
+  it("is given to handlers now and at each change, with the previous one", async () => {
+    const configuration = make();
+    await configuration.refresh();
+    const seen: [number, number][] = [];
+    await configuration.onChange((settings, { previous }) => {
+      seen.push([previous.samplingIntervalMs, settings.samplingIntervalMs]);
+    });
+    coordinator.configure("e2", { samplingIntervalMs: 500 });
+    await configuration.refresh();
+    expect(seen).to.deep.equal([
+      [1000, 1000],
+      [1000, 500],
+    ]);
+  });
+
+  it("stays as it was when a handler throws, which takes it back from others and is reported", async () => {
+    const configuration = make();
+    await configuration.refresh();
+    const taken: number[] = [];
+    await configuration.onChange(({ samplingIntervalMs }) => void taken.push(samplingIntervalMs));
+    await configuration.onChange(({ samplingIntervalMs }) => {
+      if (samplingIntervalMs < 100) throw new Error("too often");
+    });
+    coordinator.configure("e2", { samplingIntervalMs: 5 });
+    await configuration.refresh();
+    expect(configuration.current.samplingIntervalMs).to.equal(1000);
+    expect(configuration.etag).to.equal("e1");
+    expect(taken).to.deep.equal([1000, 5, 1000]);
+    await eventually(() =>
+      expect(reports().at(-1)).to.deep.equal({ etag: "e2", status: "rejected", reason: "too often" }),
+    );
+  });
+
+  it("takes the next one after a rejected one", async () => {
+    const configuration = make(({ samplingIntervalMs }) => {
+      if (Number(samplingIntervalMs) < 100) throw new Error("too often");
+      return { samplingIntervalMs: Number(samplingIntervalMs) };
+    });
+    await configuration.refresh();
+    for (const [etag, samplingIntervalMs] of [
+      ["e2", 5],
+      ["e3", 200],
+    ] as const) {
+      coordinator.configure(etag, { samplingIntervalMs });
+      await configuration.refresh();
+    }
+    expect(configuration.current.samplingIntervalMs).to.equal(200);
+  });
+
+  it("reports the return of what it has as applied", async () => {
+    const configuration = make(({ samplingIntervalMs }) => {
+      if (Number(samplingIntervalMs) < 100) throw new Error("too often");
+      return { samplingIntervalMs: Number(samplingIntervalMs) };
+    });
+    await configuration.refresh();
+    for (const [etag, samplingIntervalMs] of [
+      ["e2", 5],
+      ["e1", 1000],
+    ] as const) {
+      coordinator.configure(etag, { samplingIntervalMs });
+      await configuration.refresh();
+    }
+    await eventually(() => expect(reports().at(-1)).to.deep.equal({ etag: "e1", status: "applied" }));
+  });
+
+  it("is refused to its reader when the very first is not accepted", async () => {
+    const configuration = make(() => {
+      throw new Error("no such metric");
+    });
+    const error = await configuration.refresh().catch((thrown: unknown) => thrown);
+    expect(error).to.include({ code: "refused" });
+    await eventually(() => expect(reports().at(-1)).to.include({ status: "rejected", reason: "no such metric" }));
+  });
+
+  it("is checked by the schema of its type, read once for each change", async () => {
+    let schema: object = { type: "object", properties: { samplingIntervalMs: { type: "integer", minimum: 100 } } };
+    coordinator.override = ({ path, headers }) => {
+      if (path !== "/v1/config/schemas/collector") return undefined;
+      const etag = { etag: `"${JSON.stringify(schema).length}"` };
+      return headers["if-none-match"] === etag.etag
+        ? { status: 304, headers: etag }
+        : { status: 200, body: schema, headers: etag };
+    };
+    const configuration = make(validateBySchema(new Bridge({ urls: [coordinator.url] }), "collector", silent));
+    await configuration.refresh();
+    coordinator.configure("e2", { samplingIntervalMs: 5 });
+    await configuration.refresh();
+    await eventually(() => expect(reports().at(-1)?.reason).to.contain("/samplingIntervalMs must be >= 100"));
+    schema = { type: "object" };
+    coordinator.configure("e3", { samplingIntervalMs: 6 });
+    await configuration.refresh();
+    expect(configuration.current.samplingIntervalMs).to.equal(6);
+  });
+
+  it("is taken unchecked where the schema cannot be read", async () => {
+    coordinator.override = ({ path }) => (path.includes("/schemas/") ? problem(503, "store-unavailable") : undefined);
+    const configuration = make(validateBySchema(new Bridge({ urls: [coordinator.url] }), "collector", silent));
+    await configuration.refresh();
+    expect(configuration.current.samplingIntervalMs).to.equal(1000);
+  });
+
+  it("reads once more, and not oftener, for many signals that come while it reads", async () => {
+    const configuration = make();
+    await configuration.refresh();
+    const before = coordinator.seen("GET", "/config").length;
+    await Promise.all([1, 2, 3, 4, 5].map(() => configuration.refresh()));
+    expect(coordinator.seen("GET", "/config").length - before).to.equal(2);
+  });
+
+  it("does not read for a signal of what it has seen", async () => {
+    const configuration = make();
+    await configuration.refresh();
+    configuration.signalled("e1");
+    await configuration.refresh();
+    expect(coordinator.seen("GET", "/config")).to.have.lengthOf(2);
+  });
+
+  it("follows a stream, across a restart of the coordinator", async () => {
+    const configuration = make();
+    configuration.follow("stream");
+    await eventually(() => expect(configuration.isKnown && configuration.etag).to.equal("e1"));
+    await coordinator.stop();
+    coordinator.etag = "e2";
+    coordinator.settings = { samplingIntervalMs: 250 };
+    await coordinator.start();
+    await eventually(() => expect(configuration.current.samplingIntervalMs).to.equal(250));
+  });
+
+  it("repeats its report until a coordinator has it", async () => {
+    let refused = 0;
+    coordinator.override = ({ path }) => {
+      if (!path.endsWith("/config/status") || refused === 2) return undefined;
+      refused += 1;
+      return problem(503, "store-unavailable");
+    };
+    await make().refresh();
+    await eventually(() => expect(reports()).to.have.lengthOf(3));
+  });
+
+  describe("on disk", () => {
+    it("is found again with its etag and age when nothing answers", async () => {
+      await make().refresh();
+      await open.splice(0)[0]?.close();
+      await coordinator.stop();
+      const restored = make();
+      expect((await restored.restore()).found).to.equal(true);
+      expect(restored.current).to.deep.equal({ samplingIntervalMs: 1000 });
+      expect(restored.etag).to.equal("e1");
+      expect(restored.ageMs).to.be.within(0, 60_000);
+    });
+
+    it("is never what was rejected", async () => {
+      const configuration = make();
+      await configuration.refresh();
+      await configuration.onChange(({ samplingIntervalMs }) => {
+        if (samplingIntervalMs === 5) throw new Error("no");
+      });
+      coordinator.configure("e2", { samplingIntervalMs: 5 });
+      await configuration.refresh();
+      await configuration.close();
+      expect(JSON.parse(await readFile(join(directory, "one.json"), "utf8"))).to.include({ etag: "e1" });
+    });
+
+    it("is readable by its user alone, and written whole or not at all", async () => {
+      const configuration = make();
+      await configuration.refresh();
+      await configuration.close();
+      expect((await stat(join(directory, "one.json"))).mode & 0o777).to.equal(0o600);
+      expect(await readdir(directory)).to.deep.equal(["one.json"]);
+    });
+
+    for (const [what, content] of [
+      ["a broken file", "{"],
+      ["another component's file", JSON.stringify({ id: "two", etag: "e", settings: {} })],
+    ] as const) {
+      it(`is not taken from ${what}`, async () => {
+        await writeFile(join(directory, "one.json"), content);
+        expect((await make().restore()).found).to.equal(false);
+      });
+    }
+
+    it("does not keep a component from running where it cannot be written", async () => {
+      await writeFile(join(directory, "file"), "");
+      const cache = new DiskCache(join(directory, "file", "one.json"), silent);
+      await cache.write({ id: "one", etag: "e1", settings: {}, confirmedAt: new Date().toISOString() });
+      expect(await cache.read("one")).to.equal(undefined);
+    });
+  });
+});
