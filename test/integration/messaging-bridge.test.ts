@@ -1,0 +1,268 @@
+import { createHmac } from "node:crypto";
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { expect } from "chai";
+import { useVhost } from "../support/broker.ts";
+import { type CallAnswer, type RunningCoordinator, startCoordinator } from "../support/coordinator.ts";
+import { eventually } from "../support/eventually.ts";
+import { unique } from "./messaging-fixture.ts";
+
+describe("messages over HTTP", function () {
+  this.timeout(60_000);
+  const vhost = useVhost();
+  let bridge: RunningCoordinator;
+
+  before(async () => {
+    bridge = await startCoordinator({ amqpUrl: vhost.url, args: ["--amqp-management-url", vhost.managementUrl] });
+    await eventually(async () => expect((await post("/v1/events", { name: "hello" })).status).to.equal(202), {
+      timeoutMs: 20_000,
+    });
+  });
+  after(() => bridge.close());
+
+  const post = (path: string, body: unknown, headers?: Record<string, string>) =>
+    bridge.call("POST", path, body, headers);
+  const get = (path: string, headers?: Record<string, string>) => bridge.call("GET", path, undefined, headers);
+  const register = async (more: Record<string, unknown> = {}): Promise<{ id: string; type: string }> => {
+    const component = { id: unique("c"), type: unique("t") };
+    const answer = await bridge.call("PUT", `/v1/components/${component.id}`, { type: component.type, ...more });
+    expect(answer.status, JSON.stringify(answer.body)).to.equal(201);
+    return component;
+  };
+  const poll = async (id: string, waitMs = 5_000) =>
+    (await get(`/v1/components/${id}/inbox?waitMs=${waitMs}`)).body.messages as Record<string, unknown>[];
+  const settle = (id: string, delivery: unknown, verb: string, body?: unknown) =>
+    post(`/v1/components/${id}/inbox/${delivery}/${verb}`, body);
+  const problem = (answer: CallAnswer) => `${answer.status} ${answer.body?.code}`;
+
+  it("carries a command, and shows what became of it to who waits", async () => {
+    const { id } = await register();
+    const sent = await post("/v1/commands", { to: { component: id }, name: "reload", body: { n: 1 } });
+    expect(sent.status).to.equal(202);
+    const path = `/v1/commands/${sent.body.id}`;
+    const queued = await get(path);
+    expect(queued.body.targets[id].state).to.equal("queued");
+    const waiting = get(`${path}?waitMs=10000`, { "if-none-match": queued.headers.get("etag") ?? "" });
+    const [message] = await poll(id);
+    expect(message).to.deep.include({ kind: "command", name: "reload", body: { n: 1 }, attempt: 1 });
+    expect((await waiting).body.targets[id].state).to.equal("delivered");
+    expect((await settle(id, message?.delivery, "ack")).status).to.equal(204);
+    await eventually(async () => expect((await get(path)).body.targets[id].state).to.equal("done"));
+  });
+
+  it("keeps no record of a command that is not to be tracked", async () => {
+    const { id } = await register();
+    const sent = await post("/v1/commands", { to: { component: id }, name: "x", track: false });
+    expect((await poll(id))[0]?.name).to.equal("x");
+    expect(problem(await get(`/v1/commands/${sent.body.id}`))).to.equal("404 not-found");
+  });
+
+  it("brings bytes of any type unchanged", async () => {
+    const { id } = await register();
+    const bytes = Buffer.from(Array.from({ length: 256 }, (_, n) => n));
+    const body = { contentType: "application/octet-stream", bodyBase64: bytes.toString("base64") };
+    await post("/v1/commands", { to: { component: id }, name: "bytes", ...body });
+    const [message] = await poll(id);
+    expect(message).to.deep.include(body);
+  });
+
+  it("answers a request with its reply", async () => {
+    const { id } = await register();
+    const asked = post("/v1/requests", { to: { component: id }, name: "sum", body: [1, 2], timeoutMs: 5_000 });
+    const [message] = await poll(id);
+    expect(message).to.deep.include({ kind: "request", body: [1, 2] });
+    await settle(id, message?.delivery, "reply", { body: 3 });
+    const answer = await asked;
+    expect(answer.status).to.equal(200);
+    expect(answer.body).to.deep.equal({ from: id, body: 3 });
+  });
+
+  it("says 502 with the reason when the handler failed, 504 when nobody answered", async () => {
+    const { id } = await register();
+    const asked = post("/v1/requests", { to: { component: id }, name: "sum", timeoutMs: 5_000 });
+    const [message] = await poll(id);
+    await settle(id, message?.delivery, "nack", { reason: "no numbers" });
+    const failed = await asked;
+    expect(problem(failed)).to.equal("502 handler-failed");
+    expect(failed.body.detail).to.match(/no numbers/);
+    const late = await post("/v1/requests", { to: { component: id }, name: "sum", timeoutMs: 50 });
+    expect(problem(late)).to.equal("504 deadline-exceeded");
+  });
+
+  it("gathers replies and says who is missing", async () => {
+    const one = await register();
+    const other = await register({ type: one.type });
+    const asked = post("/v1/requests", { to: { type: one.type }, name: "who", timeoutMs: 600 });
+    const [message] = await poll(one.id);
+    await settle(one.id, message?.delivery, "reply", { body: "me" });
+    expect((await asked).body).to.deep.equal({ replies: [{ from: one.id, body: "me" }], missing: [other.id] });
+  });
+
+  it("answers a repeated POST as it did the first, and refuses its key for another", async () => {
+    const { id } = await register();
+    const key = { "idempotency-key": unique("key") };
+    const body = { to: { component: id }, name: "once" };
+    const first = await post("/v1/commands", body, key);
+    const second = await post("/v1/commands", body, key);
+    expect(second.body).to.deep.equal(first.body);
+    expect(await poll(id)).to.have.length(1);
+    expect(problem(await post("/v1/commands", { ...body, name: "twice" }, key))).to.equal("422 refused");
+  });
+
+  it("takes a long key for the message's id", async () => {
+    const { id } = await register();
+    const key = "AbCdEfGhIjKlMnOp-1z";
+    const sent = await post("/v1/commands", { to: { component: id }, name: "x" }, { "idempotency-key": key });
+    expect(sent.body).to.deep.equal({ id: key });
+    expect((await get(`/v1/commands/${key}`)).status).to.equal(200);
+  });
+
+  it("carries the trace context", async () => {
+    const { id } = await register();
+    const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    await post("/v1/commands", { to: { component: id }, name: "x" }, { traceparent });
+    expect((await poll(id))[0]?.traceparent).to.equal(traceparent);
+  });
+
+  it("streams events and taps messages", async () => {
+    const { id, type } = await register();
+    const events = await openStream(`${bridge.url}/v1/events?match=${type}.%23`);
+    const tap = await openStream(`${bridge.url}/v1/tap?match=command.${id}.%23&body=true`);
+    await eventually(async () => {
+      await post("/v1/events", { name: "heat", from: id, body: 21 });
+      expect(events.text()).to.match(/event: event\n/);
+    });
+    expect(events.data()[0]).to.deep.include({ topic: `${type}.${id}.heat`, from: id, body: 21 });
+    await eventually(async () => {
+      await post("/v1/commands", { to: { component: id }, name: "seen", body: "it" });
+      expect(tap.data().length).to.be.greaterThan(0);
+    });
+    expect(tap.data()[0]).to.deep.include({ kind: "command", name: "seen", body: "it", routingKey: id });
+    expect((await poll(id))[0]).to.deep.include({ name: "seen", body: "it" });
+    events.close();
+    tap.close();
+  });
+
+  it("refuses what is wrong, each with what would be right", async () => {
+    const { id } = await register();
+    const big = "x".repeat(1_048_576);
+    const cases: [string, unknown, string][] = [
+      ["/v1/commands", { to: { component: "nobody" }, name: "x" }, "404 no-such-target"],
+      ["/v1/commands", { to: { type: "nobody" }, name: "x" }, "404 no-such-target"],
+      ["/v1/commands", { to: { any: "nobody" }, name: "x" }, "404 no-such-target"],
+      ["/v1/commands", { to: {}, name: "x" }, "400 invalid-request"],
+      ["/v1/commands", { to: { component: id, type: "t" }, name: "x" }, "400 invalid-request"],
+      ["/v1/commands", { to: { component: id }, name: "bad name" }, "400 invalid-request"],
+      ["/v1/commands", { to: { component: id }, name: "x", deadlineMs: 0 }, "400 invalid-request"],
+      ["/v1/commands", { to: { component: id }, name: "x", bodyBase64: "a" }, "400 invalid-request"],
+      [
+        "/v1/commands",
+        { to: { component: id }, name: "x", contentType: "a/b", bodyBase64: "%%%%" },
+        "400 invalid-request",
+      ],
+      ["/v1/commands", { to: { component: id }, name: "x", body: big }, "413 too-large"],
+      ["/v1/commands", "{", "400 malformed-json"],
+      ["/v1/requests", { to: { component: "nobody" }, name: "x", timeoutMs: 100 }, "404 no-such-target"],
+      ["/v1/requests", { to: { component: id }, name: "x", timeoutMs: 99_999_999 }, "400 invalid-request"],
+      ["/v1/events", { name: "x", from: "nobody" }, "404 not-registered"],
+      ["/v1/components/nobody/inbox/d/ack", undefined, "404 no-such-delivery"],
+      [`/v1/components/${id}/inbox/d/ack`, undefined, "404 no-such-delivery"],
+      ["/v1/dead-letters/none/redrive", undefined, "404 not-found"],
+      ["/v1/dead-letters/redrive", { match: { color: "red" } }, "400 invalid-request"],
+    ];
+    for (const [path, body, expected] of cases)
+      expect(problem(await post(path, body)), `POST ${path} ${JSON.stringify(body)?.slice(0, 80)}`).to.equal(expected);
+    const gets: [string, string][] = [
+      ["/v1/components/nobody/inbox", "404 not-registered"],
+      [`/v1/components/${id}/inbox?max=0`, "400 invalid-request"],
+      [`/v1/components/${id}/inbox?wait=1`, "400 unknown-parameter"],
+      ["/v1/commands/none", "404 not-found"],
+      ["/v1/events", "400 invalid-request"],
+      ["/v1/tap", "400 invalid-request"],
+      ["/v1/dead-letters?limit=0", "400 invalid-request"],
+    ];
+    for (const [path, expected] of gets) expect(problem(await get(path)), `GET ${path}`).to.equal(expected);
+    expect((await get("/livez")).status).to.equal(200);
+  });
+
+  describe("to a webhook", () => {
+    let receiver: Server;
+    const received: { body: string; headers: Record<string, unknown> }[] = [];
+    let answer: { status: number; body?: string } = { status: 204 };
+    before((done) => {
+      receiver = createServer((request, response) => {
+        let body = "";
+        request.on("data", (chunk) => {
+          body += chunk;
+        });
+        request.on("end", () => {
+          received.push({ body, headers: request.headers });
+          response.writeHead(answer.status, { "content-type": "application/json" }).end(answer.body);
+        });
+      });
+      receiver.listen(0, "127.0.0.1", done);
+    });
+    after((done) => {
+      receiver.close(done);
+    });
+    beforeEach(() => {
+      received.length = 0;
+    });
+    const secret = "0123456789abcdef";
+    const hooked = () => {
+      const { port } = receiver.address() as AddressInfo;
+      return register({ webhook: { url: `http://127.0.0.1:${port}/hook`, secret } });
+    };
+
+    it("posts a command, signed, and takes 2xx for an ack", async () => {
+      answer = { status: 204 };
+      const { id } = await hooked();
+      const sent = await post("/v1/commands", { to: { component: id }, name: "ring", body: 1 });
+      await eventually(async () =>
+        expect((await get(`/v1/commands/${sent.body.id}`)).body.targets[id].state).to.equal("done"),
+      );
+      const [{ body, headers } = { body: "", headers: {} }] = received;
+      expect(JSON.parse(body)).to.deep.include({ name: "ring", body: 1 });
+      const [, seconds, signature] = /^t=(\d+),v1=([0-9a-f]+)$/.exec(String(headers["muster-signature"])) ?? [];
+      expect(signature).to.equal(createHmac("sha256", secret).update(`${seconds}.${body}`).digest("hex"));
+    });
+
+    it("takes its answer for the reply to a request", async () => {
+      answer = { status: 200, body: '{"pong":true}' };
+      const { id } = await hooked();
+      const reply = await post("/v1/requests", { to: { component: id }, name: "ping", timeoutMs: 10_000 });
+      expect(reply.body).to.deep.equal({ from: id, body: { pong: true } });
+    });
+
+    it("tries again while it is away, at no cost to the message", async () => {
+      answer = { status: 503 };
+      const { id } = await hooked();
+      const sent = await post("/v1/commands", { to: { component: id }, name: "ring" });
+      await eventually(() => expect(received.length).to.be.greaterThan(1));
+      answer = { status: 204 };
+      await eventually(async () => {
+        const target = (await get(`/v1/commands/${sent.body.id}`)).body.targets[id];
+        expect(target).to.include({ state: "done", attempt: 1 });
+      });
+    });
+  });
+});
+
+/** Server-sent events as they come. */
+async function openStream(url: string) {
+  const abort = new AbortController();
+  const response = await fetch(url, { headers: { accept: "text/event-stream" }, signal: abort.signal });
+  expect(response.status).to.equal(200);
+  let text = "";
+  const reading = (async () => {
+    for await (const chunk of response.body ?? []) text += Buffer.from(chunk).toString("utf8");
+  })().catch(() => undefined);
+  return {
+    text: () => text,
+    data: () => [...text.matchAll(/^data: (.*)$/gm)].map((match) => JSON.parse(match[1] ?? "")),
+    close: () => {
+      abort.abort();
+      return reading;
+    },
+  };
+}
