@@ -53,6 +53,19 @@ export interface StreamEvent<Data = unknown> {
   data: Data;
 }
 
+interface Limit {
+  signal: AbortSignal;
+  /** Time counts no longer. */
+  meet(): void;
+  /** Nothing aborts it any more. */
+  release(): void;
+}
+
+interface OpenStream {
+  response: Response;
+  release(): void;
+}
+
 /** A path whose parts are encoded: path`/v1/components/${id}`. */
 export function path(parts: TemplateStringsArray, ...values: string[]): string {
   // A colon is a character of path segments (RFC 3986), and "type:x" reads better in logs than "type%3Ax".
@@ -88,15 +101,20 @@ export class BridgeClient {
 
   /** @throws MusterError as the coordinator answered; `unreachable` or `deadline-exceeded` when none did. */
   async ask<Body = unknown>(request: BridgeRequest): Promise<BridgeAnswer<Body>> {
-    return await this.#within(request, async (signal) => {
-      const response = await this.#open(request, { accept: "application/json, */*;q=0.5" }, signal);
+    const limit = this.#limit(request);
+    try {
+      const response = await this.#open(request, { accept: "application/json, */*;q=0.5" }, limit.signal);
       const contentType = response.headers.get("content-type") ?? "";
       const etag = (response.headers.get("etag") ?? "").replace(/^W\//, "").replaceAll('"', "");
       const bytes = Buffer.from(await response.arrayBuffer());
       const isJson = request.raw !== true && /^application\/json\b/.test(contentType);
       const body = bytes.length === 0 ? undefined : isJson ? JSON.parse(bytes.toString("utf8")) : bytes;
       return { status: response.status, etag, contentType, body: body as Body };
-    });
+    } catch (error) {
+      throw this.#failure(error, request, limit);
+    } finally {
+      limit.release();
+    }
   }
 
   /**
@@ -108,23 +126,25 @@ export class BridgeClient {
     lost: (error: MusterError) => void = () => {},
   ): AsyncGenerator<StreamEvent<Data>> {
     const headers: Record<string, string> = { accept: "text/event-stream" };
-    let response = await this.#openStream(request, headers);
+    let open = await this.#openStream(request, headers);
     for (;;) {
       let broken = new MusterError("unreachable", `${this.url} ended the stream`);
       try {
-        for await (const event of eventsOf<Data>(response)) {
+        for await (const event of eventsOf<Data>(open.response)) {
           if (event.id !== undefined) headers["last-event-id"] = event.id;
           yield event;
         }
       } catch (error) {
         broken = this.#failure(error, request);
+      } finally {
+        open.release();
       }
       lost(broken);
-      response = await this.#resume(request, headers);
+      open = await this.#resume(request, headers);
     }
   }
 
-  async #resume(request: BridgeRequest, headers: Record<string, string>): Promise<Response> {
+  async #resume(request: BridgeRequest, headers: Record<string, string>): Promise<OpenStream> {
     const { signal } = this.#options;
     const deadline = performance.now() + resumeMsMax;
     for (let pauseMs = resumeEveryMs.first; ; pauseMs = Math.min(pauseMs * 2, resumeEveryMs.max)) {
@@ -138,27 +158,37 @@ export class BridgeClient {
     }
   }
 
-  async #openStream(request: BridgeRequest, headers: Record<string, string>): Promise<Response> {
-    const response = await this.#within(request, (signal) => this.#open(request, headers, signal));
-    if (/^text\/event-stream\b/.test(response.headers.get("content-type") ?? "")) return response;
-    await response.body?.cancel();
-    throw new MusterError("no-such-route", `${this.url} does not stream ${request.path}`);
+  /** The time limit is for the opening; Ctrl-C ends the stream until it is released. */
+  async #openStream(request: BridgeRequest, headers: Record<string, string>): Promise<OpenStream> {
+    const limit = this.#limit(request);
+    try {
+      const response = await this.#open(request, headers, limit.signal);
+      limit.meet();
+      if (/^text\/event-stream\b/.test(response.headers.get("content-type") ?? "")) {
+        return { response, release: limit.release };
+      }
+      await response.body?.cancel();
+      throw new MusterError("no-such-route", `${this.url} does not stream ${request.path}`);
+    } catch (error) {
+      limit.release();
+      throw this.#failure(error, request, limit);
+    }
   }
 
-  /** Runs `act` with a signal of Ctrl-C and the time limit; an opened stream outlives the limit, an answer does not. */
-  async #within<T>(request: BridgeRequest, act: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    const timeoutMs = request.timeoutMs ?? this.#options.timeoutMs;
-    const timer = new AbortController();
-    const timeout = setTimeout(() => timer.abort(), timeoutMs);
-    try {
-      return await act(AbortSignal.any([this.#options.signal, timer.signal]));
-    } catch (error) {
-      if (!timer.signal.aborted || error instanceof MusterError) throw this.#failure(error, request);
-      const told = `${this.url} gave no answer to ${request.method ?? "GET"} ${request.path} within ${timeoutMs} ms`;
-      throw new MusterError("deadline-exceeded", told, { cause: error });
-    } finally {
-      clearTimeout(timeout);
-    }
+  /** Ctrl-C and the time limit as one signal. Not AbortSignal.any: in Node 20 what it makes can be collected while it is waited on. */
+  #limit({ timeoutMs = this.#options.timeoutMs }: BridgeRequest): Limit {
+    const { signal } = this.#options;
+    const ending = new AbortController();
+    const end = () => ending.abort(signal.reason);
+    const timer = setTimeout(() => ending.abort(new TimedOut(timeoutMs)), timeoutMs);
+    signal.addEventListener("abort", end);
+    if (signal.aborted) end();
+    const meet = () => clearTimeout(timer);
+    const release = () => {
+      meet();
+      signal.removeEventListener("abort", end);
+    };
+    return { signal: ending.signal, meet, release };
   }
 
   async #open(request: BridgeRequest, headers: Record<string, string>, signal: AbortSignal): Promise<Response> {
@@ -200,14 +230,27 @@ export class BridgeClient {
     return await fetch(target, { method, headers, body: sent, signal });
   }
 
-  #failure(error: unknown, { method = "GET", path }: BridgeRequest): MusterError {
+  #failure(error: unknown, { method = "GET", path }: BridgeRequest, limit?: Limit): MusterError {
     this.#options.signal.throwIfAborted();
     if (error instanceof MusterError) return error;
+    const timedOut: unknown = limit?.signal.reason;
+    if (timedOut instanceof TimedOut) {
+      const told = `${this.url} gave no answer to ${method} ${path} within ${timedOut.timeoutMs} ms`;
+      return new MusterError("deadline-exceeded", told, { cause: error });
+    }
     const told =
       error instanceof SyntaxError
         ? `${this.url} answered ${method} ${path} with broken JSON: ${error.message}`
         : `no coordinator answers at ${this.#options.urls.map(shown).join(", ")}: ${reason(error).message}`;
     return new MusterError("unreachable", told, { cause: error });
+  }
+}
+
+class TimedOut extends Error {
+  readonly timeoutMs: number;
+  constructor(timeoutMs: number) {
+    super(`no answer within ${timeoutMs} ms`);
+    this.timeoutMs = timeoutMs;
   }
 }
 

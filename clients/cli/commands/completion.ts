@@ -8,7 +8,7 @@ import { type GlobalOptions, Session } from "../session.ts";
 import { plain } from "../style.ts";
 import { listComponents } from "./components.ts";
 import { readConflicts } from "./conflicts.ts";
-import { readDeadLetters } from "./dead-letters.ts";
+import { deadLetterIds } from "./dead-letters.ts";
 import type { Site } from "./sites.ts";
 
 /** Whoever presses Tab does not wait longer. */
@@ -69,7 +69,7 @@ async function namesOf(kind: string | undefined, session: Session): Promise<stri
     case "secret":
       return (await ask<{ secrets: { name: string }[] }>("/v1/config/secrets")).secrets.map(({ name }) => name);
     case "dead-letter":
-      return (await readDeadLetters(session)).map(({ id }) => id);
+      return await deadLetterIds(session);
     case "conflict":
       return (await readConflicts(session)).map(({ id }) => id);
     default:

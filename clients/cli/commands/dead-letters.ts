@@ -1,21 +1,24 @@
 /** `muster dead-letters`: messages that nobody could handle, and another try. */
 import { type Command, Option } from "commander";
 import { MusterError } from "../../../config-db/errors.ts";
+import { limits } from "../../../config-db/limits.ts";
 import { path } from "../bridge.ts";
 import { withExamples } from "../examples.ts";
+import { type ExitCode, exitCodes } from "../exit-codes.ts";
 import type { Invocation } from "../invocation.ts";
 import type { Session } from "../session.ts";
 import { coloredJson, plain, type Style, short } from "../style.ts";
 import { type Column, count, details, moment, table } from "../table.ts";
-import { targetText } from "../values.ts";
 
 interface DeadLetter {
   id: string;
+  state: string;
   reason: string;
+  at: string;
+  /** The component whose message it was, or `any:<type>`; absent where the message does not tell. */
+  to?: string;
   from?: string;
-  to?: unknown;
   name?: string;
-  at?: string;
   body?: unknown;
   [field: string]: unknown;
 }
@@ -30,16 +33,16 @@ export function deadLetterCommands(program: Command, cli: Invocation): void {
     .description("See messages that nobody could handle, try them again, or throw them away.");
 
   withExamples(
-    group
-      .command("ls")
-      .description("List dead letters.")
+    matching(group.command("ls"))
+      .description("List dead letters, the oldest first.")
       .action(
-        cli.does(async (session) => {
-          const deadLetters = await readDeadLetters(session);
+        cli.does<[], Match>(async (session, _none, match) => {
+          const deadLetters = await readDeadLetters(session, match);
           await session.print({ deadLetters }, (style) => listText(deadLetters, style, session.columns));
         }),
       ),
     { line: "muster dead-letters ls" },
+    { line: "muster dead-letters ls --to collector-1 --state failed" },
   );
 
   withExamples(
@@ -49,33 +52,41 @@ export function deadLetterCommands(program: Command, cli: Invocation): void {
       .argument("<dead-letter>", "its id")
       .action(
         cli.does<[string]>(async (session, [id]) => {
-          const letter = (await readDeadLetters(session)).find((one) => one.id === id);
-          if (letter === undefined) throw new MusterError("not-found", `there is no dead letter ${id}`);
-          await session.print(letter, (style) => showText(letter, style));
+          const { body } = await session.bridge.ask<DeadLetter>({ path: path`/v1/dead-letters/${id}` });
+          await session.print(body, (style) => showText(body, style));
         }, next),
       ),
     { line: "muster dead-letters show $(muster dead-letters ls -o json | jq -r '.deadLetters[0].id')" },
   );
 
   withExamples(
-    matching(group.command("redrive"))
+    choosing(group.command("redrive"))
       .description("Send dead letters to their targets again.")
-      .action(cli.does<[string[]], Which>((session, [ids], which) => settle(session, "redrive", ids, which), next)),
+      .action(
+        cli.does<[string[]], Match & { all?: true }>(
+          (session, [ids], which) => settle(session, "redrive", ids, which),
+          next,
+        ),
+      ),
     { line: "muster dead-letters redrive --to collector-1" },
     { line: "muster dead-letters redrive --all" },
   );
 
   withExamples(
-    matching(group.command("discard"))
+    choosing(group.command("discard"))
       .description("Throw dead letters away.")
-      .action(cli.does<[string[]], Which>((session, [ids], which) => settle(session, "discard", ids, which), next)),
+      .action(
+        cli.does<[string[]], Match & { all?: true }>(
+          (session, [ids], which) => settle(session, "discard", ids, which),
+          next,
+        ),
+      ),
     { line: "muster dead-letters discard $(muster dead-letters ls -o json | jq -r '.deadLetters[0].id')" },
     { line: "muster dead-letters discard --name recalibrate --state expired" },
   );
 }
 
-interface Which {
-  all?: true;
+interface Match {
   to?: string;
   from?: string;
   name?: string;
@@ -84,58 +95,81 @@ interface Which {
 
 function matching(command: Command): Command {
   return command
-    .argument("[dead-letter...]", "their ids")
     .option("--to <component>", "those to this component, or to any:<type>")
     .option("--from <component>", "those from this component")
     .option("--name <name>", "those of this name")
-    .addOption(new Option("--state <state>", "those that ended so").choices(["failed", "expired", "dead-lettered"]))
-    .option("--all", "all of them");
+    .addOption(new Option("--state <state>", "those that ended so").choices(["failed", "expired", "dead-lettered"]));
 }
+
+function choosing(command: Command): Command {
+  return matching(command.argument("[dead-letter...]", "their ids")).option("--all", "all of them");
+}
+
+const verbs = {
+  redrive: { counter: "redriven", done: "sent again" },
+  discard: { counter: "discarded", done: "thrown away" },
+} as const;
 
 async function settle(
   session: Session,
-  verb: "redrive" | "discard",
+  verb: keyof typeof verbs,
   ids: string[],
-  { all, ...match }: Which,
-): Promise<void> {
+  { all, ...match }: Match & { all?: true },
+): Promise<ExitCode> {
   const isMatched = Object.keys(match).length > 0;
   if ([ids.length > 0, all === true, isMatched].filter(Boolean).length !== 1) {
-    throw new MusterError(
-      "invalid-request",
-      "which ones? Give ids, or what they have in common (--to, --from, --name, --state), or --all",
-    );
+    const told = "which ones? Give ids, or what they have in common (--to, --from, --name, --state), or --all";
+    throw new MusterError("invalid-request", told);
   }
-  const done = verb === "redrive" ? "sent again" : "thrown away";
-  if (ids.length === 0) {
-    const body = isMatched ? { match } : {};
-    const answer = await session.bridge.ask<Record<string, unknown>>({
-      method: "POST",
-      path: `/v1/dead-letters/${verb}`,
-      body,
-    });
-    const amount = Object.values(answer.body ?? {}).find((value) => typeof value === "number");
-    await session.print(answer.body ?? {}, () =>
-      amount === undefined ? done : `${count(amount as number, "message")} ${done}`,
-    );
-    return;
-  }
+  const { counter, done } = verbs[verb];
+  const sum =
+    ids.length > 0
+      ? await settleEach(session, verb, ids)
+      : await settleMatching(session, verb, isMatched ? { match } : {});
+  const { settled, refused } = sum;
+  await session.print({ [counter]: settled, refused }, (style) => {
+    const told = `${count(settled, "message")} ${done}`;
+    return refused === 0 ? told : `${told}, ${style.red(`${refused} refused`)}: see muster dead-letters ls`;
+  });
+  return refused === 0 ? exitCodes.ok : exitCodes.failed;
+}
+
+interface Sum {
+  settled: number;
+  /** They are still there: their target is gone for good, or they are malformed. */
+  refused: number;
+}
+
+async function settleEach(session: Session, verb: keyof typeof verbs, ids: string[]): Promise<Sum> {
   for (const id of ids) {
     if (verb === "discard") await session.bridge.ask({ method: "DELETE", path: path`/v1/dead-letters/${id}` });
     else await session.bridge.ask({ method: "POST", path: path`/v1/dead-letters/${id}/redrive` });
   }
-  await session.print(
-    { [verb === "redrive" ? "redriven" : "discarded"]: ids.length },
-    () => `${count(ids.length, "message")} ${done}`,
-  );
+  return { settled: ids.length, refused: 0 };
 }
 
-export async function readDeadLetters(session: Session): Promise<DeadLetter[]> {
+/** The bridge does a thousand at a time. */
+async function settleMatching(session: Session, verb: keyof typeof verbs, body: { match?: Match }): Promise<Sum> {
+  const sum: Sum = { settled: 0, refused: 0 };
+  for (;;) {
+    const request = { method: "POST", path: `/v1/dead-letters/${verb}`, body } as const;
+    const answer = await session.bridge.ask<Record<string, number> & { more: boolean }>(request);
+    const settled = answer.body[verbs[verb].counter] ?? 0;
+    sum.settled += settled;
+    sum.refused = answer.body.refused ?? 0;
+    // Where all that are left were refused, more of the same would be refused again.
+    if (!answer.body.more || settled === 0) return sum;
+  }
+}
+
+async function readDeadLetters(session: Session, match: Match = {}): Promise<DeadLetter[]> {
   const found: DeadLetter[] = [];
   let cursor: string | undefined;
   do {
+    const query = { ...match, limit: limits.page.max, cursor };
     const { body } = await session.bridge.ask<{ deadLetters: DeadLetter[]; cursor?: string }>({
       path: "/v1/dead-letters",
-      query: { cursor },
+      query,
     });
     found.push(...body.deadLetters);
     cursor = body.cursor;
@@ -143,9 +177,9 @@ export async function readDeadLetters(session: Session): Promise<DeadLetter[]> {
   return found;
 }
 
-function toText(to: unknown): string {
-  if (typeof to !== "object" || to === null) return to === undefined ? "" : String(to);
-  return targetText(to as Parameters<typeof targetText>[0]);
+/** Of ids or a number only: for completion, and for the overview. */
+export async function deadLetterIds(session: Session): Promise<string[]> {
+  return (await readDeadLetters(session)).map(({ id }) => id);
 }
 
 function listText(letters: DeadLetter[], style: Style, columns?: number): string {
@@ -153,9 +187,10 @@ function listText(letters: DeadLetter[], style: Style, columns?: number): string
   const shape: Column<DeadLetter>[] = [
     { title: "ID", of: ({ id }) => id },
     { title: "AT", of: ({ at }) => moment(at), paint: style.dim },
-    { title: "TO", of: ({ to }) => toText(to) },
+    { title: "TO", of: ({ to }) => to },
     { title: "NAME", of: ({ name }) => name, paint: style.bold },
     { title: "FROM", of: ({ from }) => from },
+    { title: "STATE", of: ({ state }) => state },
     { title: "REASON", of: ({ reason }) => reason, paint: style.red },
   ];
   return `${table(shape, letters, style, columns)}\n${style.dim(count(letters.length, "dead letter"))}`;
@@ -166,7 +201,7 @@ function showText({ id, reason, from, to, name, at, body, ...rest }: DeadLetter,
     [
       ["id", id],
       ["name", plain(name ?? "")],
-      ["to", plain(toText(to))],
+      ["to", plain(to ?? "")],
       ["from", plain(from ?? "")],
       ["at", moment(at)],
       ["reason", style.red(plain(reason))],

@@ -10,7 +10,7 @@ import { count, details } from "../table.ts";
 import { type Component, listComponents, stateText } from "./components.ts";
 import { countsText as configText, type StatusCounts } from "./config-status.ts";
 import { type Conflict, readConflicts } from "./conflicts.ts";
-import { readDeadLetters } from "./dead-letters.ts";
+import { deadLetterIds } from "./dead-letters.ts";
 import { type Site, sitesText } from "./sites.ts";
 
 /** A part that this bridge does not have, or cannot tell of at the moment. */
@@ -61,7 +61,7 @@ async function overviewOf(session: Session): Promise<Overview> {
     orWhy(listComponents(session, { state: "any" }).then(countStates)),
     orWhy(bridge.ask<StatusCounts>({ path: "/v1/config/status" }).then(({ body }) => withoutList(body))),
     orWhy<number>(readConflicts(session).then((found: Conflict[]) => found.length)),
-    orWhy<number>(readDeadLetters(session).then((found) => found.length)),
+    orWhy<number>(deadLetterIds(session).then((found) => found.length)),
     orWhy(bridge.ask<{ sites: Site[] }>({ path: "/v1/sites" }).then(({ body }) => body.sites)),
   ]);
   return { url: bridge.url, ready: isReady, parts, components, configuration, conflicts, deadLetters, sites };

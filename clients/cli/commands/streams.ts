@@ -5,20 +5,23 @@ import type { Invocation } from "../invocation.ts";
 import { plain, type Style, short } from "../style.ts";
 import { moment } from "../table.ts";
 
+/** An event, or a tapped message: what both have, and what only one has. */
 interface Message {
   /** Of an event: `<type>.<component>.<name>`. */
   topic?: string;
-  key?: string;
-  routingKey?: string;
   exchange?: string;
+  routingKey?: string;
   kind?: string;
   name?: string;
   from?: string;
-  to?: string;
-  at?: string;
   sentAt?: string;
+  attempt?: number;
+  reason?: string;
+  /** What a consumer will reject it for. */
+  malformed?: string;
   body?: unknown;
-  [field: string]: unknown;
+  contentType?: string;
+  bodyBase64?: string;
 }
 
 const next = {
@@ -50,30 +53,40 @@ export function streamCommands(program: Command, cli: Invocation): void {
       .command("tap")
       .summary("follow every message, for finding faults")
       .description("Follow the messages that pass through this site's broker, without taking them from anyone.")
-      .argument("[pattern]", "of routing keys, where * is one word and # any number")
+      .argument("[pattern]", "<kind>.<target>.<name>, where * is one word and # any number", "#")
       .option("--body", "with the bodies")
       .action(
-        cli.does<[string | undefined], { body?: true }>(async (session, [match], { body }) => {
+        cli.does<[string], { body?: true }>(async (session, [match], { body }) => {
           for await (const event of session.events<Message>({ path: "/v1/tap", query: { match, body } })) {
             await session.printEvent(event, (style) => messageText(event.data, style));
           }
         }, next),
       ),
     { line: "muster tap" },
-    { line: "muster tap 'collector-1' --body" },
+    { line: "muster tap 'command.collector-1.#' --body", does: "the commands to one component" },
   );
 }
 
 function messageText(message: Message, style: Style): string {
-  const { topic, key, routingKey, exchange, kind, name, from, to, at, sentAt, body } = message;
-  const where = topic ?? key ?? routingKey ?? to;
+  const { topic, exchange, routingKey, kind, name, from, sentAt, attempt = 1, reason, malformed } = message;
+  const where = topic ?? (exchange === undefined ? "" : `${exchange} ${routingKey ?? ""}`.trim());
   const parts = [
-    style.dim(moment(at ?? sentAt)),
-    kind === undefined ? "" : style.cyan(kind),
-    name === undefined ? "" : style.bold(plain(name)),
+    style.dim(moment(sentAt)),
+    style.cyan(plain(kind ?? "")),
+    style.bold(plain(name ?? "")),
     from === undefined ? "" : `from ${plain(from)}`,
-    where === undefined ? "" : style.dim(`${exchange === undefined ? "" : `${plain(exchange)} `}${plain(where)}`),
-    body === undefined ? "" : short(body, 200),
+    style.dim(plain(where)),
+    attempt > 1 ? style.yellow(`attempt ${attempt}`) : "",
+    reason === undefined ? "" : style.red(plain(reason)),
+    malformed === undefined ? "" : style.red(`malformed: ${plain(malformed)}`),
+    bodyText(message),
   ];
   return parts.filter((part) => part !== "").join("  ");
+}
+
+function bodyText({ body, contentType, bodyBase64 }: Message): string {
+  if (body !== undefined) return short(body, 200);
+  return bodyBase64 === undefined
+    ? ""
+    : `${Buffer.byteLength(bodyBase64, "base64")} bytes of ${plain(contentType ?? "")}`;
 }
