@@ -44,7 +44,7 @@ export function toCouchError(thrown: unknown): CouchError {
   const word = typeof error === "string" ? error : typeof name === "string" ? name : "unknown_error";
   if (status === 409) return new CouchError(409, "conflict", conflictReason);
   if (isDiskFull(thrown)) {
-    return new CouchError(507, "insufficient_storage", `The disk is full; nothing was written: ${text}`);
+    return new CouchError(507, "insufficient_storage", `The disk is full, the write failed: ${text}`);
   }
   if (typeof status === "number" && status >= 400 && status < 500) return new CouchError(status, word, text);
   return new CouchError(500, "internal_server_error", text);

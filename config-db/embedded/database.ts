@@ -139,6 +139,8 @@ export class Database {
     const now = performance.now();
     if (now - this.#reopenedAt < reopenEveryMs) return;
     this.#reopenedAt = now;
+    // While there is no room what is open can at least be read.
+    if (!(await this.#storage.hasRoom())) return;
     await this.#reopen();
     this.#isFaulty = false;
   }

@@ -31,6 +31,8 @@ export const limits = {
   viewFunctionMs: 1_000,
   /** Compiled design functions kept; each has a JavaScript context of its own, some 100 KiB. */
   compiledFunctions: 200,
+  /** Room on the disk before a database that failed to write is opened again: LevelDB's write buffer, some times over. */
+  reopenBytes: 16 * 1024 * 1024,
   /** How long a start waits for a process that still holds the directory: it may be ending. */
   lockWaitMs: 10_000,
   /** How long `close` waits for requests that are being answered. */

@@ -1,6 +1,6 @@
 /** Where databases are kept: a directory of LevelDB stores, or memory. */
 import { randomUUID } from "node:crypto";
-import { mkdir, readdir, realpath, rename, rm } from "node:fs/promises";
+import { mkdir, readdir, realpath, rename, rm, statfs } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import PouchDB from "pouchdb";
@@ -17,6 +17,8 @@ export interface Storage {
   /** False where what is stored ends with the process. */
   readonly isLasting: boolean;
   list(): Promise<string[]>;
+  /** Whether a database that is closed can be opened again: LevelDB writes when it opens. */
+  hasRoom(): Promise<boolean>;
   /** Opens a database, which makes it where there is none. Resolves when it can be used. */
   open(name: string, revisionLimit: number): Promise<PouchDB.Database>;
   /** Closes a database and its views. */
@@ -53,6 +55,10 @@ export async function openDirectory(directory: string): Promise<Storage> {
     uuid: await server.id(),
     isLasting: true,
     list: async () => (await readdir(root)).filter((name) => !name.startsWith(".")).map(decodeURIComponent),
+    hasRoom: async () => {
+      const { bavail, bsize } = await statfs(root);
+      return bavail * bsize >= limits.reopenBytes;
+    },
     open: async (name, revisionLimit) => {
       const folder = join(root, folderOf(name));
       await mkdir(folder, { recursive: true });
@@ -82,6 +88,7 @@ export function openMemory(): Storage {
     uuid,
     isLasting: false,
     list: async () => [],
+    hasRoom: async () => true,
     open: (name, revisionLimit) =>
       opened(new PouchDB(`${uuid}/${folderOf(name)}`, { adapter: "memory", revs_limit: revisionLimit })),
     shut: shutWithViews,
