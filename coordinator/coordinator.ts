@@ -156,6 +156,8 @@ export class Coordinator {
       site,
       logger,
       components: registry,
+      metrics,
+      ...(secretKey === undefined ? {} : { secretKey }),
       leads: () => leadership.leading,
       onEffectiveChange: (ids, etagOf) => {
         // A hint that is lost costs latency: components poll. So nobody waits for it.
