@@ -1,78 +1,424 @@
 import { randomUUID } from "node:crypto";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { type Channel, type ChannelModel, type ConsumeMessage, connect as connectBroker, type Options } from "amqplib";
 import { expect } from "chai";
-import { type Component, type ConnectOptions, connect, isMusterError } from "../../clients/typescript/src/index.ts";
+import {
+  type Component,
+  type ConnectOptions,
+  connect,
+  type Message,
+  Payload,
+  PermanentFailure,
+} from "../../clients/typescript/src/index.ts";
+import { exchanges, headers, queues } from "../../config-db/names.ts";
 import { componentPlan, sitePlan } from "../../coordinator/messaging/topology.ts";
 import { useVhost } from "../support/broker.ts";
 import { declare } from "../support/declare.ts";
 import { eventually } from "../support/eventually.ts";
 import { FakeCoordinator, problem } from "../support/fake-coordinator.ts";
+import { type FaultProxy, startProxy } from "../support/proxy.ts";
 
-describe("the client over AMQP", () => {
+describe("the client over AMQP", function () {
+  this.timeout(20_000);
   const vhost = useVhost();
   const coordinator = new FakeCoordinator();
   const open: Component[] = [];
-  let directory: string;
+  let proxy: FaultProxy;
+  let directUrl: string;
+  let raw: ChannelModel;
+  let channel: Channel;
 
   before(async () => {
-    directory = await mkdtemp(join(tmpdir(), "muster-client-"));
+    directUrl = vhost.url;
+    const broker = new URL(directUrl);
+    proxy = await startProxy({ host: broker.hostname, port: Number(broker.port) });
+    broker.port = String(proxy.port);
     await coordinator.start();
-    coordinator.amqpUrl = vhost.url;
-    await declare(vhost.url, sitePlan("test"));
+    coordinator.amqpUrl = broker.href;
+    await declare(directUrl, sitePlan("test"));
+    raw = await connectBroker(directUrl);
+    channel = await raw.createChannel();
   });
   afterEach(async () => {
+    proxy.heal();
     coordinator.override = undefined;
+    coordinator.renewEveryMs = 10_000;
     await Promise.all(open.splice(0).map((component) => component.close()));
   });
   after(async () => {
+    // The vhost has been deleted by now, and its connections with it.
+    await raw.close().catch(() => undefined);
+    await proxy.close();
     await coordinator.stop();
-    await rm(directory, { recursive: true });
   });
 
-  async function join2(name: string, options: Partial<ConnectOptions> = {}): Promise<Component> {
-    const id = `${name}-${randomUUID().slice(0, 8)}`;
+  async function join(options: Partial<ConnectOptions> = {}): Promise<Component> {
+    const id = options.id ?? `c-${randomUUID().slice(0, 8)}`;
     const type = options.type ?? "worker";
-    await declare(vhost.url, componentPlan({ id, type }));
-    const component = await connect({ url: coordinator.url, id, type, cacheDirectory: directory, ...options });
+    await declare(directUrl, componentPlan({ id, type }));
+    const component = await connect({ url: coordinator.url, id, type, cacheDirectory: false, ...options });
     open.push(component);
     return component;
   }
 
-  it("carries a request and its reply", async () => {
-    const [asker, answerer] = await Promise.all([join2("asker"), join2("answerer")]);
+  /** As a foreign publisher would send to `component`. */
+  function publish(component: Component, content: Buffer, given: Options.Publish, told: Record<string, unknown> = {}) {
+    const messageId = randomUUID();
+    const options = { messageId, type: "set", ...given, headers: { [headers.kind]: "command", ...told } };
+    channel.publish(exchanges.unicast, component.id, content, options);
+    return messageId;
+  }
+
+  /** What ends as a dead letter of `id`, found by whatever fits. */
+  async function deadLetter(fits: (message: ConsumeMessage) => boolean): Promise<ConsumeMessage> {
+    return await eventually(async () => {
+      for (;;) {
+        const message = await channel.get(queues.dead, { noAck: true });
+        if (message === false) throw new Error("no such dead letter");
+        if (fits(message as unknown as ConsumeMessage)) return message as unknown as ConsumeMessage;
+      }
+    });
+  }
+
+  it("carries a request and its reply, JSON and bytes alike", async () => {
+    const [asker, answerer] = await Promise.all([join(), join()]);
     answerer.handle<{ a: number }>("double", ({ body }) => ({ b: body.a * 2 }));
+    answerer.handle<Buffer>("reverse", ({ body }) => new Payload("image/png", Buffer.from(body).reverse()));
     expect(asker.way).to.equal("amqp");
     expect(await asker.request({ component: answerer.id }, "double", { a: 4 })).to.deep.equal({ b: 8 });
+    const bytes = await asker.request(
+      { component: answerer.id },
+      "reverse",
+      new Payload("image/png", Buffer.from([1, 2])),
+    );
+    expect(bytes).to.deep.equal(Buffer.from([2, 1]));
   });
 
-  it("tells the handler's failure to the requester", async () => {
-    const [asker, answerer] = await Promise.all([join2("asker"), join2("answerer")]);
+  it("carries what is absent, and bodies up to a mebibyte", async () => {
+    const [asker, answerer] = await Promise.all([join(), join()]);
+    answerer.handle("echo", ({ body }) => body);
+    expect(await asker.request({ component: answerer.id }, "echo")).to.equal(undefined);
+    const large = "x".repeat(1024 * 1024 - 2);
+    expect(await asker.request({ component: answerer.id }, "echo", large)).to.equal(large);
+    const error = await asker
+      .request({ component: answerer.id }, "echo", `${large}x`)
+      .catch((thrown: unknown) => thrown);
+    expect(error).to.include({ code: "too-large" });
+  });
+
+  it("tells the requester of a handler's failure, its lateness, and its absence", async () => {
+    const [asker, answerer] = await Promise.all([join(), join()]);
     answerer.handle("fail", () => {
       throw new Error("no ink");
     });
-    const error = await asker.request({ component: answerer.id }, "fail").catch((thrown: unknown) => thrown);
-    expect(isMusterError(error, "handler-failed")).to.equal(true);
-    expect((error as Error).message).to.contain("no ink");
+    answerer.handle("hang", () => new Promise(() => undefined), { timeoutMs: 50 });
+    const told = async (name: string, timeoutMs = 5_000) => {
+      const error = await asker
+        .request({ component: answerer.id }, name, 1, { timeoutMs })
+        .catch((thrown: unknown) => thrown);
+      return error as { code: string; message: string };
+    };
+    expect(await told("fail")).to.include({ code: "handler-failed", message: `${answerer.id}: no ink` });
+    expect(await told("hang")).to.include({ code: "deadline-exceeded" });
+    expect((await told("unknown", 50)).message).to.contain("no reply");
   });
 
   it("delivers a command that was sent while its target was down", async () => {
-    const id = `late-${randomUUID().slice(0, 8)}`;
-    await declare(vhost.url, componentPlan({ id, type: "worker" }));
-    const sender = await join2("sender");
+    const id = `c-${randomUUID().slice(0, 8)}`;
+    await declare(directUrl, componentPlan({ id, type: "worker" }));
+    const sender = await join();
     await sender.command({ component: id }, "greet", { n: 1 });
     const seen: unknown[] = [];
-    const target = await connect({ url: coordinator.url, id, type: "worker", cacheDirectory: directory });
-    open.push(target);
-    target.handle("greet", ({ body }) => void seen.push(body));
-    await eventually(() => expect(seen).to.deep.equal([{ n: 1 }]));
+    const target = await join({ id });
+    target.handle("greet", ({ body, from, kind }) => void seen.push({ body, from, kind }));
+    await eventually(() => expect(seen).to.deep.equal([{ body: { n: 1 }, from: sender.id, kind: "command" }]));
   });
 
-  it("asks the bridge about a target that the broker does not know", async () => {
-    const sender = await join2("sender");
+  it("asks the bridge about a target that the broker does not know, commands and requests alike", async () => {
+    const sender = await join();
     coordinator.override = ({ path }) => (path === "/v1/commands" ? problem(404, "no-such-target") : undefined);
     const error = await sender.command({ component: "nobody" }, "greet").catch((thrown: unknown) => thrown);
-    expect(isMusterError(error, "no-such-target")).to.equal(true);
+    expect(error).to.include({ code: "no-such-target" });
+    expect(await sender.request({ component: "elsewhere" }, "greet", 3)).to.deep.equal({ got: 3 });
+  });
+
+  it("shares what is for any one of a type, and gives all what is for all", async () => {
+    const type = `t-${randomUUID().slice(0, 8)}`;
+    const [one, two] = await Promise.all([join({ type }), join({ type })]);
+    const seen: string[] = [];
+    for (const component of [one, two]) {
+      component.handle("any", () => void seen.push("any"));
+      component.handle("all", () => void seen.push(`all ${component.id}`));
+    }
+    await one.command({ any: type }, "any");
+    await one.broadcast({ type }, "all");
+    await eventually(() => expect(seen).to.have.members(["any", `all ${one.id}`, `all ${two.id}`]));
+    await one.broadcast({ all: true }, "all", undefined, { hint: true });
+    await eventually(() => expect(seen).to.have.lengthOf(5));
+  });
+
+  it("asks the bridge about a type that nobody registered, and goes on sending", async () => {
+    const sender = await join();
+    coordinator.override = ({ path }) => (path === "/v1/commands" ? problem(404, "no-such-target") : undefined);
+    const error = await sender.broadcast({ type: "nothing" }, "greet").catch((thrown: unknown) => thrown);
+    expect(error).to.include({ code: "no-such-target" });
+    await sender.command({ component: sender.id }, "x");
+  });
+
+  it("keeps the order of a sender", async () => {
+    const [sender, target] = await Promise.all([join(), join()]);
+    const seen: unknown[] = [];
+    target.handle("set", async ({ body }) => {
+      await new Promise((resolve) => setImmediate(resolve));
+      seen.push(body);
+    });
+    const sent = Array.from({ length: 200 }, (_, n) => n);
+    await Promise.all(sent.map((n) => sender.command({ component: target.id }, "set", n)));
+    await eventually(() => expect(seen).to.deep.equal(sent));
+  });
+
+  it("sends its renewals as messages, and asks the coordinator once a TTL", async () => {
+    coordinator.renewEveryMs = 20;
+    const component = await join();
+    const asked = coordinator.seen("PUT", `${component.id}/lease`).length;
+    await eventually(async () => {
+      const message = await channel.get(queues.renewals, { noAck: true });
+      expect(message !== false && JSON.parse(message.content.toString())).to.deep.equal({
+        id: component.id,
+        incarnation: 1,
+      });
+    });
+    expect(coordinator.seen("PUT", `${component.id}/lease`).length - asked).to.be.at.most(1);
+  });
+
+  it("reads its configuration at a signal, but not at one of a leader that was replaced", async () => {
+    const component = await join();
+    const signal = (revision: string, epoch: number) => {
+      const content = Buffer.from(JSON.stringify({ kind: "config", id: component.id, revision }));
+      const told = { [headers.kind]: "signal", [headers.epoch]: epoch };
+      channel.publish(exchanges.signals, component.id, content, {
+        messageId: randomUUID(),
+        type: "config",
+        headers: told,
+      });
+    };
+    coordinator.etag = "e7";
+    coordinator.settings = { samplingIntervalMs: 7 };
+    signal("e7", 5);
+    await eventually(() => expect(component.config.current).to.deep.equal({ samplingIntervalMs: 7 }));
+    const reads = () => coordinator.seen("GET", `${component.id}/config`).length;
+    const before = reads();
+    signal("e8", 4);
+    signal("e9", 5);
+    await eventually(() => expect(reads()).to.equal(before + 1));
+    coordinator.etag = "e1";
+  });
+
+  describe("a failing command", () => {
+    it("is tried again with a rising attempt, then dead-lettered with the reason", async () => {
+      const target = await join();
+      const attempts: number[] = [];
+      const handler = ({ attempt }: Message) => {
+        attempts.push(attempt);
+        throw new Error("no ink");
+      };
+      target.handle("set", handler, { retries: 2, retryFirstMs: 10 });
+      const id = publish(target, Buffer.from("1"), {}, { [headers.from]: "me" });
+      const dead = await deadLetter(({ properties }) => properties.messageId === id);
+      expect(attempts).to.deep.equal([1, 2, 3]);
+      expect(dead.properties.headers).to.include({
+        [headers.reason]: "no ink",
+        [headers.to]: target.id,
+        [headers.attempt]: 3,
+        [headers.from]: "me",
+      });
+      expect(dead.fields.routingKey).to.equal(target.id);
+      expect(dead.properties.type).to.equal("set");
+    });
+
+    it("is not tried again when its failure is permanent, nor when nobody handles it", async () => {
+      const target = await join();
+      target.handle("set", () => {
+        throw new PermanentFailure("never");
+      });
+      const id = publish(target, Buffer.from("1"), {});
+      const dead = await deadLetter(({ properties }) => properties.messageId === id);
+      expect(dead.properties.headers).to.include({ [headers.reason]: "never" });
+    });
+
+    it("does not hold up those behind it", async () => {
+      const target = await join({ prefetch: 4 });
+      const seen: unknown[] = [];
+      target.handle(
+        "fail",
+        () => {
+          throw new Error("no");
+        },
+        { retries: 1, retryFirstMs: 30_000 },
+      );
+      target.handle("set", ({ body }) => void seen.push(body));
+      for (let count = 0; count < 20; count += 1) publish(target, Buffer.from("0"), { type: "fail" });
+      publish(target, Buffer.from("1"), {});
+      await eventually(() => expect(seen).to.deep.equal([1]));
+    });
+
+    it("of a type's shared queue goes back there", async () => {
+      const type = `t-${randomUUID().slice(0, 8)}`;
+      const target = await join({ type });
+      const attempts: number[] = [];
+      const handler = ({ attempt }: Message) => {
+        attempts.push(attempt);
+        if (attempt === 1) throw new Error("once");
+      };
+      target.handle("set", handler, { retryFirstMs: 10 });
+      await target.command({ any: type }, "set");
+      await eventually(() => expect(attempts).to.deep.equal([1, 2]));
+    });
+  });
+
+  describe("outcomes", () => {
+    it("tell a sender that asks: delivered, then done", async () => {
+      const target = await join();
+      target.handle("set", () => undefined);
+      const replyTo = `sender-${randomUUID().slice(0, 8)}`;
+      const { queue } = await channel.assertQueue("", { exclusive: true });
+      await channel.bindQueue(queue, exchanges.reply, replyTo);
+      const id = publish(target, Buffer.from("1"), { replyTo }, { [headers.from]: replyTo });
+      const states: unknown[] = [];
+      await eventually(async () => {
+        const message = await channel.get(queue, { noAck: true });
+        if (message !== false) {
+          const { at, ...outcome } = JSON.parse(message.content.toString()) as Record<string, unknown>;
+          expect(Date.parse(String(at))).to.be.a("number");
+          expect(message.properties.correlationId).to.equal(id);
+          expect(message.properties.headers?.[headers.kind]).to.equal("outcome");
+          states.push(outcome);
+        }
+        expect(states).to.deep.equal([
+          { id, component: target.id, state: "delivered", attempt: 1 },
+          { id, component: target.id, state: "done", attempt: 1 },
+        ]);
+      });
+    });
+
+    it("go by way of the site that the message came from", async () => {
+      const target = await join();
+      target.handle("set", () => undefined);
+      const { queue } = await channel.assertQueue("", { exclusive: true });
+      await channel.bindQueue(queue, exchanges.remote, "elsewhere");
+      publish(target, Buffer.from("1"), { replyTo: "commands:elsewhere" }, { [headers.site]: "elsewhere" });
+      await eventually(async () => {
+        const message = await channel.get(queue, { noAck: true });
+        expect(message !== false && message.properties.headers).to.include({
+          [headers.exchange]: exchanges.reply,
+          [headers.key]: "commands:elsewhere",
+        });
+      });
+    });
+  });
+
+  describe("what anyone may have published", () => {
+    const malformed: [string, Options.Publish, Record<string, unknown>, string][] = [
+      ["without a messageId", { messageId: "" }, {}, "1"],
+      ["of an unknown kind", {}, { [headers.kind]: "wish" }, "1"],
+      ["without a name", { type: "" }, {}, "1"],
+      ["whose JSON is none", {}, {}, "{"],
+      ["that wants its reply elsewhere", { replyTo: "amq.gen-another" }, {}, "1"],
+      ["that wants another's reply", { replyTo: "other" }, { [headers.from]: "me" }, "1"],
+    ];
+    for (const [what, options, told, content] of malformed) {
+      it(`is rejected ${what}, and nothing stops`, async () => {
+        const target = await join();
+        const seen: unknown[] = [];
+        target.handle("set", ({ body }) => void seen.push(body));
+        publish(target, Buffer.from(content), options, told);
+        publish(target, Buffer.from("2"), {});
+        await eventually(() => expect(seen).to.deep.equal([2]));
+        const queue = await channel.checkQueue(queues.commands(target.id));
+        expect(queue.messageCount).to.equal(0);
+      });
+    }
+
+    it("is not handled after its deadline", async () => {
+      const target = await join();
+      const seen: unknown[] = [];
+      target.handle("set", ({ body }) => void seen.push(body));
+      publish(target, Buffer.from("1"), {}, { [headers.deadline]: Date.now() - 1 });
+      publish(target, Buffer.from("2"), {});
+      await eventually(() => expect(seen).to.deep.equal([2]));
+    });
+  });
+
+  describe("when the link breaks", () => {
+    it("sends again what was not confirmed, and handles each once", async () => {
+      const [sender, target] = await Promise.all([join({ transport: "amqp" }), join({ transport: "amqp" })]);
+      const seen = new Map<unknown, number>();
+      target.handle("set", ({ body }) => void seen.set(body, (seen.get(body) ?? 0) + 1));
+      const sent: Promise<unknown>[] = [];
+      for (let n = 0; n < 300; n += 1) {
+        sent.push(sender.command({ component: target.id }, "set", n));
+        if (n % 100 === 50) proxy.reset();
+        if (n % 10 === 0) await new Promise((resolve) => setImmediate(resolve));
+      }
+      await Promise.all(sent);
+      await eventually(() => expect(seen.size).to.equal(300));
+      expect(new Set(seen.values())).to.deep.equal(new Set([1]));
+    });
+
+    it("asks again for a reply that the break took", async () => {
+      const [asker, answerer] = await Promise.all([join(), join()]);
+      let runs = 0;
+      let answer = (_value: unknown) => {};
+      answerer.handle("slow", () => {
+        runs += 1;
+        return new Promise((resolve) => {
+          answer = resolve;
+        });
+      });
+      const asked = asker.request({ component: answerer.id }, "slow", 1, { timeoutMs: 15_000 });
+      await eventually(() => expect(runs).to.equal(1));
+      proxy.reset();
+      answer("late but there");
+      expect(await asked).to.equal("late but there");
+      expect(runs).to.equal(1);
+    });
+
+    it("goes by HTTP while the broker cannot be reached, and back", async () => {
+      const component = await join();
+      const seen: unknown[] = [];
+      component.handle("set", ({ body }) => void seen.push(body));
+      proxy.cut();
+      await eventually(() => expect(component.way).to.equal("http"));
+      await component.command({ component: "two" }, "over-http");
+      expect(coordinator.seen("POST", "/v1/commands").at(-1)?.body.name).to.equal("over-http");
+      coordinator.deliver({ name: "set", body: "from the inbox" });
+      await eventually(() => expect(seen).to.deep.equal(["from the inbox"]));
+      proxy.heal();
+      await eventually(() => expect(component.way).to.equal("amqp"));
+      publish(component, Buffer.from('"from the broker"'), {});
+      await eventually(() => expect(seen).to.have.lengthOf(2));
+    });
+
+    it("keeps what is sent until the broker is back where only AMQP is wanted", async () => {
+      const [sender, target] = await Promise.all([join({ transport: "amqp" }), join({ transport: "amqp" })]);
+      const seen: unknown[] = [];
+      target.handle("set", ({ body }) => void seen.push(body));
+      proxy.cut();
+      await eventually(() => expect(sender.way).to.equal("none"));
+      const sent = Promise.all([1, 2, 3].map((n) => sender.command({ component: target.id }, "set", n)));
+      proxy.heal();
+      await sent;
+      await eventually(() => expect(seen).to.deep.equal([1, 2, 3]));
+    });
+
+    it("notices a broker that says nothing any more", async () => {
+      const usual = coordinator.amqpUrl;
+      coordinator.amqpUrl = `${usual}?heartbeat=1`;
+      const component = await join();
+      coordinator.amqpUrl = usual;
+      proxy.swallow("up", "down");
+      await eventually(() => expect(component.way).not.to.equal("amqp"));
+      proxy.heal();
+      await eventually(() => expect(component.way).to.equal("amqp"));
+    });
   });
 });

@@ -28,7 +28,8 @@ export class AmqpDelivery implements Delivery {
   started(): void {
     if (this.#arrived.replyTo === undefined || this.message.kind === "request") return;
     const { exchange, key, content, options } = this.#outcome("delivered", false);
-    this.#session.publishUnconfirmed(exchange, key, content, options);
+    // On the channel of the outcome that ends it, so that it comes before.
+    this.#session.publish(exchange, key, content, options, () => undefined);
   }
 
   drop(): void {

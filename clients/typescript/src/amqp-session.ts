@@ -41,7 +41,8 @@ export class AmqpSession {
   readonly ended: Promise<unknown>;
   #resolveEnded: (reason: unknown) => void = () => undefined;
   #publishing: ChannelModel | undefined;
-  #consuming: ChannelModel | undefined;
+  /** Both, as soon as each is there: when one fails the other has to be closed. */
+  readonly #connections: ChannelModel[] = [];
   #out: ConfirmChannel | undefined;
   #direct: Channel | undefined;
   /** By consumer tag, which is the queue's name: where its messages are acknowledged. */
@@ -71,14 +72,15 @@ export class AmqpSession {
   async open(): Promise<void> {
     const { id, type } = this.#options;
     try {
-      [this.#publishing, this.#consuming] = await Promise.all([this.#connect("publish"), this.#connect("consume")]);
-      const out = await this.#publishing.createConfirmChannel();
+      const [publishing, consuming] = await Promise.all([this.#connect("publish"), this.#connect("consume")]);
+      this.#publishing = publishing;
+      const out = await publishing.createConfirmChannel();
       this.#watch(out);
       out.on("return", ({ properties }) => this.#returned.add(properties.messageId as string));
       // The commands queue is declared last: when it is there, all are.
       const lasting = [queues.commands(id), queues.any(type), queues.broadcasts(id)];
       await this.#consume(
-        this.#consuming,
+        consuming,
         lasting.map((queue) => ({ queue, noAck: false })),
         () => {},
       );
@@ -86,7 +88,7 @@ export class AmqpSession {
         { queue: queues.requests(id), noAck: false },
         { queue: queues.replies(id), noAck: true },
       ];
-      await this.#consume(this.#publishing, passing, (channel) => {
+      await this.#consume(publishing, passing, (channel) => {
         channel.on("return", ({ properties }) => this.#options.onReturned(properties.messageId as string));
         this.#direct = channel;
       });
@@ -202,7 +204,7 @@ export class AmqpSession {
 
   close(): Promise<void> {
     this.#finish("closed");
-    this.#closing ??= Promise.all([closeConnection(this.#consuming), closeConnection(this.#publishing)]);
+    this.#closing ??= Promise.all(this.#connections.map(closeConnection));
     return this.#closing.then(() => undefined);
   }
 
@@ -218,6 +220,9 @@ export class AmqpSession {
     connection.on("error", (error) => this.#finish(error));
     connection.on("close", (error) => this.#finish(error ?? "the broker closed the connection"));
     connection.on("handler-error", (error) => this.#finish(error));
+    this.#connections.push(connection);
+    // The other one failed while this one was made.
+    if (this.#closing !== undefined) await closeConnection(connection);
     return connection;
   }
 
@@ -286,8 +291,7 @@ export class AmqpSession {
 }
 
 /** Politely, and after a while by force: a half-open connection never answers the close. */
-async function closeConnection(connection: ChannelModel | undefined): Promise<void> {
-  if (connection === undefined) return;
+async function closeConnection(connection: ChannelModel): Promise<void> {
   const { stream } = connection.connection as unknown as { stream: Socket };
   const timer = setTimeout(
     () => stream.destroy(new Error(`no answer to the close in ${closeTimeoutMs} ms`)),
