@@ -84,7 +84,7 @@ export class Configuration {
     this.history = history;
     this.#background = background;
     this.#effective = effective;
-    this.status = new StatusBoard(components, (id) => effective.get(id).etag);
+    this.status = new StatusBoard(components, (id) => effective.etag(id));
     this.#housekeeping = new Housekeeping({
       database,
       records,
@@ -186,7 +186,7 @@ export class Configuration {
   #changed(ids: string[]): void {
     this.status.changed();
     const registered = ids.filter((id) => this.#options.components.get(id) !== undefined);
-    if (registered.length > 0) this.#options.onEffectiveChange?.(registered, (id) => this.#effective.get(id).etag);
+    if (registered.length > 0) this.#options.onEffectiveChange?.(registered, (id) => this.#effective.etag(id));
   }
 
   #measure(metrics: Metrics): void {

@@ -37,8 +37,8 @@ export function dryRun(effective: EffectiveSettings, request: ValidateRequest): 
   const diffs = new Map<Settings, JsonPatch>();
   return {
     valid: touched.every(({ errors: broken }) => broken.length === 0),
-    components: touched.slice(0, componentsMax).map(({ id, before, after, errors: broken }) => {
-      const diff = diffs.get(after.settings) ?? jsonPatch(before.settings, after.settings);
+    components: touched.slice(0, componentsMax).map(({ id, after, errors: broken }) => {
+      const diff = diffs.get(after.settings) ?? jsonPatch(effective.get(id).settings, after.settings);
       diffs.set(after.settings, diff);
       return { id, diff, errors: broken.map(({ component: _, ...error }) => error) };
     }),

@@ -1,9 +1,11 @@
 /** The effective settings of every component, in memory: who has which, who waits for them, whom a change concerns. */
+import { LRUCache } from "lru-cache";
 import type { FieldError } from "../../config-db/errors.ts";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
 import type { LayerName } from "../../config-db/names.ts";
-import { computeEffective, type Effective, explainEffective } from "./effective.ts";
+import { computeEffective, type Effective, explainEffective, mentionsSecret } from "./effective.ts";
 import type { Origin } from "./explain.ts";
+import { mergeLayers, mergePatch, type Settings } from "./merge.ts";
 import type { Records } from "./records.ts";
 import type { Traits } from "./selector.ts";
 
@@ -16,25 +18,40 @@ export interface Components {
 /** What a change that is tried would do to one component. */
 export interface Impact {
   id: string;
-  before: Effective;
+  before: Pick<Effective, "etag" | "errors">;
   after: Effective;
 }
 
-interface Current {
+/** What a component has, without the settings themselves: ten thousand of these are kept for good. */
+interface Current extends Pick<Effective, "etag" | "errors" | "secrets"> {
   /** What the component was when this was computed. */
   traits: string;
-  effective: Effective;
+  /** Under which its settings are found in the cache; components without a layer of their own share one. */
+  key: string;
 }
 
-/** Components without a layer of their own share what they have; at most this many different ones are kept. */
-const sharedMax = 1_000;
+interface Cache<Value> {
+  get(key: string): Value | undefined;
+  set(key: string, value: Value): unknown;
+}
+
+/** Characters of JSON kept as computed settings: those in use at a time; others are computed again when asked for. */
+const cacheCharactersMax = 32 * 1024 * 1024;
+/** Combinations of type and sub-system whose merged layers are kept. */
+const basesMax = 500;
 
 export class EffectiveSettings {
   readonly #records: Records;
   readonly #components: Components;
   readonly #changed: (ids: string[]) => void;
   readonly #current = new Map<string, Current>();
-  readonly #shared = new Map<string, Effective>();
+  readonly #computed = new LRUCache<string, Effective>({
+    maxSize: cacheCharactersMax,
+    // What is no JSON about it counts, too: most settings are small.
+    sizeCalculation: ({ sizeCharacters }) => sizeCharacters + 1_000,
+  });
+  /** Merged layers without the component's own: what is one object in many is written out once for their etags. */
+  readonly #bases = new LRUCache<string, Settings>({ max: basesMax });
   readonly #watchers = new Map<string, Set<() => void>>();
 
   /** @param changed told of the components whose effective settings became others, after their watchers. */
@@ -47,11 +64,29 @@ export class EffectiveSettings {
   /** Of a component that never registered: what its layers would give it. */
   get(id: string): Effective {
     const known = this.#current.get(id);
-    if (known !== undefined) return known.effective;
+    const kept = known && this.#computed.get(known.key);
+    if (kept !== undefined) return kept;
     const traits = this.#traits(id);
-    const effective = this.#compute(traits, this.#shared);
-    if (this.#isKept(id)) this.#current.set(id, { traits: traitsKey(traits), effective });
+    const { key, effective } = this.#compute(traits, this.#computed, this.#bases);
+    if (this.#isKept(id)) {
+      const { etag, errors, secrets } = effective;
+      this.#current.set(id, { traits: traitsKey(traits), key, etag, errors, secrets });
+    }
     return effective;
+  }
+
+  /** The etag alone: of a component that is known it needs no settings in memory. */
+  etag(id: string): string {
+    return this.#summary(id).etag;
+  }
+
+  /** What is wrong with a component's settings. */
+  errors(id: string): FieldError[] {
+    return this.#summary(id).errors;
+  }
+
+  usersOfSecret(name: string): string[] {
+    return this.all().filter((id) => this.#summary(id).secrets.includes(name));
   }
 
   explain(id: string): Record<string, Origin> {
@@ -103,25 +138,35 @@ export class EffectiveSettings {
 
   /** Makes a change to the records and tells of those of `ids` whose effective settings it really changed. */
   change(ids: string[], make: () => void): void {
-    const before = ids.map((id) => this.get(id).etag);
+    const before = ids.map((id) => this.etag(id));
     make();
-    this.forget(ids);
-    this.#tell(ids.filter((id, index) => this.get(id).etag !== before[index]));
+    for (const id of ids) this.#current.delete(id);
+    this.#tell(ids.filter((id, index) => this.etag(id) !== before[index]));
   }
 
-  /** Makes what was computed for these be computed anew when it is asked for. */
-  forget(ids: Iterable<string>): void {
-    this.#shared.clear();
-    for (const id of ids) this.#current.delete(id);
+  /** The same for a change that is not to be seen in the revisions of layers and schema: of a secret. */
+  changeSecret(name: string, make: () => void): void {
+    this.change(this.usersOfSecret(name), () => {
+      make();
+      this.#computed.clear();
+    });
+  }
+
+  /** Computes anew for all. */
+  reset(): void {
+    this.#current.clear();
+    this.#computed.clear();
+    this.#bases.clear();
   }
 
   /** What `tried` (see `Records.trial`) would do to these, in their order; stays without effect. */
   impact(ids: string[], tried: Parameters<Records["trial"]>[0]): Impact[] {
-    const before = ids.map((id) => this.get(id));
+    const before = ids.map((id) => this.#summary(id));
     return this.#records.trial(tried, () => {
-      const shared = new Map<string, Effective>();
+      const [computed, bases] = [new Map<string, Effective>(), new Map<string, Settings>()];
       return ids.map((id, index) => {
-        return { id, before: before[index] as Effective, after: this.#compute(this.#traits(id), shared) };
+        const { effective: after } = this.#compute(this.#traits(id), computed, bases);
+        return { id, before: before[index] as Current, after };
       });
     });
   }
@@ -131,7 +176,7 @@ export class EffectiveSettings {
     const known = this.#current.get(id);
     if (known === undefined || known.traits === traitsKey(this.#traits(id))) return;
     this.#current.delete(id);
-    if (this.get(id).etag !== known.effective.etag) this.#tell([id]);
+    if (this.etag(id) !== known.etag) this.#tell([id]);
   }
 
   #tell(ids: string[]): void {
@@ -139,22 +184,36 @@ export class EffectiveSettings {
     if (ids.length > 0) this.#changed(ids);
   }
 
+  #summary(id: string): Pick<Effective, "etag" | "errors" | "secrets"> {
+    return this.#current.get(id) ?? this.get(id);
+  }
+
   #traits(id: string): Traits {
     return this.#components.get(id) ?? { id };
   }
 
-  #compute(traits: Traits, shared: Map<string, Effective>): Effective {
+  /**
+   * @param computed what is known by key, and gets what is computed
+   * @param bases merged layers without the component's own, by key, likewise
+   */
+  #compute(traits: Traits, computed: Cache<Effective>, bases: Cache<Settings>): { key: string; effective: Effective } {
     const chain = this.#records.chain(traits);
     const schema = this.#records.schemaInForce(traits.type);
-    const secretOf = (name: string) => this.#records.secret(name);
-    if (chain.at(-1)?.layer === `component:${traits.id}`) return computeEffective(chain, schema, secretOf);
-    const key = `${schema?.type} ${schema?.rev} ${chain.map(({ layer, rev }) => `${layer}@${rev}`).join(" ")}`;
-    const known = shared.get(key);
-    if (known !== undefined) return known;
-    const effective = computeEffective(chain, schema, secretOf);
-    if (shared.size >= sharedMax) shared.clear();
-    shared.set(key, effective);
-    return effective;
+    const mayRefer = chain.some(({ settings }) => mentionsSecret(settings));
+    const own = chain.at(-1)?.layer === `component:${traits.id}` ? chain.pop() : undefined;
+    const baseKey = chain.map(({ layer, rev }) => `${layer}@${rev}`).join(" ");
+    const key = `${baseKey} ${own?.rev ? `${own.layer}@${own.rev}` : ""} ${schema?.type}@${schema?.rev}`;
+    const known = computed.get(key);
+    if (known !== undefined) return { key, effective: known };
+    let base = bases.get(baseKey);
+    if (base === undefined) {
+      base = mergeLayers(chain);
+      bases.set(baseKey, base);
+    }
+    const merged = own === undefined ? base : (mergePatch(base, own.settings) as Settings);
+    const effective = computeEffective(merged, mayRefer, schema, (name) => this.#records.secret(name));
+    computed.set(key, effective);
+    return { key, effective };
   }
 
   /** Anyone may ask for the settings of any id: those of ids that mean nothing are not kept. */
@@ -171,7 +230,7 @@ function traitsKey({ type, subsystem, site, tags }: Traits): string {
 
 /** The errors that a change brings in: those that a component has after it and had not before. */
 export function newErrors({ id, before, after }: Impact): FieldError[] {
-  if (after === before || after.errors.length === 0) return [];
+  if (after.errors.length === 0) return [];
   const known = new Set(before.errors.map(errorKey));
   return after.errors.filter((error) => !known.has(errorKey(error))).map((error) => ({ ...error, component: id }));
 }

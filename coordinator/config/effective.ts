@@ -1,9 +1,9 @@
 /** A component's effective settings: layers merged, defaults filled in, checked, secrets resolved. Pure. */
 import { type FieldError, MusterError } from "../../config-db/errors.ts";
-import { etagOf } from "./etag.ts";
+import { canonicalJson, canonicalShared, etagOfCanonical } from "./etag.ts";
 import { explain, type Origin } from "./explain.ts";
-import { isObject, mergeLayers, type Settings } from "./merge.ts";
-import { childPointer } from "./pointer.ts";
+import { isObject, type Settings } from "./merge.ts";
+import { childPointer, pointerKeys } from "./pointer.ts";
 import type { ChainLink } from "./records.ts";
 import type { CompiledSchema } from "./schema.ts";
 import { secretKey } from "./settings-rules.ts";
@@ -22,51 +22,107 @@ export interface KnownSecret {
   digest: string;
 }
 
-export interface Effective {
-  etag: string;
-  /** With references in place of secrets: for all but the component itself. */
-  settings: Settings;
-  /** What the schema and the references say against them. */
-  errors: FieldError[];
-  /** Names of the secrets that they refer to. */
-  secrets: string[];
-  /** The settings as JSON, secrets resolved, made once: a warm GET by the component sends these bytes. */
-  body: Buffer;
-  /** Set where a secret cannot be resolved here: the component gets this instead of settings that it cannot use. */
-  fault?: MusterError;
-}
-
 /** Where settings refer to a secret. */
 interface Reference {
   name: string;
   pointer: string;
-  /** The object or array that holds the reference in the resolved copy, and under which key. */
-  holder: Record<string, unknown>;
-  key: string;
+  /** False where other members stand beside it: a merge may make what no layer alone may have. */
+  isAlone: boolean;
 }
 
+/** A component's effective settings. Never changed: what is costly is made when it is first asked for. */
+export class Effective {
+  /** With references in place of secrets: for all but the component itself. */
+  readonly settings: Settings;
+  /** What the schema and the references say against them. */
+  readonly errors: FieldError[];
+  /** Names of the secrets that they refer to. */
+  readonly secrets: string[];
+  /** Set where a secret cannot be resolved here: the component gets this instead of settings that it cannot use. */
+  readonly fault: MusterError | undefined;
+  readonly #resolved: Settings;
+  readonly #canonical: () => string;
+  #etag: string | undefined;
+  #body: Buffer | undefined;
+  #sizeCharacters = 0;
+
+  /** @param canonical the canonical JSON of what the etag stands for. */
+  constructor(
+    parts: Pick<Effective, "settings" | "errors" | "secrets" | "fault">,
+    resolved: Settings,
+    canonical: () => string,
+  ) {
+    this.settings = parts.settings;
+    this.errors = parts.errors;
+    this.secrets = parts.secrets;
+    this.fault = parts.fault;
+    this.#resolved = resolved;
+    this.#canonical = canonical;
+  }
+
+  get etag(): string {
+    if (this.#etag === undefined) {
+      const canonical = this.#canonical();
+      this.#sizeCharacters = canonical.length;
+      this.#etag = etagOfCanonical(canonical);
+    }
+    return this.#etag;
+  }
+
+  /** The settings as JSON, secrets resolved: a GET by the component sends these bytes. */
+  get body(): Buffer {
+    this.#body ??= Buffer.from(JSON.stringify(this.#resolved));
+    return this.#body;
+  }
+
+  /** How much JSON this is: what a cache of these goes by. */
+  get sizeCharacters(): number {
+    return this.etag === "" ? 0 : this.#sizeCharacters;
+  }
+}
+
+const mentions = new WeakMap<Settings, boolean>();
+
+/** Whether a layer's settings refer to any secret; found out once for each. */
+export function mentionsSecret(settings: Settings): boolean {
+  let known = mentions.get(settings);
+  if (known === undefined) {
+    known = findReferences(settings).length > 0;
+    mentions.set(settings, known);
+  }
+  return known;
+}
+
+/**
+ * @param merged the layers' settings, merged; not changed
+ * @param mayRefer false where no layer mentions a secret: then nobody looks for them
+ */
 export function computeEffective(
-  chain: ChainLink[],
+  merged: Settings,
+  mayRefer: boolean,
   schema: SchemaInForce | undefined,
   secretOf: (name: string) => KnownSecret | undefined,
 ): Effective {
-  const merged = mergeLayers(chain);
-  // A copy: defaults are filled in, and what layers hold must not change.
-  const resolved = structuredClone(merged);
-  const references = findReferences(resolved);
-  const errors = resolveReferences(references, secretOf);
+  const references = mayRefer ? findReferences(merged) : [];
+  if (references.length === 0 && schema === undefined) {
+    const parts = { settings: merged, errors: [], secrets: [], fault: undefined };
+    return new Effective(parts, merged, () => canonicalShared(merged));
+  }
+  const resolved = cloneJson(merged) as Settings;
+  const errors = resolveReferences(resolved, references, secretOf);
   if (schema !== undefined) errors.push(...withoutValuesOf(references, schema.compiled.check(resolved)));
-  const body = Buffer.from(JSON.stringify(resolved));
-  if (references.length === 0) return { etag: etagOf(resolved), settings: resolved, errors, secrets: [], body };
-
-  // The order matters: `resolved` itself becomes the settings with references, after its bytes were made.
-  const fault = unresolvable(references, secretOf);
-  for (const { holder, key, name } of references)
-    holder[key] = { [secretKey]: name, digest: secretOf(name)?.digest ?? "" };
-  const etag = etagOf(resolved);
-  for (const { holder, key, name } of references) holder[key] = { [secretKey]: name };
+  if (references.length === 0) {
+    const parts = { settings: resolved, errors, secrets: [], fault: undefined };
+    return new Effective(parts, resolved, () => canonicalJson(resolved));
+  }
   const secrets = [...new Set(references.map(({ name }) => name))];
-  return { etag, settings: resolved, errors, secrets, body, ...(fault === undefined ? {} : { fault }) };
+  const settings = withReferences(resolved, references, ({ name }) => ({ [secretKey]: name }));
+  // In the etag a digest of what is stored stands for the value: the etag changes with it, and gives nothing away.
+  const digests = new Map(secrets.map((name) => [name, secretOf(name)?.digest ?? ""]));
+  const digested = () =>
+    withReferences(settings, references, ({ name }) => ({ [secretKey]: name, digest: digests.get(name) }));
+  const parts = { settings, errors, secrets, fault: unresolvable(references, secretOf) };
+  return new Effective(parts, resolved, () => canonicalJson(digested()));
 }
 
 /** For each leaf of effective settings the layer that it came from, or the schema where it is a default. */
@@ -88,30 +144,61 @@ function leafPointers(value: unknown, pointer = ""): string[] {
 
 function findReferences(root: Settings): Reference[] {
   const found: Reference[] = [];
-  const walk = (holder: Record<string, unknown>, pointer: string) => {
-    for (const [key, value] of Object.entries(holder)) {
-      if (typeof value !== "object" || value === null) continue;
-      const at = childPointer(pointer, key);
-      const name = (value as Settings)[secretKey];
-      if (typeof name === "string" && !Array.isArray(value)) found.push({ name, pointer: at, holder, key });
-      else walk(value as Settings, at);
+  const walk = (value: object, pointer: string) => {
+    const name = (value as Settings)[secretKey];
+    if (typeof name === "string") {
+      found.push({ name, pointer, isAlone: Object.keys(value).length === 1 });
+      return;
+    }
+    for (const [key, child] of Object.entries(value)) {
+      if (typeof child === "object" && child !== null) walk(child, childPointer(pointer, key));
     }
   };
   walk(root, "");
   return found;
 }
 
-/** Puts values in place of references. A merge may have made a reference that no layer alone would be allowed. */
-function resolveReferences(references: Reference[], secretOf: (name: string) => KnownSecret | undefined): FieldError[] {
+/** Puts values in place of references in `settings` itself. */
+function resolveReferences(
+  settings: Settings,
+  references: Reference[],
+  secretOf: (name: string) => KnownSecret | undefined,
+): FieldError[] {
   const errors: FieldError[] = [];
-  for (const { name, pointer, holder, key } of references) {
+  for (const { name, pointer, isAlone } of references) {
     const error = (message: string) => errors.push({ pointer, rule: "secret", message });
     const secret = secretOf(name);
-    if (Object.keys(holder[key] as object).length > 1) error(`refers to secret "${name}" and has other members beside`);
+    if (!isAlone) error(`refers to secret "${name}" and has other members beside`);
     if (secret === undefined) error(`refers to secret "${name}", which does not exist: PUT /v1/config/secrets/${name}`);
-    if (secret?.value !== undefined) holder[key] = secret.value;
+    if (secret?.value !== undefined) setAt(settings, pointer, secret.value);
   }
   return errors;
+}
+
+/** A copy with something in place of each secret. */
+function withReferences(
+  settings: Settings,
+  references: Reference[],
+  inPlace: (reference: Reference) => unknown,
+): Settings {
+  const copy = cloneJson(settings) as Settings;
+  for (const reference of references) setAt(copy, reference.pointer, inPlace(reference));
+  return copy;
+}
+
+function setAt(root: Settings, pointer: string, value: unknown): void {
+  const keys = pointerKeys(pointer);
+  const last = keys.pop();
+  if (last === undefined) return;
+  const holder = keys.reduce((at, key) => at[key] as Settings, root);
+  holder[last] = value;
+}
+
+/** Several times as fast as `structuredClone`, which is made for more than JSON. */
+function cloneJson(value: unknown): unknown {
+  if (typeof value !== "object" || value === null) return value;
+  if (Array.isArray(value)) return value.map(cloneJson);
+  return Object.fromEntries(Object.entries(value).map(([key, child]) => [key, cloneJson(child)]));
 }
 
 /** What a schema says of a resolved secret must not tell its value. */

@@ -22,8 +22,8 @@ export function listFaults(records: Records, effective: EffectiveSettings): Faul
   }
   for (const [document, { rev, errors }] of records.unusable) faults.push({ kind: "unusable", document, rev, errors });
   for (const id of effective.all()) {
-    const { etag, errors } = effective.get(id);
-    if (errors.length > 0) faults.push({ kind: "invalid", component: id, etag, errors });
+    const errors = effective.errors(id);
+    if (errors.length > 0) faults.push({ kind: "invalid", component: id, etag: effective.etag(id), errors });
   }
   return faults.slice(0, faultsMax);
 

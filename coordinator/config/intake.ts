@@ -53,8 +53,7 @@ export class Intake {
   /** All that the store has was given: from here on changes are judged, and told. */
   loaded(): void {
     this.#loaded = true;
-    const { effective } = this.#options;
-    effective.forget(effective.all());
+    this.#options.effective.reset();
   }
 
   /** A batch of the changes feed. */
@@ -125,11 +124,7 @@ export class Intake {
       if (records.secrets.get(stored.name)?._rev === stored._rev) return;
       const make = () => void records.secrets.set(stored.name, stored);
       if (!this.#loaded) make();
-      else
-        effective.change(
-          effective.all().filter((id) => effective.get(id).secrets.includes(stored.name)),
-          make,
-        );
+      else effective.changeSecret(stored.name, make);
     },
     content: (doc) => {
       this.#options.content(doc._id.slice("content:".length), doc._rev, doc._deleted === true);

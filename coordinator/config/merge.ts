@@ -18,18 +18,22 @@ export function isObject(value: unknown): value is Settings {
 
 /**
  * RFC 7396: members of `patch` replace those of `target`, `null` removes, objects merge, all else (arrays too) is
- * replaced whole. The result shares the parts of both that did not change.
- *
- * Made of entries, not by assignment, so that a member named `__proto__` is a member and no prototype.
+ * replaced whole. The result shares the parts of both that did not change. A member named `__proto__` is a
+ * member like any other and never a prototype.
  */
 export function mergePatch(target: unknown, patch: unknown): unknown {
   if (!isObject(patch)) return patch;
-  const merged = new Map(isObject(target) ? Object.entries(target) : []);
+  const merged: Settings = isObject(target) ? { ...target } : {};
   for (const [key, value] of Object.entries(patch)) {
-    if (value === null) merged.delete(key);
-    else merged.set(key, mergePatch(merged.get(key), value));
+    if (value === null) delete merged[key];
+    else setMember(merged, key, mergePatch(Object.hasOwn(merged, key) ? merged[key] : undefined, value));
   }
-  return Object.fromEntries(merged);
+  return merged;
+}
+
+function setMember(object: Settings, key: string, value: unknown): void {
+  if (key !== "__proto__") object[key] = value;
+  else Object.defineProperty(object, key, { value, enumerable: true, configurable: true, writable: true });
 }
 
 /** The settings that layers give together, the weakest first. A `null` in a layer takes away what weaker ones set. */

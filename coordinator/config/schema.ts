@@ -66,11 +66,19 @@ export function compileSchema(schema: unknown): CompiledSchema {
     throw notASchema([{ pointer: "", rule: "compile", message: (error as Error).message }]);
   }
   if (compiled === undefined) throw notASchema([tooCostly("compiling it", schemaLimits.compileMs)]);
-  return { check: checker(compiled.result) };
+  return { check: checker(compiled.result, !costly.test(JSON.stringify(schema))) };
 }
 
-function checker(validate: ValidateFunction): CompiledSchema["check"] {
+/**
+ * Without these a check takes time in proportion to schema and settings, both of which are bounded, and the guard would
+ * cost more than it does. With them it may backtrack (patterns), double at each step (references), or compare all with
+ * all (uniqueItems).
+ */
+const costly = /"(pattern|patternProperties|format|\$ref|\$dynamicRef|uniqueItems)":/;
+
+function checker(validate: ValidateFunction, cheap: boolean): CompiledSchema["check"] {
   return (settings) => {
+    if (cheap) return validate(settings) ? [] : fieldErrors(validate.errors);
     try {
       const outcome = bounded(() => validate(settings), schemaLimits.checkMs);
       if (outcome?.result === true) return [];

@@ -57,7 +57,7 @@ export class SecretWrites {
     await this.#write(name, context, (stored) => {
       if (stored === undefined) throw new MusterError("not-found", `there is no secret "${name}"`);
       const { effective } = this.#options;
-      const users = effective.all().filter((id) => effective.get(id).secrets.includes(name));
+      const users = effective.usersOfSecret(name);
       if (users.length > 0) {
         const told = users.slice(0, 10).join(", ");
         throw new MusterError("refused", `secret "${name}" is in the settings of ${users.length} components: ${told}`);

@@ -53,7 +53,7 @@ export class Staging {
     for (const id of effective.concernedByLayer(layer as LayerName)) {
       const component = components.get(id);
       if (component?.state !== "up" || !isSelected(layer as LayerName, selector, component)) continue;
-      statuses.push(componentStatus(component, effective.get(id).etag));
+      statuses.push(componentStatus(component, effective.etag(id)));
     }
     return statuses;
   }
