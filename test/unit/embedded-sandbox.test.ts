@@ -26,10 +26,9 @@ describe("a design function", () => {
       "function(){return 1};",
       "() => 1",
       "  function named () { return 1 } ; ",
-      "function(){ return 1 // end",
+      "function () { return 1 } // so",
     ]) {
-      if (source.includes("//")) expect(() => compile(source)).to.throw(CouchError);
-      else expect(call(source, [])[0]).to.include({ value: 1 });
+      expect(call(source, [])[0], source).to.include({ value: 1 });
     }
   });
 
