@@ -103,6 +103,9 @@ export const replyKeys = {
 /** The routing key of an event on `muster.events`. */
 export const eventKey = (type: string, component: string, event: string) => `${type}.${component}.${event}`;
 
+/** The routing key on `muster.signals` of all components of a type; a single one's is its id. */
+export const typeSignalKey = (type: string) => `type:${type}`;
+
 /** Message headers of Muster's own; all others are AMQP properties. */
 export const headers = {
   from: "muster-from",

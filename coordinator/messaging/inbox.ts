@@ -231,7 +231,7 @@ export class Inbox {
   #pump(): void {
     if (this.#pumping) return;
     this.#pumping = true;
-    setImmediate(() => {
+    queueMicrotask(() => {
       this.#pumping = false;
       const [stream] = this.#streams;
       if (stream !== undefined) {

@@ -4,7 +4,7 @@
  */
 import type { Logger } from "pino";
 import type { RenewalMessage } from "../../config-db/generated/types.ts";
-import { exchanges, queues } from "../../config-db/names.ts";
+import { queues } from "../../config-db/names.ts";
 import type { Store } from "../../config-db/store.ts";
 import { defaultRetryPolicy, type RetryPolicy } from "./after-failure.ts";
 import { Broker } from "./broker.ts";
@@ -13,7 +13,6 @@ import { Consumer, publishDead } from "./consumer.ts";
 import { type Contestant, contest } from "./contest.ts";
 import { removedCode } from "./dead-letter.ts";
 import { DeadLetters } from "./dead-letters.ts";
-import { publishOptions } from "./envelope.ts";
 import { Events } from "./events.ts";
 import { Inboxes } from "./inboxes.ts";
 import { defaultManagementUrl, Management, vhostOf } from "./management.ts";
@@ -21,7 +20,8 @@ import type { Members } from "./members.ts";
 import { type Provisioned, Provisioning } from "./provisioning.ts";
 import { Renewals } from "./renewals.ts";
 import { Requester } from "./request.ts";
-import { draftLetter, Sender } from "./send.ts";
+import { Sender } from "./send.ts";
+import { type Signal, Signals } from "./signals.ts";
 import { Tap } from "./tap.ts";
 import { defaultQueueLimits, type QueueLimits } from "./topology.ts";
 import { defaultTrackingLimits, Tracking, type TrackingLimits } from "./tracking.ts";
@@ -51,18 +51,14 @@ export interface MessagingOptions {
 
 /** Dead letters kept in the store; more wait in the broker. */
 const deadLettersMax = 100_000;
-/** Signals sent at once: more would only fill the sockets' buffers. */
-const signalsAtOnce = 2_000;
-/** A signal that nobody took for so long tells nothing: its component read the record when it came back. */
-const signalTtlMs = 60_000;
 
 export class Messaging {
   readonly #options: MessagingOptions;
   readonly #broker: Broker;
   readonly #provisioning: Provisioning;
   readonly #renewals: Renewals;
+  readonly #signals: Signals;
   readonly #contests = new Set<() => Promise<void>>();
-  readonly #wallClock: () => Date;
   readonly sender: Sender;
   readonly requester: Requester;
   readonly events: Events;
@@ -77,7 +73,6 @@ export class Messaging {
     const { amqpUrl, managementUrl, site, members, store, logger, wallClock = () => new Date() } = options;
     const { leads = () => true, limits = {} } = options;
     this.#options = options;
-    this.#wallClock = wallClock;
     this.#broker = new Broker({ url: amqpUrl, site, logger });
     const management =
       managementUrl === "off"
@@ -95,6 +90,7 @@ export class Messaging {
     const provisioning = this.#provisioning;
     const consumer = new Consumer({ broker, retry: { ...defaultRetryPolicy, ...options.retry }, logger, wallClock });
     this.#renewals = new Renewals(broker);
+    this.#signals = new Signals({ broker, members, site, wallClock });
     this.sender = new Sender({ broker, provisioning, members, site, wallClock });
     this.requester = new Requester({ broker, sender: this.sender, site });
     this.events = new Events({ broker, wallClock });
@@ -203,33 +199,9 @@ export class Messaging {
     });
   }
 
-  /**
-   * Tells components that a record of theirs changed. A hint: a component that is away reads the record when it returns,
-   * so nothing is kept and nothing waits for queues that do not stand yet.
-   */
-  async signal(
-    ids: string[],
-    signal: { kind: "config"; revisionOf: (id: string) => string; epoch?: number },
-  ): Promise<void> {
-    for (let start = 0; start < ids.length; start += signalsAtOnce)
-      await Promise.all(ids.slice(start, start + signalsAtOnce).map((id) => this.#signalOne(id, signal)));
-  }
-
-  async #signalOne(
-    id: string,
-    { kind, revisionOf, epoch }: { kind: "config"; revisionOf: (id: string) => string; epoch?: number },
-  ): Promise<void> {
-    const revision = revisionOf(id);
-    const nowMs = this.#wallClock().getTime();
-    const letter = draftLetter(
-      { messageId: `${kind}-${id}-${revision}-${nowMs}`, kind: "signal", name: kind },
-      Buffer.from(JSON.stringify({ kind, id, revision })),
-      nowMs,
-    );
-    const options = publishOptions(letter.envelope, nowMs, { persistent: false });
-    if (epoch !== undefined) options.headers["muster-epoch"] = epoch;
-    options.expiration = signalTtlMs;
-    await this.#broker.publish({ exchange: exchanges.signals, key: id, content: letter.content, options });
+  /** Tells components that a record of theirs changed (signals.ts). */
+  async signal(ids: string[], signal: Signal): Promise<void> {
+    await this.#signals.send(ids, signal);
   }
 
   /** Gives every renewal that comes by AMQP while listening: the site's leader alone does. @returns what ends it. */

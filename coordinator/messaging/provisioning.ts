@@ -7,7 +7,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { ConfirmChannel } from "amqplib";
 import type { Logger } from "pino";
 import { MusterError } from "../../config-db/errors.ts";
-import { exchanges, reservedIdPattern } from "../../config-db/names.ts";
+import { exchanges, queues, reservedIdPattern, typeSignalKey } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { consume } from "./lasting-channel.ts";
 import type { Binding, Management } from "./management.ts";
@@ -308,8 +308,7 @@ export class Provisioning {
         const channel = await lasting.opened(signal);
         await this.#declare(channel, componentPlan(job));
         const before = this.#standing.get(job.id);
-        if (before !== undefined && before !== job.type)
-          await channel.unbindQueue(`muster.${job.id}.broadcasts`, exchanges.type(before), "");
+        if (before !== undefined && before !== job.type) await leaveType(channel, job.id, before);
         // A removal that came meanwhile has ended the job.
         if (!job.done) this.#standing.set(job.id, job.type);
         this.#end(job);
@@ -366,6 +365,12 @@ export class Provisioning {
     }
     for (const { queue, exchange, key } of plan.bindings) await channel.bindQueue(queue, exchange, key);
   }
+}
+
+/** A component that changed its type hears no more of what is for the old one. */
+async function leaveType(channel: ConfirmChannel, id: string, type: string): Promise<void> {
+  await channel.unbindQueue(queues.broadcasts(id), exchanges.type(type), "");
+  await channel.unbindQueue(queues.broadcasts(id), exchanges.signals, typeSignalKey(type));
 }
 
 /** Gives `take` every message of a queue, acking each that it took. Ends when the queue is empty. */

@@ -21,6 +21,7 @@ export interface RecordChangesOptions<Doc extends Document> {
 
 interface Waiting<Doc extends Document> {
   change: ChangeOf<Doc>;
+  isNew: boolean;
   resolve(record: Stored<Doc> | undefined): void;
   reject(error: unknown): void;
 }
@@ -45,9 +46,14 @@ export class RecordChanges<Doc extends Document> {
 
   /**
    * Resolves with the record once the change is stored, or when it turned out to change nothing.
+   * @param options.isNew the record is most likely not there yet: it is written before anybody looks.
    * @throws MusterError `store-unavailable`, `conflict`, `too-many`: nothing is known to be written.
    */
-  change(id: string, change: ChangeOf<Doc>): Promise<Stored<Doc> | undefined> {
+  change(
+    id: string,
+    change: ChangeOf<Doc>,
+    { isNew = false }: { isNew?: boolean } = {},
+  ): Promise<Stored<Doc> | undefined> {
     const { waitingMax = 20_000 } = this.#options;
     if (this.#count >= waitingMax) {
       const told = `${waitingMax} changes wait for the store already, the limit; try again later`;
@@ -55,7 +61,7 @@ export class RecordChanges<Doc extends Document> {
     }
     this.#count += 1;
     return new Promise((resolve, reject) => {
-      const waiting = { change, resolve, reject };
+      const waiting = { change, isNew, resolve, reject };
       const before = this.#waiting.get(id);
       if (before === undefined) this.#waiting.set(id, [waiting]);
       else before.push(waiting);
@@ -88,7 +94,7 @@ export class RecordChanges<Doc extends Document> {
     const { database, known, seen } = this.#options;
     const records = new Map<string, Stored<Doc> | undefined>();
     for (const id of batch.keys()) records.set(id, known(id));
-    let unread = [...batch.keys()].filter((id) => records.get(id) === undefined);
+    let unread = [...batch].flatMap(([id, [first]]) => (records.get(id) === undefined && !first?.isNew ? [id] : []));
     for (let round = 1; batch.size > 0; round += 1) {
       for (const record of await database.getMany<Doc>(unread)) {
         records.set(record._id, record);

@@ -1,7 +1,7 @@
 /**
  * Every exchange, queue, binding and policy of Muster, as data (docs/messages.md). Provisioning makes the broker match it.
  */
-import { exchanges, queues, replyKeys } from "../../config-db/names.ts";
+import { exchanges, queues, replyKeys, typeSignalKey } from "../../config-db/names.ts";
 
 /**
  * Raise when what a component's queues are bound to changes: queues that an earlier version declared are then gone over
@@ -82,6 +82,7 @@ export function componentPlan(component: { id: string; type: string }): Plan {
       { queue: queues.broadcasts(id), exchange: exchanges.type(type), key: "" },
       { queue: queues.broadcasts(id), exchange: exchanges.all, key: "" },
       { queue: queues.broadcasts(id), exchange: exchanges.signals, key: id },
+      { queue: queues.broadcasts(id), exchange: exchanges.signals, key: typeSignalKey(type) },
       { queue: queues.replies(id), exchange: exchanges.reply, key: id },
       { queue: queues.requests(id), exchange: exchanges.requests, key: id },
       { queue: queues.commands(id), exchange: exchanges.unicast, key: id },

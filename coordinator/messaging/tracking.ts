@@ -142,6 +142,7 @@ export class Tracking {
     const record = await this.#changes.change(
       documentId.command(command.id),
       (before) => before ?? newCommandRecord(command, nowMs),
+      { isNew: true },
     );
     if (record?.fingerprint !== command.fingerprint)
       throw new MusterError("refused", `a command with the id "${command.id}" was sent before and was another one`);
