@@ -7,12 +7,12 @@
  *    never right after a stall. Judged time leaves out what the judge did not see (judged-time.ts): it is never early.
  * 2. A lease that is not renewed is due once its `ttlMs` of judged time has passed, and stays due until it is renewed,
  *    granted again or dropped. Being due decides nothing: a renewal that comes before the decision still counts.
- * 3. A renewal costs a look-up and an addition, however many leases there are: the queue holds a lease at the time it
- *    was queued for, and only when that time comes is it looked at again. That is once per TTL, not per renewal.
+ * 3. A renewal costs a look-up and an addition, however many leases there are. The calendar holds a lease in the slot of
+ *    the deadline that it had when it was put there; only when that comes is it looked at again and, renewed meanwhile,
+ *    put into a later slot. That is once per TTL, not per renewal, and costs as little.
  *
  * @see Gray & Cheriton 1989, "Leases: an efficient fault-tolerant mechanism for distributed file cache consistency"
  */
-import TinyQueue from "tinyqueue";
 import { JudgedTime, type JudgedTimeOptions } from "../judged-time.ts";
 
 interface Lease {
@@ -20,23 +20,23 @@ interface Lease {
   ttlMs: number;
   /** In judged time. */
   deadlineMs: number;
-  /** The judged time at which the queue will show it; at or before the deadline. */
-  queuedForMs: number;
+  /** Where the calendar holds it: at or before its deadline. */
+  slot: number;
 }
 
-interface Place {
-  atMs: number;
-  lease: Lease;
-}
-
-/** Places that nobody waits for any more (dropped or shortened leases) are cleared out beyond this many. */
-const stalePlacesMax = 1_024;
+/** A lease is found due at most this much later than it is. */
+const slotMs = 10;
+/** Leases in slots where nobody looks for them any more (dropped, shortened) are cleared out beyond this many. */
+const staleMax = 1_024;
 
 export class LeaseJudge {
   readonly #time: JudgedTime;
   readonly #leases = new Map<string, Lease>();
   readonly #due = new Set<Lease>();
-  #queue = new TinyQueue<Place>([], (a, b) => a.atMs - b.atMs);
+  readonly #calendar = new Map<number, Lease[]>();
+  /** The last slot whose time has come. */
+  #slot = 0;
+  #entered = 0;
 
   constructor(options: JudgedTimeOptions) {
     this.#time = new JudgedTime(options);
@@ -46,9 +46,9 @@ export class LeaseJudge {
     return this.#leases.size;
   }
 
-  /** Places in the queue: in proportion to `size`. */
-  get queued(): number {
-    return this.#queue.length;
+  /** Entries in the calendar: in proportion to `size`. */
+  get entered(): number {
+    return this.#entered;
   }
 
   holds(id: string): boolean {
@@ -60,14 +60,14 @@ export class LeaseJudge {
     const deadlineMs = this.#time.at(nowMs) + ttlMs;
     const held = this.#leases.get(id);
     if (held === undefined) {
-      const lease = { id, ttlMs, deadlineMs, queuedForMs: deadlineMs };
+      const lease = { id, ttlMs, deadlineMs, slot: 0 };
       this.#leases.set(id, lease);
-      this.#enqueue(lease);
+      this.#enter(lease);
       return;
     }
     held.ttlMs = ttlMs;
     held.deadlineMs = deadlineMs;
-    if (deadlineMs < held.queuedForMs) this.#enqueue(held);
+    if (slotOf(deadlineMs) < held.slot) this.#enter(held);
   }
 
   /** @returns the milliseconds that the lease now has, or undefined when `id` holds none. */
@@ -95,7 +95,8 @@ export class LeaseJudge {
   clear(): void {
     this.#leases.clear();
     this.#due.clear();
-    this.#queue = new TinyQueue<Place>([], (a, b) => a.atMs - b.atMs);
+    this.#calendar.clear();
+    this.#entered = 0;
   }
 
   /** Judges nothing for `forMs`: renewals are known to wait that are not read yet. */
@@ -114,10 +115,10 @@ export class LeaseJudge {
    */
   due(max = Number.POSITIVE_INFINITY): string[] {
     if (this.#time.settling) return [];
-    const judgedMs = this.#time.judgedMs;
-    for (let place = this.#queue.peek(); place !== undefined && place.atMs <= judgedMs; place = this.#queue.peek()) {
-      this.#queue.pop();
-      if (isCurrent(place, this.#leases)) this.#due.add(place.lease);
+    const { judgedMs } = this.#time;
+    for (const now = Math.floor(judgedMs / slotMs); this.#slot < now; ) {
+      this.#slot += 1;
+      this.#open(this.#slot);
     }
     const ids: string[] = [];
     for (const lease of this.#due) {
@@ -126,22 +127,42 @@ export class LeaseJudge {
         ids.push(lease.id);
       } else {
         this.#due.delete(lease);
-        this.#enqueue(lease);
+        this.#enter(lease);
       }
     }
     return ids;
   }
 
-  #enqueue(lease: Lease): void {
-    lease.queuedForMs = lease.deadlineMs;
-    this.#queue.push({ atMs: lease.deadlineMs, lease });
-    if (this.#queue.length > 2 * this.#leases.size + stalePlacesMax) {
-      const places = this.#queue.data.filter((place) => isCurrent(place, this.#leases));
-      this.#queue = new TinyQueue(places, (a, b) => a.atMs - b.atMs);
+  /** The time of a slot has come: who is in it is due, or was renewed and goes to a later one. */
+  #open(slot: number): void {
+    const leases = this.#calendar.get(slot);
+    if (leases === undefined) return;
+    this.#calendar.delete(slot);
+    this.#entered -= leases.length;
+    for (const lease of leases) {
+      if (this.#leases.get(lease.id) !== lease || lease.slot !== slot) continue;
+      if (slotOf(lease.deadlineMs) <= slot) this.#due.add(lease);
+      else this.#enter(lease);
     }
+  }
+
+  #enter(lease: Lease): void {
+    // What is due already is found at the next look.
+    lease.slot = Math.max(slotOf(lease.deadlineMs), this.#slot + 1);
+    const leases = this.#calendar.get(lease.slot);
+    if (leases === undefined) this.#calendar.set(lease.slot, [lease]);
+    else leases.push(lease);
+    this.#entered += 1;
+    if (this.#entered > 2 * this.#leases.size + staleMax) this.#clearStale();
+  }
+
+  #clearStale(): void {
+    this.#calendar.clear();
+    this.#entered = 0;
+    for (const lease of this.#leases.values()) if (!this.#due.has(lease)) this.#enter(lease);
   }
 }
 
-function isCurrent({ atMs, lease }: Place, leases: Map<string, Lease>): boolean {
-  return leases.get(lease.id) === lease && lease.queuedForMs === atMs;
+function slotOf(deadlineMs: number): number {
+  return Math.ceil(deadlineMs / slotMs);
 }

@@ -102,7 +102,7 @@ describe("the lease judge", () => {
     expect(judge.due()).to.deep.equal(["a"]);
   });
 
-  it("keeps its queue in proportion to the leases it holds, whatever comes and goes", () => {
+  it("keeps its calendar in proportion to the leases it holds, whatever comes and goes", () => {
     const judge = judgeAt(0);
     for (let round = 0; round < 20_000; round += 1) {
       judge.grant("a", round % 2 === 0 ? 3_600_000 : 1_000 + round / 100, 0);
@@ -110,7 +110,7 @@ describe("the lease judge", () => {
       judge.drop(`b${round}`);
     }
     expect(judge.size).to.equal(1);
-    expect(judge.queued).to.be.below(2_000);
+    expect(judge.entered).to.be.below(2_000);
   });
 });
 
