@@ -4,6 +4,7 @@
  */
 import { type DatabaseName, databases } from "../names.ts";
 import type { Document } from "../store.ts";
+import { configKinds, guard, registryKinds } from "./guard.ts";
 
 export interface DesignDocument extends Document {
   language: "javascript";
@@ -22,7 +23,13 @@ export const designDocuments: Record<DatabaseName, DesignDocument[]> = {
   if (doc.kind === "layer") emit(doc.layer.split(":"), { version: doc.version, changedAt: doc.changedAt, changedBy: doc.changedBy });
 }`,
         },
+        "history-by-layer": {
+          map: `function (doc) {
+  if (doc.kind === "history") emit([doc.layer, doc.version], { rev: doc.rev, changedAt: doc.changedAt, changedBy: doc.changedBy });
+}`,
+        },
       },
+      validate_doc_update: guard(configKinds),
     },
   ],
   [databases.registry]: [
@@ -36,6 +43,7 @@ export const designDocuments: Record<DatabaseName, DesignDocument[]> = {
 }`,
         },
       },
+      validate_doc_update: guard(registryKinds),
     },
   ],
   [databases.commands]: [],
