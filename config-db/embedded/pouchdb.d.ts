@@ -39,6 +39,7 @@ declare module "pouchdb" {
       /** Views that were opened through this handle; a private field of abstract-mapreduce. */
       readonly _cachedViews?: Record<string, Promise<{ db: Database }>>;
       on(event: string, listener: (value: never) => void): this;
+      setMaxListeners(most: number): this;
       info(): Promise<{ db_name: string; doc_count: number; update_seq: number }>;
       id(): Promise<string>;
       get(id: string, options?: Record<string, unknown>): Promise<Doc>;

@@ -134,6 +134,8 @@ async function dropDiscarded(root: string): Promise<void> {
 async function opened(pouch: PouchDB.Database): Promise<PouchDB.Database> {
   // View functions that throw are reported here; without a listener PouchDB prints them.
   pouch.on("error", () => {});
+  // Each reading of changes listens for the database's end: many at once are no leak.
+  pouch.setMaxListeners(0);
   await pouch.info();
   return pouch;
 }
