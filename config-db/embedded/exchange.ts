@@ -22,16 +22,16 @@ export class Exchange {
   /** The path's parts, decoded: `["db", "_design/x", "_view", "y"]` comes as five, a `%2F` stays in its part. */
   readonly path: string[];
   readonly query: Query;
-  readonly user: UserContext;
+  /** Nobody, until who it is has been found out. */
+  user: UserContext = { name: null, roles: [] };
   /** Filled by `readBody`. */
   body: Buffer = nothing;
 
   /** @throws CouchError 400 where the path is no valid percent-encoding. */
-  constructor(request: IncomingMessage, response: ServerResponse, user: UserContext) {
+  constructor(request: IncomingMessage, response: ServerResponse) {
     this.request = request;
     this.response = response;
     this.method = request.method ?? "GET";
-    this.user = user;
     const url = request.url ?? "/";
     const mark = url.indexOf("?");
     this.path = parsePath(mark < 0 ? url : url.slice(0, mark));
@@ -71,21 +71,11 @@ export class Exchange {
   }
 
   json(status: number, value: unknown, headers: Record<string, string> = {}): void {
-    this.send(status, `${JSON.stringify(value)}\n`, { "content-type": "application/json", ...headers });
+    sendJson(this.response, status, value, headers);
   }
 
   send(status: number, body: string | Buffer, headers: Record<string, string>): void {
-    this.response.writeHead(status, {
-      "cache-control": "must-revalidate",
-      "content-length": Buffer.byteLength(body),
-      ...headers,
-    });
-    this.response.end(body);
-  }
-
-  fail(error: CouchError): void {
-    if (this.response.headersSent) this.response.destroy();
-    else this.json(error.status, error.body, error.headers);
+    send(this.response, status, body, headers);
   }
 
   /** Reads the whole body. @throws CouchError 413 past the limit, 415 for an encoding other than gzip. */
@@ -96,6 +86,25 @@ export class Exchange {
     else if (encoding === "gzip") this.body = await unzip(bytes);
     else throw new CouchError(415, "bad_content_encoding", `Content-Encoding must be gzip or absent, got ${encoding}`);
   }
+}
+
+/** Answers with an error; where an answer has begun already, by breaking it off. */
+export function sendError(response: ServerResponse, error: CouchError): void {
+  if (response.headersSent) response.destroy();
+  else sendJson(response, error.status, error.body, error.headers);
+}
+
+function sendJson(response: ServerResponse, status: number, value: unknown, headers: Record<string, string>): void {
+  send(response, status, `${JSON.stringify(value)}\n`, { "content-type": "application/json", ...headers });
+}
+
+function send(response: ServerResponse, status: number, body: string | Buffer, headers: Record<string, string>): void {
+  response.writeHead(status, {
+    "cache-control": "must-revalidate",
+    "content-length": Buffer.byteLength(body),
+    ...headers,
+  });
+  response.end(body);
 }
 
 /** The client closed the connection before it had sent its request: there is nobody to answer. */

@@ -4,11 +4,12 @@
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import type { Duplex } from "node:stream";
 import { authenticate, type Credentials } from "./auth.ts";
 import { notServed, toCouchError } from "./couch-error.ts";
 import { serveDatabase } from "./database-routes.ts";
 import { Databases } from "./databases.ts";
-import { ClientGone, Exchange } from "./exchange.ts";
+import { ClientGone, Exchange, sendError } from "./exchange.ts";
 import { limits } from "./limits.ts";
 import { type Logger, silent } from "./logger.ts";
 import { serveServer } from "./server-routes.ts";
@@ -84,35 +85,27 @@ async function answer(
 ): Promise<void> {
   // A socket that breaks while it is written to is the client's affair.
   response.on("error", () => {});
-  let exchange: Exchange | undefined;
   try {
-    exchange = new Exchange(request, response, { name: null, roles: [] });
-    if (request.method === "POST" && exchange.path[0] === "_session") throw notServed("A cookie session");
-    Object.assign(exchange.user, authenticate(request, credentials));
+    const exchange = new Exchange(request, response);
     const [first = ""] = exchange.path;
+    // CouchDB's replicator asks for a session before anything else, and gives up at a 401.
+    if (request.method === "POST" && first === "_session") throw notServed("A cookie session");
+    exchange.user = authenticate(request, credentials);
     if (first === "" || first.startsWith("_")) serveServer(exchange, databases);
     else await serveDatabase(exchange, databases, logger);
   } catch (error) {
     if (error instanceof ClientGone) return;
     const told = toCouchError(error);
     if (told.status >= 500) {
-      logger.error(
-        { method: request.method, url: request.url, reason: String(error), stack: (error as Error)?.stack },
-        "a request failed",
-      );
+      const { method, url } = request;
+      logger.error({ method, url, reason: String(error), stack: (error as Error)?.stack }, "a request failed");
     }
-    const failed =
-      exchange ??
-      new Exchange({ method: request.method, url: "/", headers: {} } as IncomingMessage, response, {
-        name: null,
-        roles: [],
-      });
-    failed.fail(told);
+    sendError(response, told);
   }
 }
 
 /** What is no HTTP at all, or takes too long to become it. */
-function refuseGarbage(error: Error & { code?: string }, socket: import("node:stream").Duplex): void {
+function refuseGarbage(error: Error & { code?: string }, socket: Duplex): void {
   if (error.code === "ECONNRESET" || !socket.writable) {
     socket.destroy();
     return;
