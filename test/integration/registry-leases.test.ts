@@ -214,7 +214,7 @@ describe("the registry of a site", () => {
 
   it("ignores a record that does not fit its schema", async () => {
     const id = freshId("bad");
-    await database().put({ _id: `component:${id}`, kind: "component", id } as unknown as ComponentDocument);
+    await database().put({ _id: `component:${id}`, kind: "component", schemaVersion: 2, id } as unknown as ComponentDocument);
     const good = freshId("good");
     await register(good);
     expect(member.registry.get(id)).to.equal(undefined);
