@@ -353,6 +353,10 @@ export interface ConflictDocument {
 export interface DeliveryNack {
   reason?: string;
   delayMs?: number;
+  /**
+   * No further attempt can help: a dead letter at once.
+   */
+  final?: boolean;
 }
 /**
  * POST /v1/components/{id}/inbox/{delivery}/reply

@@ -152,10 +152,15 @@ export class Inbox {
     await this.#settle(delivery, (open) => this.#options.consumer.done(open.delivery, body));
   }
 
-  /** Failed: comes again after its backoff or `delayMs`, in the end a dead letter; a request is answered with the failure. */
-  async nack(delivery: string, failure: { reason?: string; delayMs?: number }): Promise<void> {
+  /**
+   * Failed: comes again after its backoff or `delayMs`, in the end, or at once where that is `final`, a dead letter; a
+   * request is answered with the failure.
+   */
+  async nack(delivery: string, failure: { reason?: string; delayMs?: number; final?: boolean }): Promise<void> {
     await this.#settle(delivery, async ({ delivery: failed }) => {
-      const verdict = this.#options.consumer.judge(failed, failure.delayMs);
+      const judged = this.#options.consumer.judge(failed, failure.delayMs);
+      const verdict: AfterFailure =
+        judged.action === "retry" && failure.final === true ? { action: "dead-letter" } : judged;
       await this.#fail(failed, verdict, { code: "handler-failed", reason: failure.reason ?? "no reason given" });
     });
   }

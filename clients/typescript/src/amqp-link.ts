@@ -64,7 +64,7 @@ export class AmqpLink {
       if ((attempt + 1) % troubleEvery === 0) this.#options.onTrouble();
       const early = new AbortController();
       this.#wake = () => early.abort();
-      await pause(backoffMs(attempt, retry), AbortSignal.any([signal, early.signal]));
+      await pause(backoffMs(attempt, retry), signal, early.signal);
       this.#wake = undefined;
     }
   }

@@ -14,16 +14,16 @@ export function backoffMs(attempt: number, { firstMs, maxMs }: BackoffLimits, ra
   return grown / 2 + (grown / 2) * random;
 }
 
-/** Resolves after `ms`, or at once when `signal` aborts. Never rejects: the caller looks at the signal. */
-export function pause(ms: number, signal?: AbortSignal): Promise<void> {
+/** Resolves after `ms`, or as soon as one of the signals aborts. Never rejects: the caller looks at the signals. */
+export function pause(ms: number, ...signals: AbortSignal[]): Promise<void> {
   return new Promise((resolve) => {
-    if (signal?.aborted === true) return resolve();
+    if (signals.some((signal) => signal.aborted)) return resolve();
     const finish = () => {
       clearTimeout(timer);
-      signal?.removeEventListener("abort", finish);
+      for (const signal of signals) signal.removeEventListener("abort", finish);
       resolve();
     };
     const timer = setTimeout(finish, ms);
-    signal?.addEventListener("abort", finish);
+    for (const signal of signals) signal.addEventListener("abort", finish);
   });
 }

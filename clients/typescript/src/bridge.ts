@@ -29,6 +29,12 @@ export interface BridgeAnswer<T = unknown> {
   body: T;
 }
 
+export interface OpenAnswer {
+  response: Response;
+  /** Ends the reading of its body, where that has not ended by itself. */
+  close(): void;
+}
+
 const defaultTimeoutMs = 10_000;
 
 export class Bridge {
@@ -47,26 +53,28 @@ export class Bridge {
    *   whether another try makes sense.
    */
   async ask<T = unknown>(request: BridgeRequest): Promise<BridgeAnswer<T>> {
-    const response = await this.open(request);
+    const { response, close } = await this.open(request);
     const etag = response.headers.get("etag")?.replace(/^W\//, "").replaceAll('"', "");
     try {
       const text = await response.text();
       return { status: response.status, etag, body: (text === "" ? undefined : JSON.parse(text)) as T };
     } catch (error) {
       throw unreachable(`the answer to ${request.path} from ${response.url} broke off or is not JSON`, error);
+    } finally {
+      close();
     }
   }
 
-  /** As `ask`, but hands over the answer itself, its body unread: for streams. */
-  async open(request: BridgeRequest): Promise<Response> {
+  /** As `ask`, but hands over the answer itself, its body unread, to be closed by whoever reads it: for streams. */
+  async open(request: BridgeRequest): Promise<OpenAnswer> {
     let failure: MusterError | undefined;
     const first = this.#preferred;
     for (let turn = 0; turn < this.#urls.length; turn += 1) {
       const index = (first + turn) % this.#urls.length;
       try {
-        const response = await this.#try(this.#urls[index] as string, request);
+        const answer = await this.#try(this.#urls[index] as string, request);
         this.#preferred = index;
-        return response;
+        return answer;
       } catch (error) {
         if (request.signal?.aborted === true) throw error;
         if (!(error instanceof MusterError) || error.status !== 503) throw error;
@@ -76,14 +84,26 @@ export class Bridge {
     throw failure ?? unreachable("no URL of a coordinator is given");
   }
 
-  async #try(url: string, request: BridgeRequest): Promise<Response> {
+  async #try(url: string, request: BridgeRequest): Promise<OpenAnswer> {
     const { method = "GET", path, query = {}, headers = {}, body, timeoutMs = defaultTimeoutMs, signal } = request;
     const target = new URL(url.replace(/\/$/, "") + path);
     for (const [name, value] of Object.entries(query)) {
       if (value !== undefined) target.searchParams.set(name, String(value));
     }
-    const timer = new AbortController();
-    const timeout = setTimeout(() => timer.abort(), timeoutMs);
+    // Not AbortSignal.any: in Node 20 what it makes can be collected while it is waited on, and then never aborts.
+    const ending = new AbortController();
+    const end = () => ending.abort();
+    let isLate = false;
+    const timer = setTimeout(() => {
+      isLate = true;
+      end();
+    }, timeoutMs);
+    signal?.addEventListener("abort", end);
+    if (signal?.aborted === true) end();
+    const close = () => {
+      signal?.removeEventListener("abort", end);
+      end();
+    };
     let response: Response;
     try {
       response = await fetch(target, {
@@ -94,17 +114,22 @@ export class Bridge {
           ...headers,
         },
         ...(body !== undefined && { body: JSON.stringify(body) }),
-        signal: signal === undefined ? timer.signal : AbortSignal.any([signal, timer.signal]),
+        signal: ending.signal,
       });
     } catch (error) {
+      close();
       if (signal?.aborted === true) throw unreachable(`the request to ${target.origin}${path} was called off`, error);
-      const reason = timer.signal.aborted ? `no answer within ${timeoutMs} ms` : reasonOf(error);
+      const reason = isLate ? `no answer within ${timeoutMs} ms` : reasonOf(error);
       throw unreachable(`no coordinator answers at ${url}: ${reason}`, error);
     } finally {
-      clearTimeout(timeout);
+      clearTimeout(timer);
     }
-    if (response.ok || response.status === 304) return response;
-    throw await problemOf(response);
+    if (response.ok || response.status === 304) return { response, close };
+    try {
+      throw await problemOf(response);
+    } finally {
+      close();
+    }
   }
 }
 

@@ -8,7 +8,7 @@ import { type ComponentRecord, Directory, type DiscoveryQuery, type MembershipCh
 import { DiskCache } from "./disk-cache.ts";
 import { Dispatcher, type Handler, type HandlerOptions } from "./dispatcher.ts";
 import { followEvents } from "./event-stream.ts";
-import { fromHttpBody, type HttpBody, httpBody } from "./http-sender.ts";
+import { answerMarginMs, fromHttpBody, type HttpBody, httpBody } from "./http-sender.ts";
 import { nextId } from "./ids.ts";
 import { type AmqpAddress, type MemberState, Membership } from "./membership.ts";
 import { checkName, encodeBody, type Outgoing } from "./message.ts";
@@ -248,7 +248,7 @@ export class Component<S extends object = Settings> {
       path: "/v1/requests",
       headers: { "idempotency-key": nextId(), ...(traceparent !== undefined && { traceparent }) },
       body: { to, name, from: this.id, ...httpBody(encodeBody(body)), timeoutMs },
-      timeoutMs: timeoutMs + 2_000,
+      timeoutMs: timeoutMs + answerMarginMs,
       signal: this.#ending.signal,
     });
     const replies = gathered.replies.map((reply) =>
@@ -272,12 +272,14 @@ export class Component<S extends object = Settings> {
    */
   subscribe(pattern: string, handler: (event: Event) => void): () => void {
     const stop = new AbortController();
+    const end = () => stop.abort();
+    this.#ending.signal.addEventListener("abort", end);
     const { logger } = this.#options;
     void followEvents({
       bridge: this.#bridge,
       path: "/v1/events",
       query: { match: pattern },
-      signal: AbortSignal.any([stop.signal, this.#ending.signal]),
+      signal: stop.signal,
       onEvent: ({ data }) => {
         try {
           handler(readEvent(data as EventData));
@@ -286,7 +288,10 @@ export class Component<S extends object = Settings> {
         }
       },
     }).catch((error: unknown) => logger.error({ error, pattern }, "the subscription was refused"));
-    return () => stop.abort();
+    return () => {
+      this.#ending.signal.removeEventListener("abort", end);
+      end();
+    };
   }
 
   /** What became of a tracked command until now. @throws MusterError `not-found`: never tracked, or long over. */

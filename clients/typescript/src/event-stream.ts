@@ -1,5 +1,4 @@
 /** A server-sent event stream that is opened again whenever it ends. */
-import { setMaxListeners } from "node:events";
 import { createParser } from "eventsource-parser";
 import { isMusterError } from "../../../config-db/errors.ts";
 import { backoffMs, pause } from "./backoff.ts";
@@ -64,26 +63,23 @@ async function readOnce(
   lastEventId: string | undefined,
   onEvent: (event: StreamEvent) => void,
 ): Promise<void> {
-  const silence = new AbortController();
-  const either = AbortSignal.any([signal, silence.signal]);
-  setMaxListeners(0, either);
   const headers: Record<string, string> = { accept: "text/event-stream" };
   if (lastEventId !== undefined) headers["last-event-id"] = lastEventId;
-  const response = await bridge.open({ path, headers, signal: either, ...(query !== undefined && { query }) });
-  if (response.body === null) return;
+  const { response, close } = await bridge.open({ path, headers, signal, ...(query !== undefined && { query }) });
   onState?.(true);
   const parser = createParser({
     onEvent: ({ event = "message", id, data }) => onEvent({ event, id, data: JSON.parse(data) }),
     maxBufferSize: eventBytesMax,
   });
-  const timer = setTimeout(() => silence.abort(), silenceMaxMs);
+  const timer = setTimeout(close, silenceMaxMs);
   const decoder = new TextDecoder();
   try {
-    for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
+    for await (const chunk of (response.body ?? []) as AsyncIterable<Uint8Array>) {
       timer.refresh();
       parser.feed(decoder.decode(chunk, { stream: true }));
     }
   } finally {
     clearTimeout(timer);
+    close();
   }
 }

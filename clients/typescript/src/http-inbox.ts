@@ -168,13 +168,15 @@ class HttpDelivery implements Delivery {
   }
 
   async settle(result: Result): Promise<void> {
-    if (result.state === "late") return await this.#end("nack", { reason: "the deadline has passed" });
+    if (result.state === "late") return await this.#end("nack", { reason: "the deadline has passed", final: true });
     if (result.state === "done") {
       const isRequest = this.message.kind === "request";
       return isRequest ? await this.#end("reply", result.reply && httpBody(result.reply)) : await this.#end("ack");
     }
-    const delayMs = result.retryInMs === undefined ? {} : { delayMs: Math.round(result.retryInMs) };
-    await this.#end("nack", { reason: result.reason, ...delayMs });
+    // A broadcast that nobody here handles is nobody's failure.
+    if (result.unhandled === true && this.message.kind === "broadcast") return await this.#end("ack");
+    const after = result.retryInMs === undefined ? { final: true } : { delayMs: Math.round(result.retryInMs) };
+    await this.#end("nack", { reason: result.reason, ...after });
   }
 
   async #end(verb: "ack" | "nack" | "reply", body?: object): Promise<void> {

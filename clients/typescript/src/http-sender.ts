@@ -9,6 +9,8 @@ type Post = () => Promise<void>;
 
 /** Posts under way for all targets together, so that an outbox of thousands does not open thousands of sockets. */
 const postsMax = 32;
+/** What a coordinator may take beyond a request's own time: its first message to a component waits for the queues. */
+export const answerMarginMs = 10_000;
 const retry = { firstMs: 100, maxMs: 2_000 };
 
 export class HttpSender implements Sender {
@@ -118,7 +120,7 @@ export class HttpSender implements Sender {
       headers,
       body: { ...body, timeoutMs },
       // The coordinator answers at the deadline; this only guards against one that does not.
-      timeoutMs: timeoutMs + 2_000,
+      timeoutMs: timeoutMs + answerMarginMs,
       signal,
     });
     return { from: answer.body.from, body: fromHttpBody(answer.body) };

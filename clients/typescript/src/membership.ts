@@ -181,7 +181,7 @@ export class Membership {
     if (this.#state === "superseded") return;
     const early = new AbortController();
     this.#wake = () => early.abort();
-    await pause(ms, AbortSignal.any([this.#ending.signal, early.signal]));
+    await pause(ms, this.#ending.signal, early.signal);
     this.#wake = undefined;
   }
 

@@ -1,0 +1,238 @@
+import { randomUUID } from "node:crypto";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join as joinPath } from "node:path";
+import { expect } from "chai";
+import {
+  type Component,
+  type ConnectOptions,
+  connect,
+  type Event,
+  Payload,
+} from "../../clients/typescript/src/index.ts";
+import { useVhost } from "../support/broker.ts";
+import { type RunningCoordinator, startCoordinator } from "../support/coordinator.ts";
+import { eventually } from "../support/eventually.ts";
+
+describe("the client with a coordinator", function () {
+  this.timeout(30_000);
+  const vhost = useVhost();
+  const open: Component[] = [];
+  let dataDir: string;
+  let coordinator: RunningCoordinator;
+
+  before(async function () {
+    this.timeout(60_000);
+    dataDir = await mkdtemp(joinPath(tmpdir(), "muster-client-"));
+    coordinator = await startCoordinator({ amqpUrl: vhost.url, dataDir });
+  });
+  afterEach(async () => {
+    await Promise.all(open.splice(0).map((component) => component.close()));
+  });
+  after(async () => {
+    await coordinator?.close();
+    await rm(dataDir, { recursive: true });
+  });
+
+  const unique = (name: string) => `${name}-${randomUUID().slice(0, 8)}`;
+
+  async function join(options: Partial<ConnectOptions> = {}): Promise<Component> {
+    const component = await connect({
+      url: coordinator.url,
+      id: unique("c"),
+      type: "worker",
+      cacheDirectory: false,
+      ...options,
+    });
+    open.push(component);
+    return component;
+  }
+
+  for (const [sender, target] of [
+    ["amqp", "amqp"],
+    ["amqp", "http"],
+    ["http", "amqp"],
+    ["http", "http"],
+  ] as const) {
+    describe(`from ${sender} to ${target}`, () => {
+      it("carries requests, commands, broadcasts and events alike", async () => {
+        const type = unique("t");
+        const [from, to] = await Promise.all([join({ transport: sender }), join({ transport: target, type })]);
+        const heard: unknown[] = [];
+        const events: Event[] = [];
+        to.handle("echo", ({ body }) => body);
+        to.handle("note", ({ body, kind, from: by }) => void heard.push([kind, by, body]));
+        from.subscribe(`${type}.#`, (event) => void events.push(event));
+
+        expect(await from.request({ component: to.id }, "echo", { a: [1, null, "ü"] })).to.deep.equal({
+          a: [1, null, "ü"],
+        });
+        const bytes = Buffer.from([0, 255, 10]);
+        const echoed = await from.request({ any: type }, "echo", new Payload("application/octet-stream", bytes));
+        // The handler got bytes and returned them: as JSON, since a Buffer is no Payload.
+        expect(echoed).to.deep.equal(JSON.parse(JSON.stringify(bytes)));
+        await from.command({ component: to.id }, "note", 1);
+        await from.command({ any: type }, "note", 2);
+        await from.broadcast({ type }, "note", 3);
+        await eventually(() =>
+          expect(heard).to.have.deep.members([
+            ["command", from.id, 1],
+            ["command", from.id, 2],
+            ["broadcast", from.id, 3],
+          ]),
+        );
+        await eventually(async () => {
+          await to.event("tick", { n: 1 });
+          expect(events[0]).to.include({ name: "tick", from: to.id });
+        });
+      });
+
+      it("tells the sender of failures in one way", async () => {
+        const [from, to] = await Promise.all([join({ transport: sender }), join({ transport: target })]);
+        to.handle("fail", () => {
+          throw new Error("no ink");
+        });
+        to.handle("hang", () => new Promise(() => undefined));
+        const told = async (asked: Promise<unknown>) => {
+          const error = await asked.catch((thrown: unknown) => thrown);
+          return error as { code: string; message: string };
+        };
+        const failed = await told(from.request({ component: to.id }, "fail"));
+        expect(failed.code).to.equal("handler-failed");
+        expect(failed.message).to.contain("no ink");
+        expect((await told(from.request({ component: to.id }, "hang", 1, { timeoutMs: 300 }))).code).to.equal(
+          "deadline-exceeded",
+        );
+        expect((await told(from.request({ component: "nobody" }, "x"))).code).to.equal("no-such-target");
+        expect((await told(from.command({ component: "nobody" }, "x"))).code).to.equal("no-such-target");
+        expect((await told(from.broadcast({ type: "no-such-type" }, "x"))).code).to.equal("no-such-target");
+      });
+
+      it("tracks a command to its end, good or bad", async () => {
+        const [from, to] = await Promise.all([join({ transport: sender }), join({ transport: target })]);
+        to.handle("work", () => undefined);
+        to.handle(
+          "fail",
+          () => {
+            throw new Error("no ink");
+          },
+          { retries: 0 },
+        );
+        const done = await from.command({ component: to.id }, "work", 1, { tracked: true });
+        expect((await done.finished()).targets[to.id]?.state).to.equal("done");
+        const failed = await from.command({ component: to.id }, "fail", 1, { tracked: true });
+        const state = (await failed.finished()).targets[to.id];
+        expect(state?.state).to.be.oneOf(["failed", "dead-lettered"]);
+        expect(state?.reason).to.contain("no ink");
+      });
+
+      it("keeps the order of a sender", async () => {
+        const [from, to] = await Promise.all([join({ transport: sender }), join({ transport: target })]);
+        const seen: unknown[] = [];
+        to.handle("set", ({ body }) => void seen.push(body));
+        const sent = Array.from({ length: 50 }, (_, n) => n);
+        await Promise.all(sent.map((n) => from.command({ component: to.id }, "set", n)));
+        await eventually(() => expect(seen).to.have.lengthOf(50));
+        expect(seen).to.deep.equal(sent);
+      });
+    });
+  }
+
+  it("gathers from all of a type, with the list of who is missing", async () => {
+    const type = unique("t");
+    const [asker, one, two, silent] = await Promise.all([
+      join(),
+      join({ type }),
+      join({ type, transport: "http" }),
+      join({ type }),
+    ]);
+    one.handle("figure", () => 1);
+    two.handle("figure", () => 2);
+    silent.handle("figure", () => new Promise(() => undefined));
+    const { replies, missing } = await asker.gather({ type }, "figure", undefined, { timeoutMs: 1_500 });
+    expect(replies).to.have.deep.members([
+      { from: one.id, body: 1 },
+      { from: two.id, body: 2 },
+    ]);
+    expect(missing).to.deep.equal([silent.id]);
+  });
+
+  it("gives each its configuration when a layer changes, by signal and by stream", async () => {
+    const type = unique("t");
+    const components = await Promise.all([join({ type }), join({ type, transport: "http" })]);
+    const layer = (settings: object) => coordinator.call("PUT", `/v1/config/layers/type:${type}`, { settings });
+    await layer({ n: 1 });
+    for (const component of components) {
+      await eventually(() => expect(component.config.current).to.deep.equal({ n: 1 }));
+    }
+    await eventually(async () => {
+      const { body } = await coordinator.call("GET", `/v1/config/status?type=${type}`);
+      expect(body).to.include({ total: 2, applied: 2, rejected: 0, pending: 0 });
+    });
+  });
+
+  it("reports what a component rejects, with its reason", async () => {
+    const type = unique("t");
+    const component = await join({ type });
+    await component.config.onChange((settings) => {
+      if ("bad" in settings) throw new Error("I cannot do that");
+    });
+    await coordinator.call("PUT", `/v1/config/layers/type:${type}`, { settings: { bad: true } });
+    await eventually(async () => {
+      const { body } = await coordinator.call("GET", `/v1/config/status?type=${type}`);
+      expect(body.components[0]).to.include({ status: "rejected", reason: "I cannot do that" });
+    });
+    expect(component.config.current).to.deep.equal({});
+  });
+
+  it("knows who is there, and who went", async () => {
+    const type = unique("t");
+    const [observer, one] = await Promise.all([join(), join({ type, tags: ["a"] }), join({ type, tags: ["b"] })]);
+    const ids = async (query: object) => (await observer.discover(query)).map(({ id }) => id);
+    expect(await ids({ type })).to.have.lengthOf(2);
+    expect(await ids({ type, tags: ["a"] })).to.deep.equal([one.id]);
+    await one.close();
+    await eventually(async () => expect(await ids({ type })).to.have.lengthOf(1));
+    await eventually(async () => expect(await ids({ type, tags: ["a"] })).to.deep.equal([]));
+  });
+
+  it("tells the older of two processes under one id, which ends", async () => {
+    const id = unique("c");
+    const older = await join({ id, ttlMs: 1_000 });
+    const states: string[] = [];
+    older.onState((state) => void states.push(state));
+    const newer = await join({ id, ttlMs: 1_000 });
+    newer.handle("who", () => "newer");
+    await eventually(() => expect(states).to.deep.equal(["superseded", "closed"]));
+    const asker = await join();
+    expect(await asker.request({ component: id }, "who")).to.equal("newer");
+    expect(newer.state).to.equal("online");
+  });
+
+  it("stays a member as long as it lives, by messages", async () => {
+    const component = await join({ ttlMs: 1_000 });
+    const changes: unknown[] = [];
+    const observer = await join();
+    observer.watch({ type: "worker" }, ({ kind, component: changed }) => {
+      if (changed?.id === component.id) changes.push(kind);
+    });
+    const startedMs = performance.now();
+    await eventually(() => expect(performance.now() - startedMs).to.be.above(3_000), { everyMs: 500 });
+    expect(changes).to.deep.equal([]);
+  });
+
+  it("goes on when the coordinator is killed and started again", async function () {
+    this.timeout(60_000);
+    const [one, two] = await Promise.all([join(), join({ transport: "http" })]);
+    one.handle("echo", ({ body }) => body);
+    two.handle("echo", ({ body }) => body);
+    await coordinator.process.kill("SIGKILL");
+    // The broker carries what it can meanwhile.
+    expect(await one.request({ component: one.id }, "echo", 1)).to.equal(1);
+    const port = new URL(coordinator.url).port;
+    coordinator = await startCoordinator({ amqpUrl: vhost.url, dataDir, args: ["--http-port", port] });
+    expect(await one.request({ component: two.id }, "echo", 2, { timeoutMs: 20_000 })).to.equal(2);
+    expect(await two.request({ component: one.id }, "echo", 3, { timeoutMs: 20_000 })).to.equal(3);
+    await eventually(() => expect([one.state, two.state]).to.deep.equal(["online", "online"]));
+  });
+});
