@@ -4,6 +4,7 @@
  */
 import { randomBytes } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
+import { LRUCache } from "lru-cache";
 import type { Logger } from "pino";
 import { Counter, Gauge, type Registry as Metrics } from "prom-client";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
@@ -65,6 +66,16 @@ export interface Registered {
   expiresInMs: number;
 }
 
+export interface DiscoveryPage {
+  etag: string;
+  records: ComponentRecord[];
+  /** Absent on the last page. */
+  cursor?: string;
+}
+
+/** Records in answers that are kept for others who ask the same: some 10 MB. */
+const keptRecordsMax = 20_000;
+
 export class Registry {
   readonly #options: RegistryOptions & { clock(): number; wallClock(): Date };
   readonly #records: Records;
@@ -73,6 +84,10 @@ export class Registry {
   readonly #renewals: Counter | undefined;
   /** When a poll of a component was last passed on as a renewal. */
   readonly #passedOnMs = new Map<string, number>();
+  readonly #pages = new LRUCache<string, { revision: number; page: DiscoveryPage }>({
+    maxSize: keptRecordsMax,
+    sizeCalculation: ({ page }) => page.records.length + 1,
+  });
   #unsubscribe: (() => void)[] = [];
   #stopListening: (() => Promise<void>) | undefined;
 
@@ -271,19 +286,20 @@ export class Registry {
     return { etag: `${document._rev}${heard ? "" : "-unverified"}`, record: recordOf(document, heard) };
   }
 
-  /** One page of those who fit `query`. */
-  discover(
-    query: DiscoveryQuery,
-    page: { limit: number; cursor?: string | undefined },
-  ): { etag: string; records: ComponentRecord[]; cursor?: string } {
-    const { hears } = this.#options.sites;
-    const heard = (site: string) => hears.call(this.#options.sites, site);
-    const { records, etag, cursor } = discover(this.#records.roster, query, page, heard);
-    return {
-      etag,
-      records: records.map((document) => recordOf(document, heard(document.site))),
-      ...(cursor === undefined ? {} : { cursor }),
+  /** One page of those who fit `query`. Many ask the same: until something changes they share one answer. */
+  discover(query: DiscoveryQuery, page: { limit: number; cursor?: string | undefined }): DiscoveryPage {
+    const key = JSON.stringify([query, page.limit, page.cursor]);
+    const kept = this.#pages.get(key);
+    if (kept?.revision === this.revision) return kept.page;
+    const { sites } = this.#options;
+    const found = discover(this.#records.roster, query, page, (site) => sites.hears(site));
+    const answer = {
+      etag: found.etag,
+      records: found.records.map((document) => recordOf(document, sites.hears(document.site))),
+      ...(found.cursor === undefined ? {} : { cursor: found.cursor }),
     };
+    this.#pages.set(key, { revision: this.revision, page: answer });
+    return answer;
   }
 
   /** What happens to components from now on, of one type or of all. @returns what ends it. */

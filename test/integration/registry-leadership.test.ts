@@ -184,6 +184,20 @@ describe("the coordinators of a site", () => {
     expect(leads(chosen.leadership)).to.equal(true);
   });
 
+  for (const jumpMs of [3_600_000, -3_600_000]) {
+    it(`expire nobody who is alive when the clock jumps by ${jumpMs} ms, and the dead some time later`, async () => {
+      let offsetMs = 10_000_000;
+      const member = await join({ clock: () => performance.now() + offsetMs });
+      const [live, dead] = [`c-live-${Math.abs(jumpMs)}-${jumpMs > 0}`, `c-dead-${jumpMs > 0}`];
+      for (const id of [live, dead]) await member.registry.register(id, { type: "t", ttlMs: 1_000 });
+      const renewing = setInterval(() => void member.registry.renew(live).catch(() => undefined), 300);
+      offsetMs += jumpMs;
+      await eventually(() => expect(member.registry.get(dead)?.state).to.equal("expired"), { timeoutMs: 20_000 });
+      clearInterval(renewing);
+      expect(member.registry.get(live)?.state).to.equal("up");
+    }).timeout(30_000);
+  }
+
   it("remove those whose retention is over, queues last", async () => {
     const first = await join();
     await first.registry.register("c-old", { type: "t", ttlMs: 60_000 });
