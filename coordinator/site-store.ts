@@ -10,6 +10,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import type { Logger } from "pino";
 import { MusterError } from "../config-db/errors.ts";
+import { databases } from "../config-db/names.ts";
 import { Store } from "../config-db/store.ts";
 import type { Settings } from "./settings.ts";
 
@@ -20,6 +21,8 @@ export interface SiteStore {
 
 /** Between two starts of an embedded database that died. */
 const restartMs = 500;
+/** A site's beat alone makes 720 revisions an hour, of half a kilobyte each. */
+const compactEveryMs = 3_600_000;
 /** Between two tries to reach a CouchDB that is not up yet: in a compose file everything starts at once. */
 const retryMs = 1_000;
 
@@ -43,6 +46,12 @@ async function reach(store: Store, logger: Logger, signal: AbortSignal): Promise
       await delay(retryMs, undefined, { signal });
     }
   }
+}
+
+/** CouchDB has a daemon for this; the embedded store forgets old revisions when it is told to. */
+async function compact(store: Store): Promise<void> {
+  for (const name of Object.values(databases))
+    await store.request({ method: "POST", path: `${name}/_compact`, body: {} });
 }
 
 async function startEmbeddedChild(settings: Settings, logger: Logger): Promise<SiteStore> {
@@ -99,11 +108,15 @@ async function startEmbeddedChild(settings: Settings, logger: Logger): Promise<S
     }
   };
 
-  const url = await launch(settings.couchdbPort);
+  const store = new Store(await launch(settings.couchdbPort));
+  const compaction = setInterval(() => {
+    compact(store).catch((error: Error) => logger.warn({ reason: error.message }, "compaction has to wait"));
+  }, compactEveryMs);
   return {
-    store: new Store(url),
+    store,
     close: async () => {
       closing = true;
+      clearInterval(compaction);
       if (child.exitCode !== null || child.signalCode !== null) return;
       const ended = once(child, "exit");
       child.kill("SIGTERM");
