@@ -97,8 +97,8 @@ export function componentCommands(program: Command, cli: Invocation): void {
           );
         }, next),
       ),
-    { line: "muster components rm collector-2", does: "as if it had signed off itself" },
-    { line: "muster components rm collector-3 --purge", does: "for good, with its queues" },
+    { line: "muster components rm probe-1", does: "as if it had signed off itself" },
+    { line: "muster components rm probe-2 --purge", does: "for good, with its queues" },
   );
 }
 

@@ -98,7 +98,7 @@ export function schemaCommands(program: Command, cli: Invocation): void {
           await session.print({ type, deleted: true }, () => `the schema of ${type} is deleted`);
         }, next),
       ),
-    { line: "muster schema rm reporter" },
+    { line: "muster schema rm probe" },
   );
 }
 

@@ -79,7 +79,7 @@ export function siteCommands(program: Command, cli: Invocation): void {
           await session.print({ name, deleted: true }, () => `no longer replicating with ${name}`);
         }, next),
       ),
-    { line: "muster sites rm north" },
+    { line: "muster sites rm south" },
   );
 }
 
