@@ -4,6 +4,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { answersAmqp } from "./broker/handshake.ts";
 import { ensureRabbitmq, type Installation } from "./broker/installed.ts";
 import { openRecord, settingsOf, withFreePorts, writeRecord } from "./broker/record.ts";
+import { electLeaders, markRunning, markStopped } from "./broker/recover.ts";
 import { enabledPlugins, type NodeSettings, nodeEnvironment, renderConfiguration } from "./broker/settings.ts";
 import { type Claim, claimDirectory } from "./claim.ts";
 import { isPortFree } from "./ports.ts";
@@ -63,9 +64,11 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   const settings = settingsOf(record, directory, options.port);
   await writeNodeFiles(settings);
   await writeRecord(directory, record);
+  const wasKilled = await markRunning(directory);
   const node = await launch(installation, settings, claim);
   try {
     await untilReady(node, settings, options.signal);
+    if (wasKilled) await electLeaders(installation, nodeEnvironment(settings, process.env), progress);
   } catch (error) {
     await node.close();
     throw error;
@@ -112,6 +115,7 @@ async function launch(
   const stop = async () => {
     await node.end(stopTimeoutMs);
     await epmd.end(stopTimeoutMs);
+    if ((await node.exited) === "exit code 0") await markStopped(settings.directory);
     await claim.release();
   };
   let closing: Promise<void> | undefined;

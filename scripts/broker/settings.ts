@@ -57,6 +57,7 @@ export function nodeEnvironment(settings: NodeSettings, base: NodeJS.ProcessEnv)
     RABBITMQ_NODE_PORT: String(settings.amqpPort),
     RABBITMQ_DIST_PORT: String(settings.distributionPort),
     RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS: "-kernel inet_dist_use_interface {127,0,0,1}",
+    RABBITMQ_CTL_ERL_ARGS: "-kernel inet_dist_use_interface {127,0,0,1}",
     RABBITMQ_MNESIA_BASE: `${directory}/mnesia`,
     RABBITMQ_MNESIA_DIR: `${directory}/mnesia/node`,
     RABBITMQ_LOG_BASE: `${directory}/log`,

@@ -80,6 +80,23 @@ describe("a private broker", function () {
     await connection.close();
   });
 
+  it("serves a quorum queue that was declared the moment before a SIGKILL", async () => {
+    const connection = await connect(broker.url);
+    connection.on("error", () => undefined);
+    const channel = await connection.createChannel();
+    channel.on("error", () => undefined);
+    await channel.assertQueue("fresh", { durable: true, arguments: { "x-queue-type": "quorum" } });
+    process.kill(broker.pid, "SIGKILL");
+    await broker.exited;
+    await broker.close();
+    broker = await startBroker({ directory, port });
+    const again = await connect(broker.url);
+    const confirming = await again.createConfirmChannel();
+    confirming.sendToQueue("fresh", Buffer.from("one"), { persistent: true, mandatory: true });
+    await confirming.waitForConfirms();
+    await again.close();
+  });
+
   it("does not share its directory with a second one, nor its port with anybody", async () => {
     const elsewhere = await mkdtemp(join(tmpdir(), "muster-broker-"));
     const error = await startBroker({ directory: elsewhere, port }).catch((error: unknown) => error);
