@@ -6,7 +6,7 @@ import { randomBytes } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { LRUCache } from "lru-cache";
 import type { Logger } from "pino";
-import { Counter, Gauge, type Registry as Metrics } from "prom-client";
+import type { Registry as Metrics } from "prom-client";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import type {
   ComponentDocument,
@@ -23,6 +23,7 @@ import { HealthReports } from "./health-reports.ts";
 import { Judgement, type Leadership } from "./judgement.ts";
 import { notFound, Records } from "./records.ts";
 import { isSameProcess, register, tombstone, withState } from "./registration.ts";
+import { RegistryMetrics } from "./registry-metrics.ts";
 import type { Retention } from "./retention.ts";
 
 export interface RegistryOptions {
@@ -81,7 +82,7 @@ export class Registry {
   readonly #records: Records;
   readonly #judgement: Judgement;
   readonly #health: HealthReports;
-  readonly #renewals: Counter | undefined;
+  readonly #metrics: RegistryMetrics | undefined;
   /** When a poll of a component was last passed on as a renewal. */
   readonly #passedOnMs = new Map<string, number>();
   readonly #pages = new LRUCache<string, { revision: number; page: DiscoveryPage }>({
@@ -110,7 +111,8 @@ export class Registry {
       ...(remove === undefined ? {} : { remove }),
     });
     this.#health = new HealthReports({ records: this.#records, site, leadership, logger, wallClock });
-    this.#renewals = options.metrics && this.#measure(options.metrics);
+    const read = { all: () => this.all(), leases: () => this.#judgement.leases };
+    this.#metrics = options.metrics && new RegistryMetrics(options.metrics, read);
   }
 
   /** Begins to judge; the changes feed has given everything that stands in the store by `apply` before. */
@@ -120,6 +122,7 @@ export class Registry {
     this.#unsubscribe = [
       sites.subscribe((site, heard) => this.#records.reread(site, !heard)),
       leadership.subscribe(() => this.#listen()),
+      this.#records.subscribe(({ event }) => this.#metrics?.events.inc({ kind: event.kind })),
     ];
     this.#listen();
   }
@@ -326,7 +329,7 @@ export class Registry {
       throw superseded(id, record, renewal);
     }
     if (record?.state !== "up" || record.site !== site) throw notHere(id, record);
-    this.#renewals?.inc();
+    this.#metrics?.renewals.inc();
     if (leadership.standing.role !== "leading") return undefined;
     const leftMs = this.#judgement.renew(id);
     if (leftMs === undefined) throw notHere(id, { ...record, state: "expired" });
@@ -343,32 +346,6 @@ export class Registry {
       throw new MusterError("not-leading", `${told}; try another coordinator`, { retryAfterMs: 1_000 });
     }
     await publishRenewal(renewal);
-  }
-
-  #measure(metrics: Metrics): Counter {
-    const registers = [metrics];
-    const records = this.#records;
-    new Gauge({
-      name: "muster_components",
-      help: "Components on record, by stored state.",
-      labelNames: ["state"],
-      registers,
-      collect() {
-        const counts: Record<string, number> = { up: 0, expired: 0, gone: 0 };
-        for (const { state } of records.roster.all()) counts[state] = (counts[state] ?? 0) + 1;
-        for (const [state, count] of Object.entries(counts)) this.set({ state }, count);
-      },
-    });
-    const judgement = this.#judgement;
-    new Gauge({
-      name: "muster_leases",
-      help: "Leases that this coordinator judges; 0 when it does not lead.",
-      registers,
-      collect() {
-        this.set(judgement.leases);
-      },
-    });
-    return new Counter({ name: "muster_renewals_total", help: "Renewals taken, by HTTP and by message.", registers });
   }
 }
 
