@@ -77,6 +77,8 @@ export class AmqpSession {
       const out = await publishing.createConfirmChannel();
       this.#watch(out);
       out.on("return", ({ properties }) => this.#returned.add(properties.messageId as string));
+      // Before anything is consumed: what was waiting arrives, and is to be settled, while the rest still opens.
+      this.#out = out;
       // The commands queue is declared last: when it is there, all are.
       const lasting = [queues.commands(id), queues.any(type), queues.broadcasts(id)];
       await this.#consume(
@@ -92,7 +94,6 @@ export class AmqpSession {
         channel.on("return", ({ properties }) => this.#options.onReturned(properties.messageId as string));
         this.#direct = channel;
       });
-      this.#out = out;
     } catch (error) {
       this.#finish(error);
       await this.close();
