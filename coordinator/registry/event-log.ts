@@ -29,10 +29,11 @@ export function eventOf(before: Sight | undefined, after: Sight | undefined): Re
 function kindOf(before: Sight | undefined, after: Sight | undefined): EventKind {
   if (after === undefined) return "removed";
   if (!after.heard) return before?.heard === false ? "changed" : "unverified";
-  const { state, incarnation } = after.document;
-  const comesBack = before?.heard === false || before?.document.state !== state;
-  if (comesBack || (state === "up" && before?.document.incarnation !== incarnation)) return state;
-  return "changed";
+  const [was, is] = [before?.document, after.document];
+  if (before?.heard === false || was?.state !== is.state) return is.state;
+  // A newer process, another type, another home: whatever was set up for the former one has to be set up again.
+  const isAnother = was.incarnation !== is.incarnation || was.type !== is.type || was.site !== is.site;
+  return is.state === "up" && isAnother ? "up" : "changed";
 }
 
 /**

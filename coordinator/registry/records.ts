@@ -103,7 +103,8 @@ export class Records {
       if (planned === undefined) return { record: before, written: false, before };
       try {
         const record = { ...planned, _rev: await this.#commit.write(planned) };
-        this.#awaited.set(id, generation(record._rev));
+        // The feed is sometimes faster than the acknowledgement.
+        if (this.roster.get(id)?._rev !== record._rev) this.#awaited.set(id, generation(record._rev));
         this.#tell([this.#see(id, record._deleted === true ? undefined : record)]);
         return { record, written: true, before };
       } catch (error) {

@@ -142,6 +142,8 @@ describe("an event of the registry", () => {
     ["a new record", undefined, sight(), "up"],
     ["other words of the same process", sight(), sight({ tags: ["a"] }), "changed"],
     ["a newer process", sight(), sight({ incarnation: 2 }), "up"],
+    ["another type of the same process", sight(), sight({ type: "other" }), "up"],
+    ["a move to another site", sight(), sight({ site: "there" }), "up"],
     ["a lease that ran out", sight(), sight({ state: "expired" }), "expired"],
     ["a return", sight({ state: "expired" }), sight({ incarnation: 2 }), "up"],
     ["a departure", sight(), sight({ state: "gone" }), "gone"],
