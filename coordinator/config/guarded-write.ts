@@ -1,4 +1,5 @@
 /** One write of one document, guarded by its revision. */
+import { setTimeout as delay } from "node:timers/promises";
 import { MusterError } from "../../config-db/errors.ts";
 import type { Database, Document, Stored } from "../../config-db/store.ts";
 
@@ -20,7 +21,9 @@ export interface GuardedWrite<Doc extends Document> {
 }
 
 /** Other coordinators of the site write too: a write that names no revision is made anew on theirs, this often. */
-const attemptsMax = 10;
+const attemptsMax = 20;
+/** Between two attempts, by chance up to this: writers that lose to each other must not meet again in step. */
+const pauseMsMax = 50;
 
 /**
  * @returns what was written.
@@ -42,13 +45,15 @@ export async function guardedWrite<Doc extends Document>(
       continue;
     }
     const made = await make(last);
-    const doc = last === undefined ? made : { ...made, _rev: last._rev };
+    // CouchDB takes a document over its tombstone without a revision alone, and refuses it when it came back meanwhile.
+    const doc = standing === undefined ? made : { ...made, _rev: standing._rev };
     try {
       const written = { ...doc, _rev: await database.put(doc) };
       applied(written);
       return written;
     } catch (error) {
       if (!(error instanceof MusterError && error.code === "conflict") || attempt >= attemptsMax) throw error;
+      await delay(Math.random() * Math.min(pauseMsMax, 2 ** attempt));
       await refresh(database, id, applied);
       fresh = true;
     }

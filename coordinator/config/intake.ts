@@ -141,7 +141,9 @@ export class Intake {
         return;
       }
       this.#faults.set(fault._id, fault);
-      if (held?.rev !== rev) this.#change(document, () => records.held.set(document, { rev, active, errors: [] }));
+      // Of a revision that is not the newest here it is old, or comes before what it is about.
+      if (held?.rev === rev || records.newest(document)?._rev !== rev) return;
+      this.#change(document, () => records.held.set(document, { rev, active, errors: [] }));
     },
   };
 
@@ -152,6 +154,15 @@ export class Intake {
     const newest =
       stored.kind === "layer" ? records.layers.get(stored.layer as LayerName) : records.schemas.get(stored.type);
     if (newest?._rev === stored._rev) return;
+    const fault = this.#faults.get(documentId.fault(id, stored._rev));
+    if (fault !== undefined) {
+      const { rev, active } = fault;
+      this.#change(id, () => {
+        put();
+        records.held.set(id, { rev, active, errors: [] });
+      });
+      return;
+    }
     const errors = judge ? this.#errorsOf(stored) : [];
     if (errors.length === 0) {
       this.#change(id, put);
