@@ -76,9 +76,10 @@ async function runPlan(plan: Plan): Promise<Counts> {
 /** A run's own node, started at once, awaited by the first step that needs it. */
 class TestBroker {
   private readonly started: Promise<Broker | SetupError | undefined>;
+  private readonly closing = new AbortController();
 
   constructor(directory: string, stopping: AbortSignal) {
-    this.started = this.start(directory, stopping);
+    this.started = this.start(directory, AbortSignal.any([stopping, this.closing.signal]));
   }
 
   /** The variables by which test files find the node. @throws SetupError when there can be none. */
@@ -89,17 +90,18 @@ class TestBroker {
   }
 
   async close(): Promise<void> {
+    this.closing.abort();
     const broker = await this.started;
     if (broker && !(broker instanceof SetupError)) await broker.close();
   }
 
   /** Never rejects: the run goes on without a node until a step asks for it. */
-  private async start(directory: string, stopping: AbortSignal): Promise<Broker | SetupError | undefined> {
+  private async start(directory: string, signal: AbortSignal): Promise<Broker | SetupError | undefined> {
     const { MUSTER_TEST_AMQP_URL: url, MUSTER_TEST_MANAGEMENT_URL: managementUrl } = process.env;
     if (url !== undefined && managementUrl !== undefined) return undefined;
     const progress = (line: string) => console.log(`broker: ${line}`);
     try {
-      return await startBroker({ directory, port: await findFreePort(), progress, signal: stopping });
+      return await startBroker({ directory, port: await findFreePort(), progress, signal });
     } catch (error) {
       return error instanceof SetupError ? error : new SetupError(String(error), { cause: error });
     }
