@@ -74,6 +74,7 @@ describe("the examples of the command line", function () {
     const line = written
       .replaceAll("http://127.0.0.1:8080", world.coordinator.url)
       .replaceAll("http://127.0.0.1:8090", world.coordinator.url)
+      .replace(/^npx /, "")
       .replace(/^muster station/, "muster station --http-port 0 --couchdb-port 0");
     if (/\bjq\b/.test(line) && !has("jq")) return;
     if (/\bfish\b/.test(line) && !has("fish")) return;
