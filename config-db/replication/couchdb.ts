@@ -152,10 +152,8 @@ function statusOf({ state, info }: JobReport, before: ReplicationStatus): Replic
   if (pending !== undefined) status.pending = pending;
   const checkpoint = info?.checkpointed_source_seq ?? before.checkpoint;
   if (checkpoint !== undefined) status.checkpoint = String(checkpoint);
-  if (state === "running") {
-    status.state = pending === undefined ? before.state : pending === 0 ? "idle" : "active";
-    return status.state === "error" ? { ...status, state: "active" } : status;
-  }
+  // Its figures come seconds after a job began to run, and seconds apart.
+  if (state === "running") return { ...status, state: pending === 0 ? "idle" : "active" };
   const error = info?.error;
   if (state === "crashing" || state === "error" || state === "failed") {
     return { ...status, state: "error", lastError: withoutCredentials(error ?? state).slice(0, 500) };

@@ -2,15 +2,19 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { expect } from "chai";
 import { databases } from "../../config-db/names.ts";
-import type { Document } from "../../config-db/store.ts";
+import { type Document, Store } from "../../config-db/store.ts";
+import type { PeerSetting } from "../../coordinator/settings.ts";
 import { eventually } from "../support/eventually.ts";
 import { type FaultProxy, startProxy } from "../support/proxy.ts";
 import { type JoinedSite, joinSite, layerDocument, withCredentials } from "./sites-fixture.ts";
 
+/** A CouchDB begins its jobs after seconds, and tells of them with ten seconds of delay. */
+const patient = { timeoutMs: 25_000 };
+
 const credentials = { user: "ann", password: "s3cret-w0rd" };
 
 describe("replication between sites", function () {
-  this.timeout(30_000);
+  this.timeout(60_000);
   const open: { close(): Promise<void> }[] = [];
   const opened = <Part extends { close(): Promise<void> }>(part: Part): Part => {
     open.push(part);
@@ -26,10 +30,12 @@ describe("replication between sites", function () {
     return _id;
   };
   const arrives = (site: JoinedSite, id: string) =>
-    eventually(async () => expect(await site.read(id), `${id} at ${site.name}`).to.not.equal(undefined));
+    eventually(async () => expect(await site.read(id), `${id} at ${site.name}`).to.not.equal(undefined), patient);
   const stateOf = (site: JoinedSite, peer: string) => site.sites.get(peer);
   const isUp = (site: JoinedSite, peer: string) =>
-    eventually(() => expect(stateOf(site, peer)).to.deep.include({ state: "up", lag: { changes: 0, ms: 0 } }));
+    eventually(() => expect(stateOf(site, peer)).to.deep.include({ state: "up", lag: { changes: 0, ms: 0 } }), {
+      ...patient,
+    });
 
   it("carries changes both ways when one of the two knows the other", async () => {
     const west = opened(await joinSite("west"));
@@ -121,6 +127,65 @@ describe("replication between sites", function () {
     await isUp(east, "west");
   });
 
+  describe("where one store is a real CouchDB", () => {
+    const { MUSTER_TEST_COUCHDB_URL: couchUrl } = process.env;
+
+    /** A CouchDB's databases have the names that every site has: one test at a time. */
+    async function joinCouch(name: string, peers: PeerSetting[]): Promise<JoinedSite> {
+      const server = new Store(couchUrl as string);
+      const clear = async () => {
+        for (const database of Object.values(databases)) {
+          await server.request({ method: "DELETE", path: database }).catch(() => undefined);
+        }
+      };
+      await clear();
+      opened({ close: clear });
+      return opened(await joinSite(name, { storeUrl: couchUrl as string, peers }));
+    }
+
+    before(function () {
+      if (couchUrl === undefined) this.skip();
+    });
+
+    it("has CouchDB itself replicate with an embedded one, and takes its jobs away at the end", async () => {
+      const west = opened(await joinSite("west", { credentials }));
+      const east = await joinCouch("east", [{ name: "west", couchdbUrl: west.storeUrl }]);
+      await arrives(west, await writeLayer(east));
+      await arrives(east, await writeLayer(west));
+      await isUp(east, "west");
+      const jobs = () => east.store.database<Document>("_replicator").list("muster:");
+      expect(await jobs()).to.have.length(4);
+      expect(JSON.stringify(await jobs())).to.include("muster:east:west:muster-config:pull");
+      await east.sites.close();
+      expect(await jobs()).to.deep.equal([]);
+    });
+
+    it("is replicated with by an embedded one", async () => {
+      const west = await joinCouch("west", []);
+      const east = opened(await joinSite("east", { peers: [{ name: "west", couchdbUrl: west.storeUrl }] }));
+      await arrives(west, await writeLayer(east));
+      await arrives(east, await writeLayer(west));
+      await isUp(east, "west");
+    });
+
+    it("catches up within seconds when CouchDB's own retries have given up", async () => {
+      const west = opened(await joinSite("west"));
+      const proxy = opened(await startProxy({ port: Number(new URL(west.storeUrl).port) }));
+      const east = await joinCouch("east", [{ name: "west", couchdbUrl: `http://127.0.0.1:${proxy.port}` }]);
+      await arrives(west, await writeLayer(east));
+      proxy.cut();
+      const written = await writeLayer(east);
+      await eventually(() => expect(stateOf(east, "west")?.state).to.equal("unreachable"));
+      const crashing = () => {
+        const states = stateOf(east, "west")?.replication?.map(({ state }) => state);
+        expect(states).to.include("error");
+      };
+      await eventually(crashing, { timeoutMs: 30_000 });
+      proxy.heal();
+      await arrives(west, written);
+    });
+  });
+
   describe("with peers that are wrong", () => {
     /** A site with a peer that works, and the wrong one. The one must work whatever the other is. */
     async function named(name: string, couchdbUrl: string): Promise<JoinedSite> {
@@ -203,13 +268,13 @@ describe("replication between sites", function () {
       await isUp(east, "north");
       await east.write("_design/guard", {
         language: "javascript",
-        validate_doc_update: `function (doc) { if (doc.kind === "junk") throw { forbidden: "kind junk is no record" }; }`,
+        validate_doc_update: `function (doc) { if (doc.rotten) throw { forbidden: "kind junk is no record" }; }`,
       });
-      await north.write("junk:1", { kind: "junk" });
+      await north.write("junk:1", { kind: "junk", schemaVersion: 1, rotten: true });
       await arrives(east, await writeLayer(north));
       await tells(east, "north", /north sends 1 documents of muster-config that break the rules: junk:1: kind junk is/);
       expect(await east.read("junk:1")).to.equal(undefined);
-      await north.write("junk:1", { kind: "mended" });
+      await north.write("junk:1", { kind: "junk", schemaVersion: 1 });
       await isUp(east, "north");
     });
   });
