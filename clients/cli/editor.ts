@@ -62,11 +62,13 @@ async function openEditor(session: Session, file: string): Promise<void> {
   const { env, signal } = session.terminal;
   const editor = env.VISUAL || env.EDITOR || "vi";
   // By a shell, as git does: editors are set with arguments, and paths with blanks in them quoted.
+  // To an editor Ctrl-C is a key like others, but the terminal sends it to all programs in the foreground.
+  const takeBack = session.terminal.yieldInterrupts?.();
   const child = spawn("sh", ["-c", `${editor} "$1"`, "sh", file], { stdio: "inherit", env: env as NodeJS.ProcessEnv });
   const ended = await new Promise<number | null>((resolve, reject) => {
     child.once("error", reject);
     child.once("exit", (code) => resolve(code));
-  });
+  }).finally(takeBack);
   signal.throwIfAborted();
   if (ended === 0) return;
   throw new MusterError(

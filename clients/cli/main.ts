@@ -3,8 +3,13 @@ import { userInfo } from "node:os";
 import { run } from "./run.ts";
 
 const interrupt = new AbortController();
-// The first Ctrl-C ends what is open in order; the second finds no listener and kills.
-process.once("SIGINT", () => interrupt.abort());
+let areInterruptsYielded = false;
+process.on("SIGINT", () => {
+  if (areInterruptsYielded) return;
+  // The first Ctrl-C ends what is open in order; the second does not wait for that.
+  if (interrupt.signal.aborted) process.exit(130);
+  interrupt.abort();
+});
 process.once("SIGTERM", () => interrupt.abort());
 
 for (const stream of [process.stdout, process.stderr]) {
@@ -21,6 +26,12 @@ process.exitCode = await run(process.argv.slice(2), {
   stderr: process.stderr,
   env: { USER: userName(), ...process.env },
   signal: interrupt.signal,
+  yieldInterrupts: () => {
+    areInterruptsYielded = true;
+    return () => {
+      areInterruptsYielded = false;
+    };
+  },
 });
 
 /** Services and containers may run as a user without a name. */

@@ -22,12 +22,11 @@ const gap = "  ";
 /** @param columns width of the terminal, undefined for a file or pipe: then nothing is cut. */
 export function table<Row>(shape: Column<Row>[], rows: Row[], style: Style, columns?: number): string {
   const texts = rows.map((row) => shape.map((column) => plain(String(column.of(row) ?? ""))));
-  const shown = shape
+  const given = shape
     .map((column, index) => ({ column, cells: texts.map((row) => row[index] ?? "") }))
-    .filter(({ column, cells }) => column.optional !== true || cells.some((cell) => cell !== ""));
-  const widths = shown.map(({ column, cells }) =>
-    Math.max(...[column.title, ...cells, "-"].map((text) => stringWidth(text))),
-  );
+    .filter(({ column, cells }) => column.optional !== true || cells.some((cell) => cell !== ""))
+    .map(({ column, cells }) => ({ column, cells, width: widest([column.title, ...cells]) }));
+  const shown = columns === undefined ? given : fitting(given, columns);
   const line = (
     cells: { text: string; width: number; align?: "right" | undefined; paint?: (text: string) => string }[],
   ) =>
@@ -39,23 +38,41 @@ export function table<Row>(shape: Column<Row>[], rows: Row[], style: Style, colu
       .join(gap)
       .trimEnd();
   const head = line(
-    shown.map(({ column }, index) => ({
+    shown.map(({ column, width }) => ({
       text: column.title,
-      width: widths[index] ?? 0,
+      width,
       align: column.align,
       paint: style.bold,
     })),
   );
   const body = rows.map((row, number) =>
     line(
-      shown.map(({ column, cells }, index) => {
+      shown.map(({ column, cells, width }) => {
         const text = cells[number] === "" ? "-" : (cells[number] ?? "-");
         const paint = text === "-" ? style.dim : (cell: string) => column.paint?.(cell, row) ?? cell;
-        return { text, width: widths[index] ?? 0, align: column.align, paint };
+        return { text, width, align: column.align, paint };
       }),
     ),
   );
   return [head, ...body].map((text) => (columns === undefined ? text : cut(text, columns))).join("\n");
+}
+
+function widest(texts: string[]): number {
+  return texts.reduce((width, text) => Math.max(width, stringWidth(text)), 1);
+}
+
+/** A column of which less than this could be seen says nothing. */
+const visibleMin = 8;
+
+/** Without the optional columns at the end that would not be seen. */
+function fitting<Shown extends { column: { optional?: boolean }; width: number }>(
+  shown: Shown[],
+  columns: number,
+): Shown[] {
+  const last = shown.at(-1);
+  if (last?.column.optional !== true) return shown;
+  const before = shown.slice(0, -1).reduce((sum, { width }) => sum + width + gap.length, 0);
+  return before + Math.min(last.width, visibleMin) <= columns ? shown : fitting(shown.slice(0, -1), columns);
 }
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: colours are control sequences

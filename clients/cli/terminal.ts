@@ -11,6 +11,8 @@ export interface Terminal {
   env: Record<string, string | undefined>;
   /** Aborts on Ctrl-C. */
   signal: AbortSignal;
+  /** Leaves Ctrl-C to another program that has the terminal, such as an editor. @returns what takes it back */
+  yieldInterrupts?(): () => void;
 }
 
 /**

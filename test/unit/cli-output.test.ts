@@ -40,6 +40,12 @@ describe("a table", () => {
     ).to.equal("ID  N  TAG\na   1  x\nb   2  -");
   });
 
+  it("leaves optional columns out that a narrow terminal would not show", () => {
+    const rows: Row[] = [{ id: "a".repeat(20), n: 1, tag: "indoor" }];
+    expect(table<Row>(columns, rows, none, 80)).to.contain("indoor");
+    expect(table<Row>(columns, rows, none, 28)).to.not.contain("TAG");
+  });
+
   it("counts wide characters as two", () => {
     const [, first, second] = table<Row>(
       columns,
