@@ -65,8 +65,8 @@ describe("the leading coordinator of a site", function () {
 
   it("is replaced within 5 s when it is killed, and nobody alive expires by the change", async () => {
     for (const id of ["live-1", "live-2"]) {
-      await register(other, id, 2_000);
-      keepRenewing(id, 500, [leader, other]);
+      await register(other, id, 4_000);
+      keepRenewing(id, 700, [leader, other]);
     }
     await register(other, "silent", 2_000);
     const killedMs = performance.now();
@@ -76,8 +76,8 @@ describe("the leading coordinator of a site", function () {
     await eventually(async () => expect(await record("silent")).to.include({ state: "expired" }), {
       timeoutMs: 15_000,
     });
-    // Three TTLs on: whoever the change of leader had cost its lease would show it by now.
-    await new Promise((resolve) => setTimeout(resolve, 6_000));
+    // Two TTLs on: whoever the change of leader had cost its lease would show it by now.
+    await new Promise((resolve) => setTimeout(resolve, 8_000));
     for (const id of ["live-1", "live-2"]) {
       const kept = await record(id);
       expect(kept).to.include({ state: "up" });
@@ -86,8 +86,8 @@ describe("the leading coordinator of a site", function () {
   });
 
   it("is replaced when it is frozen, and follows when it thaws, without a wrong word", async () => {
-    await register(other, "live", 2_000);
-    keepRenewing("live", 500, [other]);
+    await register(other, "live", 4_000);
+    keepRenewing("live", 700, [other]);
     await leader.process.kill("SIGSTOP");
     await eventually(async () => expect((await site())?.epoch).to.equal(2), { timeoutMs: 20_000 });
     const successor = (await site())?.leader;
@@ -102,20 +102,20 @@ describe("the leading coordinator of a site", function () {
   });
 
   it("has the decision refused that was on its way when it was frozen and replaced", async () => {
-    await register(other, "late", 1_000);
+    await register(other, "late", 2_000);
     await eventually(async () => expect((await leader.call("GET", "/v1/components/late")).status).to.equal(200));
-    // What the leader says to the store from now on arrives 15 s later.
-    proxy.slow(15_000);
-    await new Promise((resolve) => setTimeout(resolve, 1_500));
+    // What the leader says to the store from now on arrives 20 s later.
+    proxy.slow(20_000);
+    const slowMs = performance.now();
+    const untilMs = (ms: number) => new Promise((resolve) => setTimeout(resolve, slowMs + ms - performance.now()));
+    await untilMs(2_700);
     await leader.process.kill("SIGSTOP");
-    keepRenewing("late", 300, [other]);
-    await eventually(async () => expect((await site())?.epoch).to.equal(2), { timeoutMs: 14_000 });
-    const decided = (await site())?._rev;
-    await new Promise((resolve) => setTimeout(resolve, 12_000));
+    keepRenewing("late", 400, [other]);
+    await eventually(async () => expect((await site())?.epoch).to.equal(2), { timeoutMs: 16_000 });
+    await untilMs(24_000);
     await leader.process.kill("SIGCONT");
     proxy.heal();
     await leader.process.line(/a decision waits/, 40_000);
-    expect(decided).to.match(/^\d+-/);
     expect((await site())?.epoch).to.equal(2);
     expect(await record("late")).to.include({ state: "up" });
     expect((await record("late"))?._rev).to.match(/^1-/);
