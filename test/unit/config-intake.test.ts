@@ -1,0 +1,168 @@
+import { expect } from "chai";
+import { pino } from "pino";
+import type { ComponentDocument } from "../../config-db/generated/types.ts";
+import { type Change, type Document, Store } from "../../config-db/store.ts";
+import { Background } from "../../coordinator/config/background.ts";
+import { EffectiveSettings } from "../../coordinator/config/effective-settings.ts";
+import { History } from "../../coordinator/config/history.ts";
+import { Intake } from "../../coordinator/config/intake.ts";
+import { Records } from "../../coordinator/config/records.ts";
+
+const logger = pino({ level: "silent" });
+
+/** An intake beside played components, on a store that answers nothing. */
+function intakeOf(components: Record<string, Partial<ComponentDocument>>) {
+  const all = new Map(
+    Object.entries(components).map(([id, fields]) => [id, { id, state: "up", ...fields } as ComponentDocument]),
+  );
+  const database = new Store("http://127.0.0.1:9").database<Document>("muster-config");
+  const told: string[][] = [];
+  const records = new Records(undefined);
+  const effective = new EffectiveSettings(records, { get: (id) => all.get(id), all: () => all.values() }, (ids) =>
+    told.push(ids),
+  );
+  const intake = new Intake({
+    database,
+    records,
+    effective,
+    history: new History(database),
+    background: new Background(logger),
+    logger,
+    leads: () => false,
+    content: () => {},
+  });
+  return { intake, records, effective, told };
+}
+
+const layer = (rev: string, settings: unknown, name = "platform") => ({
+  _id: `layer:${name}`,
+  _rev: rev,
+  kind: "layer",
+  schemaVersion: 1,
+  layer: name,
+  settings,
+  version: Number.parseInt(rev, 10),
+  changedBy: "x",
+  changedAt: "2026-01-02T03:04:05Z",
+  site: "here",
+});
+const change = (doc: Document): Change => ({ id: doc._id, seq: 1, deleted: doc._deleted === true, doc: { ...doc } });
+
+describe("taking in the configuration database", () => {
+  it("tells of no change while it loads, and of each component once per change after", () => {
+    const { intake, effective, told } = intakeOf({ a: { type: "t" }, b: { type: "u" } });
+    intake.apply([change(layer("1-a", { n: 1 }))]);
+    expect(told).to.deep.equal([]);
+    intake.loaded();
+    intake.apply([change(layer("1-t", { t: 1 }, "type:t"))]);
+    expect(told).to.deep.equal([["a"]]);
+    expect(effective.get("a").settings).to.deep.equal({ n: 1, t: 1 });
+  });
+
+  it("does nothing at an echo", () => {
+    const { intake, told } = intakeOf({ a: {} });
+    intake.loaded();
+    intake.written(layer("1-a", { n: 1 }));
+    intake.apply([change(layer("1-a", { n: 1 }))]);
+    expect(told).to.deep.equal([["a"]]);
+  });
+
+  it("never goes back to what the feed gives late, after what was written here", () => {
+    const { intake, effective, told } = intakeOf({ a: {} });
+    intake.loaded();
+    intake.written(layer("2-b", { n: 2 }));
+    intake.apply([change(layer("1-a", { n: 1 }))]);
+    expect(effective.get("a").settings).to.deep.equal({ n: 2 });
+    intake.apply([change(layer("2-b", { n: 2 }))]);
+    intake.apply([change(layer("3-c", { n: 3 }))]);
+    expect(effective.get("a").settings).to.deep.equal({ n: 3 });
+    expect(told.length).to.equal(2);
+  });
+
+  it("goes back where a conflict's winner has a lower revision and nothing was written here", () => {
+    const { intake, effective } = intakeOf({ a: {} });
+    intake.loaded();
+    intake.apply([change(layer("3-c", { n: 3 }))]);
+    intake.apply([change(layer("2-z", { n: 2 }))]);
+    expect(effective.get("a").settings).to.deep.equal({ n: 2 });
+  });
+
+  it("completes the tombstone of a plain DELETE, so that versions count on", () => {
+    const { intake, records, effective } = intakeOf({ a: {} });
+    intake.loaded();
+    intake.apply([change(layer("4-a", { n: 1 }))]);
+    intake.apply([change({ _id: "layer:platform", _rev: "5-d", _deleted: true })]);
+    expect(records.layers.get("platform")).to.deep.include({ version: 5, _deleted: true, settings: {} });
+    expect(effective.get("a").settings).to.deep.equal({});
+  });
+
+  const useless: [string, Record<string, unknown>][] = [
+    ["a layer without settings", { settings: undefined }],
+    ["a layer with a prototype", { settings: JSON.parse('{"__proto__": {"a": 1}}') }],
+    ["a layer with 10,000 levels", { settings: JSON.parse(`${'{"a":'.repeat(10_000)}1${"}".repeat(10_000)}`) }],
+    ["a layer of another schema version", { schemaVersion: 2 }],
+  ];
+  for (const [what, fields] of useless) {
+    it(`leaves ${what} without effect, and lists it`, () => {
+      const { intake, records, effective } = intakeOf({ a: {} });
+      intake.loaded();
+      intake.apply([change(layer("1-a", { n: 1 }))]);
+      intake.apply([change({ ...layer("2-b", {}), ...fields } as Document)]);
+      expect(effective.get("a").settings).to.deep.equal({ n: 1 });
+      expect(records.unusable.get("layer:platform")?.rev).to.equal("2-b");
+      intake.apply([change(layer("3-c", { n: 3 }))]);
+      expect(records.unusable.size).to.equal(0);
+    });
+  }
+
+  it("ignores documents of others, and of a Muster to come", () => {
+    const { intake, records } = intakeOf({});
+    intake.loaded();
+    intake.apply([change({ _id: "_design/muster", _rev: "1-a" }), change({ _id: "plan:x", _rev: "1-a" })]);
+    expect(records.unusable.size).to.equal(0);
+  });
+
+  it("holds a revision of which the store says that it is faulty, whichever comes first", () => {
+    const fault = {
+      _id: "fault:layer:platform@2-b",
+      _rev: "1-f",
+      kind: "fault",
+      schemaVersion: 1,
+      document: "layer:platform",
+      rev: "2-b",
+      active: { content: { n: 1 }, version: 1, rev: "1-a" },
+    };
+    for (const order of [
+      [layer("2-b", { n: "bad" }), fault],
+      [fault, layer("2-b", { n: "bad" })],
+    ]) {
+      const { intake, effective, records } = intakeOf({ a: {} });
+      intake.apply([change(layer("1-a", { n: 1 }))]);
+      intake.apply(order.map(change));
+      intake.loaded();
+      expect(effective.get("a").settings).to.deep.equal({ n: 1 });
+      expect(records.held.get("layer:platform")?.rev).to.equal("2-b");
+    }
+  });
+});
+
+describe("memory of effective settings", () => {
+  it("does not grow with the ids that are asked for", () => {
+    const { intake, effective } = intakeOf({ a: {} });
+    intake.loaded();
+    intake.apply([change(layer("1-a", { n: 1 }))]);
+    for (let n = 0; n < 1000; n++) expect(effective.get(`nobody-${n}`).settings).to.deep.equal({ n: 1 });
+    expect(effective.all()).to.deep.equal(["a"]);
+  });
+
+  it("follows a component that changes its type", () => {
+    const components: Record<string, Partial<ComponentDocument>> = { a: { type: "t" } };
+    const { intake, effective, told } = intakeOf(components);
+    intake.loaded();
+    intake.apply([change(layer("1-t", { is: "t" }, "type:t")), change(layer("1-u", { is: "u" }, "type:u"))]);
+    expect(effective.get("a").settings).to.deep.equal({ is: "t" });
+    told.length = 0;
+    effective.componentChanged("a");
+    expect(told).to.deep.equal([]);
+  });
+});
