@@ -1,16 +1,20 @@
-/** Topic patterns as RabbitMQ's topic exchange has them: words between dots, `*` for one word, `#` for any number. */
+/**
+ * Topic patterns as RabbitMQ's topic exchange has them: words between dots, `*` for one word, `#` for any number. Takes
+ * pattern times topic steps at most, for both come from outside.
+ */
 export function matchesTopic(pattern: string, topic: string): boolean {
-  return matches(pattern.split("."), 0, topic.split("."), 0);
-}
-
-function matches(pattern: string[], p: number, words: string[], w: number): boolean {
-  if (p === pattern.length) return w === words.length;
-  const wanted = pattern[p];
-  if (wanted === "#") {
-    // Two in a row match what one does; skipping them keeps a hostile pattern from growing the search.
-    if (pattern[p + 1] === "#") return matches(pattern, p + 1, words, w);
-    for (let end = w; end <= words.length; end += 1) if (matches(pattern, p + 1, words, end)) return true;
-    return false;
+  const words = topic.split(".");
+  // matched[n]: the pattern so far matches the first n words.
+  let matched = words.map(() => false);
+  matched.push(false);
+  matched[0] = true;
+  for (const wanted of pattern.split(".")) {
+    const next = matched.map(() => false);
+    for (let n = 0; n <= words.length; n += 1) {
+      if (wanted === "#") next[n] = matched[n] === true || (n > 0 && next[n - 1] === true);
+      else next[n] = n > 0 && matched[n - 1] === true && (wanted === "*" || wanted === words[n - 1]);
+    }
+    matched = next;
   }
-  return w < words.length && (wanted === "*" || wanted === words[w]) && matches(pattern, p + 1, words, w + 1);
+  return matched[words.length] === true;
 }
