@@ -109,6 +109,16 @@ export function inboxRoutes({ messaging, members, site, touch }: InboxRoutesOpti
       },
     },
     {
+      method: "delete",
+      path: "/v1/components/{id}/inbox",
+      summary: "Poll no more: what was taken and not settled goes back to its queue at once",
+      answers: { 204: { description: "Given back, or nothing was open" } },
+      handle: async ({ params }) => {
+        await messaging.inboxes.drop(params.id as string);
+        return { status: 204 };
+      },
+    },
+    {
       ...settling("ack", "The message was handled"),
       handle: (request) => settled(request, (inbox, delivery) => inbox.ack(delivery)),
     },

@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join as joinPath } from "node:path";
@@ -24,7 +25,7 @@ describe("the client with a coordinator", function () {
   before(async function () {
     this.timeout(60_000);
     dataDir = await mkdtemp(joinPath(tmpdir(), "muster-client-"));
-    coordinator = await startCoordinator({ amqpUrl: vhost.url, dataDir });
+    coordinator = await start();
   });
   afterEach(async () => {
     await Promise.all(open.splice(0).map((component) => component.close()));
@@ -33,6 +34,9 @@ describe("the client with a coordinator", function () {
     await coordinator?.close();
     await rm(dataDir, { recursive: true });
   });
+
+  const start = (...args: string[]) =>
+    startCoordinator({ amqpUrl: vhost.url, dataDir, args: ["--amqp-management-url", vhost.managementUrl, ...args] });
 
   const unique = (name: string) => `${name}-${randomUUID().slice(0, 8)}`;
 
@@ -92,7 +96,7 @@ describe("the client with a coordinator", function () {
         to.handle("fail", () => {
           throw new Error("no ink");
         });
-        to.handle("hang", () => new Promise(() => undefined));
+        to.handle("hang", (_message, { signal }) => once(signal, "abort"), { timeoutMs: 1_000 });
         const told = async (asked: Promise<unknown>) => {
           const error = await asked.catch((thrown: unknown) => thrown);
           return error as { code: string; message: string };
@@ -148,13 +152,19 @@ describe("the client with a coordinator", function () {
     ]);
     one.handle("figure", () => 1);
     two.handle("figure", () => 2);
-    silent.handle("figure", () => new Promise(() => undefined));
-    const { replies, missing } = await asker.gather({ type }, "figure", undefined, { timeoutMs: 1_500 });
+    let release = (_value: unknown) => {};
+    silent.handle("figure", () => {
+      return new Promise((resolve) => {
+        release = resolve;
+      });
+    });
+    const { replies, missing } = await asker.gather({ type }, "figure", undefined, { timeoutMs: 2_000 });
     expect(replies).to.have.deep.members([
       { from: one.id, body: 1 },
       { from: two.id, body: 2 },
     ]);
     expect(missing).to.deep.equal([silent.id]);
+    release("too late");
   });
 
   it("gives each its configuration when a layer changes, by signal and by stream", async () => {
@@ -226,11 +236,13 @@ describe("the client with a coordinator", function () {
     const [one, two] = await Promise.all([join(), join({ transport: "http" })]);
     one.handle("echo", ({ body }) => body);
     two.handle("echo", ({ body }) => body);
+    await eventually(() => expect(one.way).to.equal("amqp"));
+    expect(await one.request({ component: one.id }, "echo", 0)).to.equal(0);
     await coordinator.process.kill("SIGKILL");
     // The broker carries what it can meanwhile.
     expect(await one.request({ component: one.id }, "echo", 1)).to.equal(1);
     const port = new URL(coordinator.url).port;
-    coordinator = await startCoordinator({ amqpUrl: vhost.url, dataDir, args: ["--http-port", port] });
+    coordinator = await start("--http-port", port);
     expect(await one.request({ component: two.id }, "echo", 2, { timeoutMs: 20_000 })).to.equal(2);
     expect(await two.request({ component: one.id }, "echo", 3, { timeoutMs: 20_000 })).to.equal(3);
     await eventually(() => expect([one.state, two.state]).to.deep.equal(["online", "online"]));

@@ -146,6 +146,7 @@ export class FakeCoordinator {
         const etag = { etag: `"${this.etag}"` };
         return isKnown ? { status: 304, headers: etag } : { status: 200, body: this.settings, headers: etag };
       }
+      if (action === "DELETE inbox") return { status: 204 };
       if (action === "PUT config/status") return { status: 204 };
       if (action === "GET inbox") return await this.#takeInbox(request, response);
       if (method === "POST" && rest[0] === "inbox") return { status: 204 };

@@ -12,6 +12,8 @@ export interface AmqpLinkOptions {
   onReturned(messageId: string): void;
   /** A session is open, or has ended. */
   onSession(session: AmqpSession | undefined): void;
+  /** Connecting failed once more. */
+  onFailed(error: unknown): void;
   /** Connecting failed several times in a row: the address may have changed. */
   onTrouble(): void;
   logger: Logger;
@@ -71,12 +73,13 @@ export class AmqpLink {
 
   /** One session from start to end. @returns whether it was ever open. */
   async #live(): Promise<boolean> {
-    const { id, type, prefetch, onMessage, onReturned, onSession, logger } = this.#options;
+    const { id, type, prefetch, onMessage, onReturned, onSession, onFailed, logger } = this.#options;
     const session = new AmqpSession({ url: this.#url as string, id, type, prefetch, onMessage, onReturned });
     try {
       await session.open();
     } catch (error) {
       logger.debug({ error }, "the broker cannot be reached");
+      onFailed(error);
       return false;
     }
     if (this.#ending.signal.aborted) {

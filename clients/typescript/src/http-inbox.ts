@@ -61,8 +61,21 @@ export class HttpInbox {
     await this.#loop;
   }
 
+  /**
+   * Has the coordinator give back what it took for this component: to whoever consumes from now on, by AMQP or as the
+   * next process. What is in hand comes again there.
+   */
+  async release(): Promise<void> {
+    const { bridge, id, logger } = this.#options;
+    await bridge
+      .ask({ method: "DELETE", path: `/v1/components/${id}/inbox`, timeoutMs: 2_000 })
+      .catch((error: unknown) => logger.debug({ error }, "the inbox was not given back; it ends by itself"));
+  }
+
   async #run(): Promise<void> {
     const { signal } = this.#ending;
+    // What a process before this one had in hand when it died need not wait for its visibility to end.
+    await this.release();
     for (let attempt = 0; !signal.aborted; ) {
       const free = Math.min(this.#options.prefetch, inHandMax) - this.#inHand;
       if (free <= 0) {

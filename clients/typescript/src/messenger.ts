@@ -43,6 +43,8 @@ interface Waiting {
 
 /** A broker that restarts gets this long before messages go by HTTP: changing ways for every hiccup would cost more. */
 const fallbackAfterMs = 1_500;
+/** A component that has just registered may have to wait for its queues. */
+const firstFallbackAfterMs = 4_000;
 
 export class Messenger {
   readonly #options: MessengerOptions;
@@ -54,6 +56,7 @@ export class Messenger {
   #fallback: NodeJS.Timeout | undefined;
   #way: Way = "none";
   #isReceiving = true;
+  #wasConnected = false;
   #highestEpoch = 0;
   #whenOpen: (() => void)[] = [];
 
@@ -69,6 +72,7 @@ export class Messenger {
       onMessage: (message, session) => this.#arrived(message, session),
       onReturned: (messageId) => this.#returned(messageId),
       onSession: (session) => this.#sessionChanged(session),
+      onFailed: (error) => this.#connectFailed(error),
       onTrouble,
       logger,
     });
@@ -83,7 +87,7 @@ export class Messenger {
     const { transport } = this.#options;
     if (transport === "http" || (amqpUrl === undefined && transport === "auto")) this.#useHttp();
     else if (amqpUrl !== undefined) this.#link.connectTo(amqpUrl);
-    if (this.#way === "none" && transport === "auto") this.#fallBackSoon();
+    if (this.#way === "none" && transport === "auto") this.#fallBackSoon(firstFallbackAfterMs);
   }
 
   /** Resolves when messages go one way or the other, or after `timeoutMs`. */
@@ -153,7 +157,7 @@ export class Messenger {
   /** Waits up to `drainMs` for what is still to be sent. */
   async close(drainMs: number): Promise<void> {
     await this.stopReceiving();
-    await this.#outbox.close(this.#way === "none" ? 0 : drainMs);
+    await Promise.all([this.#leaveInbox(), this.#outbox.close(this.#way === "none" ? 0 : drainMs)]);
     this.#http.close();
     await this.#link.close();
     for (const { reject } of [...this.#waiting.values()]) {
@@ -164,25 +168,42 @@ export class Messenger {
   #sessionChanged(session: AmqpSession | undefined): void {
     const { id, type } = this.#options;
     if (session !== undefined) {
+      this.#wasConnected = true;
       clearTimeout(this.#fallback);
       this.#fallback = undefined;
       if (!this.#isReceiving) void session.stopConsuming();
-      void this.#inbox?.stop();
-      this.#inbox = undefined;
+      void this.#leaveInbox();
       this.#outbox.use(new AmqpSender(session, { id, type }, this.#http));
       this.#go("amqp");
       return;
     }
     this.#outbox.use(undefined);
     this.#go("none");
-    if (this.#options.transport === "auto") this.#fallBackSoon();
+    if (this.#options.transport === "auto") this.#fallBackSoon(fallbackAfterMs);
   }
 
-  #fallBackSoon(): void {
-    this.#fallback ??= setTimeout(() => {
-      this.#fallback = undefined;
-      if (this.#way === "none" && this.#isReceiving) this.#useHttp();
-    }, fallbackAfterMs);
+  async #leaveInbox(): Promise<void> {
+    const inbox = this.#inbox;
+    this.#inbox = undefined;
+    await inbox?.stop();
+    await inbox?.release();
+  }
+
+  #fallBackSoon(afterMs: number): void {
+    this.#fallback ??= setTimeout(() => this.#fallBack(), afterMs);
+  }
+
+  #fallBack(): void {
+    clearTimeout(this.#fallback);
+    this.#fallback = undefined;
+    const { transport } = this.#options;
+    if (transport === "auto" && this.#way === "none" && this.#isReceiving) this.#useHttp();
+  }
+
+  #connectFailed(error: unknown): void {
+    // Its queues are about to be declared.
+    const isMissing = (error as { code?: number }).code === 404;
+    if (!isMissing && !this.#wasConnected) this.#fallBack();
   }
 
   #useHttp(): void {
