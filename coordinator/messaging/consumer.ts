@@ -213,7 +213,7 @@ export async function tellOutcome(
 }
 
 /** Publishes to the `replyTo` of a message, over its site when that is another one. Unroutable: nobody waits any more. */
-async function sendBack(
+export async function sendBack(
   broker: Broker,
   to: Envelope,
   { envelope, content }: Letter,

@@ -49,7 +49,11 @@ export class Management {
   /** Sets the policies that are not there or differ. @returns the names of those that it set. */
   async applyPolicies(plans: PolicyPlan[]): Promise<string[]> {
     const found = await this.#ask<StoredPolicy[]>("GET", `/policies/${this.#vhost}`);
-    const wanted = plans.map((plan) => ({ ...plan, priority: policyPriority, "apply-to": "queues" }));
+    const wanted = plans.map(({ applyTo = "queues", priority = policyPriority, ...plan }) => ({
+      ...plan,
+      priority,
+      "apply-to": applyTo,
+    }));
     const changed = wanted.filter((plan) => {
       const stored = found.find(({ name }) => name === plan.name);
       return !(
@@ -61,6 +65,32 @@ export class Management {
     for (const { name, ...policy } of changed)
       await this.#ask("PUT", `/policies/${this.#vhost}/${encodeURIComponent(name)}`, policy);
     return changed.map(({ name }) => name);
+  }
+
+  /** @returns whether it was there. */
+  async deletePolicy(name: string): Promise<boolean> {
+    const path = `/policies/${this.#vhost}/${encodeURIComponent(name)}`;
+    if ((await this.#ask("GET", path)) === undefined) return false;
+    await this.#ask("DELETE", path);
+    return true;
+  }
+
+  /** Sets a runtime parameter (of a plugin) that is not there or differs. @returns whether it set it. */
+  async setParameter(component: string, name: string, value: unknown): Promise<boolean> {
+    const path = `/parameters/${component}/${this.#vhost}/${encodeURIComponent(name)}`;
+    const stored = await this.#ask<{ value: unknown } | undefined>("GET", path);
+    if (stored !== undefined && isDeepStrictEqual(stored.value, value)) return false;
+    await this.#ask("PUT", path, { value });
+    return true;
+  }
+
+  async deleteParameter(component: string, name: string): Promise<void> {
+    await this.#ask("DELETE", `/parameters/${component}/${this.#vhost}/${encodeURIComponent(name)}`);
+  }
+
+  async parameterNames(component: string): Promise<string[]> {
+    const rows = await this.#ask<{ name: string }[] | undefined>("GET", `/parameters/${component}/${this.#vhost}`);
+    return (rows ?? []).map(({ name }) => name);
   }
 
   /** The queues bound to an exchange; none when the exchange is not there. */

@@ -14,10 +14,14 @@ import { type Contestant, contest } from "./contest.ts";
 import { removedCode } from "./dead-letter.ts";
 import { DeadLetters } from "./dead-letters.ts";
 import { Events } from "./events.ts";
+import { Federation } from "./federation.ts";
+import type { LinkedSite } from "./federation-plan.ts";
 import { Inboxes } from "./inboxes.ts";
 import { defaultManagementUrl, Management, vhostOf } from "./management.ts";
 import type { Members } from "./members.ts";
 import { type Provisioned, Provisioning } from "./provisioning.ts";
+import { Remote } from "./remote.ts";
+import { removeQueues } from "./removal.ts";
 import { Renewals } from "./renewals.ts";
 import { Requester } from "./request.ts";
 import { Sender } from "./send.ts";
@@ -68,6 +72,8 @@ export class Messaging {
   readonly deadLetters: DeadLetters;
   readonly tap: Tap;
   readonly #webhooks: Webhooks;
+  readonly #remote: Remote;
+  readonly #federation: Federation | undefined;
 
   constructor(options: MessagingOptions) {
     const { amqpUrl, managementUrl, site, members, store, logger, wallClock = () => new Date() } = options;
@@ -104,6 +110,9 @@ export class Messaging {
     const { replyKey } = this.requester;
     this.tap = new Tap({ broker, site, replyKey, logger, standing: () => this.#standing() });
     this.#webhooks = new Webhooks({ inboxes, members, site, leads, logger, wallClock });
+    this.#remote = new Remote({ broker, provisioning, members, site, logger, wallClock });
+    this.#federation =
+      management === undefined ? undefined : new Federation({ management, ready: () => this.ready(), logger });
   }
 
   /**
@@ -117,10 +126,13 @@ export class Messaging {
     await this.tracking.start();
     await this.deadLetters.start();
     this.#webhooks.start();
+    this.#remote.start();
   }
 
   async close(): Promise<void> {
     await Promise.all([...this.#contests].map((leave) => leave()));
+    await this.#federation?.close();
+    await this.#remote.close();
     await this.#webhooks.close();
     await this.inboxes.close();
     await this.tap.close();
@@ -139,6 +151,11 @@ export class Messaging {
    */
   async ready(): Promise<void> {
     await this.#provisioning.ready();
+  }
+
+  /** Links the broker with those of these sites and no others, in the background. Without a management API it cannot. */
+  linkWith(sites: LinkedSite[]): void {
+    this.#federation?.setLinks(sites);
   }
 
   get state(): "connected" | "disconnected" {
@@ -189,7 +206,9 @@ export class Messaging {
     const { id, type } = component;
     await this.inboxes.drop(id);
     await this.tap.leave(id);
-    await this.#provisioning.remove(component, async (queue, message) => {
+    this.#provisioning.forget(component);
+    const isLast = ![...this.#ownMembers()].some((member) => member.type === type && member.id !== id);
+    await removeQueues(this.#broker, component, isLast, async (queue, message) => {
       if (queue === queues.replies(id) || queue === queues.requests(id)) return;
       const reason =
         queue === queues.any(type)

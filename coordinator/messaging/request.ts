@@ -77,6 +77,8 @@ export class Requester {
       );
     const failure = failureOf(first);
     if (failure === undefined) return toReply(first);
+    // The target's site does not know it any more: no handler ever saw the request.
+    if (failure.code === "no-such-target") throw new MusterError("no-such-target", failure.detail);
     throw new MusterError(
       failure.code === "deadline-exceeded" ? "deadline-exceeded" : "handler-failed",
       `"${first.envelope.from ?? "the target"}" failed to handle "${letter.envelope.name}": ${failure.detail}`,

@@ -48,6 +48,7 @@ export function sitePlan(site: string): Plan {
       { name: exchanges.all, type: "fanout" },
       { name: exchanges.reply, type: "direct" },
       { name: exchanges.remote, type: "direct" },
+      { name: exchanges.elsewhere, type: "fanout" },
       { name: exchanges.events, type: "topic" },
       { name: exchanges.renewals, type: "direct" },
       { name: exchanges.dead, type: "fanout" },
@@ -55,12 +56,16 @@ export function sitePlan(site: string): Plan {
     queues: [
       { name: queues.dead, type: "quorum", singleActiveConsumer: true },
       { name: queues.outcomes(site), type: "quorum", singleActiveConsumer: true },
+      { name: queues.site(site), type: "quorum", singleActiveConsumer: true },
+      { name: queues.elsewhere, type: "quorum", singleActiveConsumer: true },
       { name: queues.renewals, type: "classic" },
     ],
     bindings: [
       { queue: queues.dead, exchange: exchanges.dead, key: "" },
       { queue: queues.outcomes(site), exchange: exchanges.reply, key: replyKeys.commands(site) },
       { queue: queues.renewals, exchange: exchanges.renewals, key: "" },
+      { queue: queues.site(site), exchange: exchanges.remote, key: site },
+      { queue: queues.elsewhere, exchange: exchanges.elsewhere, key: "" },
     ],
   };
 }
@@ -106,6 +111,8 @@ export interface QueueLimits {
   repliesTtlMs: number;
   /** Dead letters that wait for the coordinator to take them into the store. */
   deadBytesMax: number;
+  /** What waits for one other site while the link with it is cut. */
+  linkBytesMax: number;
 }
 
 export const defaultQueueLimits: QueueLimits = {
@@ -119,12 +126,17 @@ export const defaultQueueLimits: QueueLimits = {
   repliesMax: 10_000,
   repliesTtlMs: 24 * 3_600_000,
   deadBytesMax: 1024 * 1024 * 1024,
+  linkBytesMax: 1024 * 1024 * 1024,
 };
 
 export interface PolicyPlan {
   name: string;
-  /** Of the queues' names. One policy applies to a queue, the one of the highest priority. */
+  /** Of the names. One policy applies to a queue or exchange, the one of the highest priority. */
   pattern: string;
+  /** Default: queues. */
+  applyTo?: "queues" | "exchanges";
+  /** Default: `policyPriority`. */
+  priority?: number;
   definition: Record<string, string | number>;
 }
 
@@ -182,7 +194,7 @@ export function policyPlans(limits: QueueLimits): PolicyPlan[] {
     },
     {
       name: "muster-own",
-      pattern: "^muster\\.(dead|outcomes\\..+|leader\\..+)$",
+      pattern: "^muster\\.(dead|outcomes\\..+|leader\\..+|site\\.[^.]+)$",
       definition: {
         overflow: "reject-publish",
         "delivery-limit": ownDeliveriesMax,
@@ -194,6 +206,30 @@ export function policyPlans(limits: QueueLimits): PolicyPlan[] {
       pattern: "^muster\\.renewals$",
       definition: { overflow: "drop-head", "max-length": 100_000, "message-ttl": renewalsTtlMs },
     },
+    {
+      // An answer to a broadcast of another site has no queue here: a coordinator passes it on.
+      name: "muster-answers-elsewhere",
+      pattern: "^muster\\.reply$",
+      applyTo: "exchanges",
+      definition: { "alternate-exchange": exchanges.elsewhere },
+    },
+    {
+      name: "muster-elsewhere",
+      pattern: "^muster\\.elsewhere$",
+      definition: { overflow: "drop-head", "max-length": limits.repliesMax, "message-ttl": requestsTtlMs },
+    },
+    {
+      // What waits here for another site while the link is cut: commands must not be dropped, broadcasts may.
+      name: "muster-link-remote",
+      pattern: "^federation: muster\\.remote ",
+      definition: { overflow: "reject-publish", "max-length-bytes": limits.linkBytesMax },
+    },
+    {
+      name: "muster-link-broadcasts",
+      pattern: "^federation: muster\\.",
+      priority: 19,
+      definition: { overflow: "drop-head", "max-length-bytes": limits.linkBytesMax },
+    },
   ];
 }
 
@@ -202,6 +238,6 @@ export function policyPlans(limits: QueueLimits): PolicyPlan[] {
  * (docs/adr/0303). Such a queue keeps its limits until it is deleted.
  */
 export function policyAsArguments(queue: string, policies: PolicyPlan[]): Record<string, string | number> {
-  const policy = policies.find(({ pattern }) => new RegExp(pattern).test(queue));
+  const policy = policies.find(({ pattern, applyTo }) => applyTo !== "exchanges" && new RegExp(pattern).test(queue));
   return Object.fromEntries(Object.entries(policy?.definition ?? {}).map(([key, value]) => [`x-${key}`, value]));
 }

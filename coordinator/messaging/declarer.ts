@@ -1,0 +1,62 @@
+/** Declares what a plan names. Idempotent: what stands is left as it is. */
+import type { ConfirmChannel } from "amqplib";
+import type { Logger } from "pino";
+import { exchanges } from "../../config-db/names.ts";
+import { type Plan, type PolicyPlan, policyAsArguments } from "./topology.ts";
+
+export interface DeclarerOptions {
+  /** Given as arguments to queues while no management API can set them as policies. */
+  policies: PolicyPlan[];
+  useArguments: () => boolean;
+  logger: Logger;
+}
+
+export class Declarer {
+  readonly #options: DeclarerOptions;
+  /** Exchanges of types that were declared on this connection. */
+  readonly #typeExchanges = new Set<string>();
+  /** Queues that stand there with other arguments than ours: taken as they are. */
+  readonly #foreign = new Set<string>();
+
+  constructor(options: DeclarerOptions) {
+    this.#options = options;
+  }
+
+  /** The broker was away, and may have lost what it had. */
+  forget(): void {
+    this.#typeExchanges.clear();
+  }
+
+  /** @throws what the broker says; the channel is lost then, and the next try goes on from what stands. */
+  async declare(channel: ConfirmChannel, plan: Plan): Promise<void> {
+    for (const { name, type } of plan.exchanges) {
+      if (this.#typeExchanges.has(name)) continue;
+      await channel.assertExchange(name, type, { durable: true });
+      if (name.startsWith(exchanges.type(""))) this.#typeExchanges.add(name);
+    }
+    for (const queue of plan.queues) await this.#declareQueue(channel, queue);
+    for (const { queue, exchange, key } of plan.bindings) await channel.bindQueue(queue, exchange, key);
+  }
+
+  async #declareQueue(
+    channel: ConfirmChannel,
+    { name, type, singleActiveConsumer }: Plan["queues"][number],
+  ): Promise<void> {
+    if (this.#foreign.has(name)) {
+      await channel.checkQueue(name);
+      return;
+    }
+    const { policies, useArguments, logger } = this.#options;
+    const own = { "x-queue-type": type, ...(singleActiveConsumer ? { "x-single-active-consumer": true } : {}) };
+    const limits = useArguments() ? policyAsArguments(name, policies) : {};
+    try {
+      await channel.assertQueue(name, { durable: true, arguments: { ...own, ...limits } });
+    } catch (error) {
+      if ((error as { code?: number }).code === 406) {
+        this.#foreign.add(name);
+        logger.warn({ queue: name, error: String(error) }, "a queue has other arguments; it is taken as it is");
+      }
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,75 @@
+/** Taking the queues of a removed component away. */
+import type { ConfirmChannel, ConsumeMessage } from "amqplib";
+import { exchanges } from "../../config-db/names.ts";
+import type { Broker } from "./broker.ts";
+import { consume } from "./lasting-channel.ts";
+import type { Provisioned } from "./provisioning.ts";
+import { componentPlan } from "./topology.ts";
+
+const openTimeoutMs = 10_000;
+/** Messages of a doomed queue that are rescued at once. */
+const prefetch = 200;
+
+/**
+ * Deletes a component's queues after `rescue` was given every message that they hold; the type's shared queue too when
+ * `isLast` of its type. Unbound first, so that a sender learns at once that nobody is there.
+ */
+export async function removeQueues(
+  broker: Broker,
+  { id, type }: Provisioned,
+  isLast: boolean,
+  rescue: (queue: string, message: ConsumeMessage) => Promise<void>,
+): Promise<void> {
+  const plan = componentPlan({ id, type });
+  const shared = plan.bindings.filter(({ exchange }) => exchange === exchanges.any).map(({ queue }) => queue);
+  const doomed = plan.queues.map(({ name }) => name).filter((name) => isLast || !shared.includes(name));
+  const opened = broker.channel({ name: `remove ${id}`, declares: true });
+  try {
+    const channel = await opened.channel.opened(AbortSignal.timeout(openTimeoutMs));
+    for (const { queue, exchange, key } of plan.bindings)
+      if (doomed.includes(queue)) await channel.unbindQueue(queue, exchange, key);
+    for (const queue of doomed) {
+      if (!(await exists(broker, queue))) continue;
+      await drain(channel, queue, (message) => rescue(queue, message));
+      await channel.deleteQueue(queue);
+    }
+  } finally {
+    await opened.close();
+  }
+}
+
+/** A queue that was never declared, or is gone by an earlier try. A failed passive declare closes its channel. */
+async function exists(broker: Broker, queue: string): Promise<boolean> {
+  const opened = broker.channel({ name: `look for ${queue}`, declares: true });
+  try {
+    const channel = await opened.channel.opened(AbortSignal.timeout(openTimeoutMs));
+    await channel.checkQueue(queue);
+    return true;
+  } catch (error) {
+    if ((error as { code?: number }).code === 404) return false;
+    throw error;
+  } finally {
+    await opened.close();
+  }
+}
+
+/** Gives `take` every message of a queue, acking each that it took. Ends when the queue is empty. */
+async function drain(
+  channel: ConfirmChannel,
+  queue: string,
+  take: (message: ConsumeMessage) => Promise<void>,
+): Promise<void> {
+  const taking = new Set<Promise<void>>();
+  const tag = await consume(channel, queue, { prefetch }, (message) => {
+    const taken = take(message).then(() => channel.ack(message));
+    taking.add(taken);
+    taken.finally(() => taking.delete(taken)).catch(() => undefined);
+  });
+  for (;;) {
+    const { messageCount } = await channel.checkQueue(queue);
+    await Promise.all(taking);
+    if (messageCount === 0 && taking.size === 0) break;
+  }
+  await channel.cancel(tag);
+  await Promise.all(taking);
+}
