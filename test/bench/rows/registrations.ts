@@ -1,13 +1,7 @@
 /** Registering components through the bridge against single PUTs to the same store, and against etcd's lease and put. */
-import { spawn, spawnSync } from "node:child_process";
-import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { Pool } from "undici";
-import { findFreePort } from "../../../scripts/ports.ts";
 import { startCoordinator } from "../../support/coordinator.ts";
-import { eventually } from "../../support/eventually.ts";
+import { startEtcd } from "../etcd.ts";
 import { type Contender, type Figures, latencyFigures, type Row } from "../harness.ts";
 
 const connections = 64;
@@ -55,16 +49,10 @@ async function all(register: (id: string) => Promise<unknown>): Promise<Figures>
 }
 
 /** What a registration is in etcd, over its HTTP gateway: a lease is granted and a key put under it. Two requests. */
-async function startEtcd(): Promise<{ contender: Contender; close(): Promise<void> }> {
-  const directory = await mkdtemp(join(tmpdir(), "muster-bench-etcd-"));
-  const [url, peerUrl] = [`http://127.0.0.1:${await findFreePort()}`, `http://127.0.0.1:${await findFreePort()}`];
-  const args = ["--data-dir", directory, "--listen-client-urls", url, "--advertise-client-urls", url];
-  const peers = ["--listen-peer-urls", peerUrl, "--initial-advertise-peer-urls", peerUrl];
-  const etcd = spawn("etcd", [...args, ...peers, "--initial-cluster", `default=${peerUrl}`], { stdio: "ignore" });
-  const { ask, close } = asker(url);
-  await eventually(async () => {
-    if (!(await fetch(`${url}/health`)).ok) throw new Error("etcd is not healthy yet");
-  });
+async function etcdRegistrations(): Promise<{ contender: Contender; close(): Promise<void> } | undefined> {
+  const etcd = await startEtcd();
+  if (etcd === undefined) return undefined;
+  const { ask, close } = asker(etcd.url);
   const value = Buffer.from(JSON.stringify(registration)).toString("base64");
   return {
     contender: {
@@ -77,10 +65,7 @@ async function startEtcd(): Promise<{ contender: Contender; close(): Promise<voi
     },
     close: async () => {
       await close();
-      const gone = once(etcd, "exit");
-      etcd.kill("SIGKILL");
-      await gone;
-      await rm(directory, { recursive: true, force: true });
+      await etcd.close();
     },
   };
 }
@@ -104,7 +89,7 @@ export const rows: Row[] = [
       const at = new Date().toISOString();
       const record = { kind: "component", schemaVersion: 1, site: "local", state: "up", incarnation: 1, epoch: 1 };
       const document = { ...record, ...registration, registeredAt: at, changedAt: at };
-      const etcd = spawnSync("etcd", ["--version"]).error === undefined ? await startEtcd() : undefined;
+      const etcd = await etcdRegistrations();
       return {
         contenders: [
           {
