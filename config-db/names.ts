@@ -65,6 +65,8 @@ export const exchanges = {
   type: (type: string) => `muster.type.${type}`,
   reply: "muster.reply",
   remote: "muster.remote",
+  /** Where `muster.reply` puts what has no queue at this site. */
+  elsewhere: "muster.elsewhere",
   events: "muster.events",
   renewals: "muster.renewals",
   dead: "muster.dead",
@@ -77,6 +79,7 @@ export const queues = {
   replies: (component: string) => `muster.${component}.replies`,
   any: (type: string) => `muster.any.${type}`,
   site: (site: string) => `muster.site.${site}`,
+  elsewhere: "muster.elsewhere",
   renewals: "muster.renewals",
   dead: "muster.dead",
   leader: (site: string) => `muster.leader.${site}`,
@@ -121,6 +124,8 @@ export const headers = {
   /** On `muster.remote`: the exchange and routing key that the message is for at the other site. */
   exchange: "muster-exchange",
   key: "muster-key",
+  /** On `muster.remote`: how many sites have sent it on. */
+  hops: "muster-hops",
   traceparent: "traceparent",
 } as const;
 
