@@ -180,6 +180,8 @@ export class Coordinator {
       peers: this.#settings.peers,
       leads: () => leadership.leading,
       watch: sites,
+      onPeers: (known) =>
+        messaging?.linkWith(known.flatMap(({ name, amqpUrl }) => (amqpUrl === undefined ? [] : [{ name, amqpUrl }]))),
       logger,
       metrics,
     });
