@@ -29,6 +29,8 @@ export interface DeadLettersOptions {
   wallClock: () => Date;
   /** Kept in the store; more wait in the broker's `muster.dead`. */
   max: number;
+  /** Resolves when the queue of dead letters stands. */
+  ready: () => Promise<void>;
 }
 
 /** A dead letter as it is listed. */
@@ -94,6 +96,7 @@ export class DeadLetters {
     this.#opened = this.#options.broker.channel({
       name: "dead letters",
       setup: async (channel) => {
+        await this.#options.ready();
         await consume(channel, queues.dead, { prefetch }, (message) => {
           this.#arrived.push({ channel, message });
           this.#taking ??= this.#takeAll();

@@ -103,7 +103,8 @@ export class LastingChannel {
     signal.addEventListener("abort", shut, { once: true });
     try {
       signal.throwIfAborted();
-      await setup?.(channel);
+      // A setup that waits for something else must not outlive its channel.
+      await Promise.race([setup?.(channel), ended.then(() => Promise.reject(fault))]);
       signal.throwIfAborted();
       opened();
       given = true;

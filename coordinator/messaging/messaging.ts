@@ -94,19 +94,20 @@ export class Messaging {
       logger,
     });
     const provisioning = this.#provisioning;
+    const ready = () => provisioning.ready();
     const consumer = new Consumer({ broker, retry: { ...defaultRetryPolicy, ...options.retry }, logger, wallClock });
-    this.#renewals = new Renewals(broker);
+    this.#renewals = new Renewals(broker, ready);
     this.#signals = new Signals({ broker, members, site, wallClock });
     this.sender = new Sender({ broker, provisioning, members, site, wallClock });
     this.requester = new Requester({ broker, sender: this.sender, site });
     this.events = new Events({ broker, wallClock });
     this.inboxes = new Inboxes({ broker, consumer, provisioning, logger });
     const trackingLimits = { ...defaultTrackingLimits, ...limits };
-    this.tracking = new Tracking({ store, broker, site, logger, limits: trackingLimits, wallClock });
+    this.tracking = new Tracking({ store, broker, site, logger, limits: trackingLimits, wallClock, ready });
     const { sender, tracking, inboxes } = this;
     this.commands = new Commands({ sender, tracking, site, wallClock });
     const max = limits.deadLettersMax ?? deadLettersMax;
-    this.deadLetters = new DeadLetters({ store, broker, sender, tracking, logger, wallClock, max });
+    this.deadLetters = new DeadLetters({ store, broker, sender, tracking, logger, wallClock, max, ready });
     const { replyKey } = this.requester;
     this.tap = new Tap({ broker, site, replyKey, logger, standing: () => this.#standing() });
     this.#webhooks = new Webhooks({ inboxes, members, site, leads, logger, wallClock });

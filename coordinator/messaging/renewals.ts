@@ -11,13 +11,16 @@ const renewalBytesMax = 8_192;
 
 export class Renewals {
   readonly #broker: Broker;
+  readonly #ready: () => Promise<void>;
   readonly #listeners = new Set<(renewal: RenewalMessage) => void>();
   #opened: ReturnType<Broker["channel"]> | undefined;
   /** Messages that were no renewals, since the start. */
   malformed = 0;
 
-  constructor(broker: Broker) {
+  /** @param ready resolves when the queue of renewals stands. */
+  constructor(broker: Broker, ready: () => Promise<void>) {
     this.#broker = broker;
+    this.#ready = ready;
   }
 
   async close(): Promise<void> {
@@ -32,6 +35,7 @@ export class Renewals {
     this.#opened ??= this.#broker.channel({
       name: "renewals",
       setup: async (channel) => {
+        await this.#ready();
         await consume(channel, queues.renewals, { prefetch, noAck: true }, (message) => this.#give(message.content));
       },
     });

@@ -42,6 +42,8 @@ export interface TrackingOptions {
   logger: Logger;
   limits: TrackingLimits;
   wallClock: () => Date;
+  /** Resolves when the queue of outcomes stands. */
+  ready: () => Promise<void>;
 }
 
 type Record = Stored<CommandDocument>;
@@ -105,6 +107,7 @@ export class Tracking {
     this.#opened = this.#options.broker.channel({
       name: "outcomes",
       setup: async (channel) => {
+        await this.#options.ready();
         await consume(channel, queues.outcomes(this.#options.site), { prefetch }, (message) => {
           this.#take(message)
             .then(() => channel.ack(message))
