@@ -5,7 +5,14 @@ import { expect } from "chai";
 import type { Conflict } from "../../clients/cli/commands/conflicts.ts";
 import { resolutionOf } from "../../clients/cli/commands/conflicts.ts";
 import { atStart, type Look, newsSince } from "../../clients/cli/station/news.ts";
-import { madeUpName, readStation, rememberStation, withPeer } from "../../clients/cli/station/record.ts";
+import {
+  madeUpName,
+  readSeen,
+  readStation,
+  rememberSeen,
+  rememberStation,
+  withPeer,
+} from "../../clients/cli/station/record.ts";
 import { idPattern } from "../../config-db/names.ts";
 
 const status = { total: 2, applied: 2, rejected: 0, pending: 0 };
@@ -35,11 +42,11 @@ const conflict: Conflict = {
   since: "2026-11-22T02:00:00Z",
 };
 
-/** The events that a sequence of looks gives, after a first one. */
-function told(first: Partial<Look>, ...later: Partial<Look>[]): unknown[] {
+/** The events that each of a sequence of looks gives, to one who has seen these layers. */
+function told(seen: Look["layers"] | undefined, ...looks: Partial<Look>[]): unknown[] {
   const whole = (look: Partial<Look>): Look => ({ sites: [], layers: [], conflicts: [], status, ...look });
-  let state = atStart(whole(first));
-  return later.map((look) => {
+  let state = atStart(seen);
+  return looks.map((look) => {
     const since = newsSince(state, whole(look), "laptop");
     state = since.told;
     return since.news.map(({ event, data }) =>
@@ -58,7 +65,7 @@ describe("the news of a station", () => {
       peer("up", 3),
       peer("up"),
     ];
-    expect(told({}, ...looks.map((site) => ({ sites: [site] })))).to.deep.equal([
+    expect(told([], ...looks.map((site) => ({ sites: [site] })))).to.deep.equal([
       ["away: refused"],
       [],
       ["catching up"],
@@ -70,7 +77,7 @@ describe("the news of a station", () => {
 
   it("tells when the reason changes why a peer is away", () => {
     const looks = [peer("unreachable", 0, "refused"), peer("error", 0, "wrong credentials")];
-    expect(told({}, ...looks.map((site) => ({ sites: [site] })))).to.deep.equal([
+    expect(told([], ...looks.map((site) => ({ sites: [site] })))).to.deep.equal([
       ["away: refused"],
       ["away: wrong credentials"],
     ]);
@@ -81,17 +88,26 @@ describe("the news of a station", () => {
       { name: "laptop", self: true, state: "up" },
       { name: "far", self: false, peer: false, state: "up" },
     ];
-    expect(told({}, { sites })).to.deep.equal([[]]);
+    expect(told([], { sites })).to.deep.equal([[]]);
   });
 
-  it("tells of layers that others wrote since the start", () => {
+  it("tells of layers that others wrote since it last ran", () => {
     expect(
-      told({ layers: [layer(1)] }, { layers: [layer(1)] }, { layers: [layer(2)] }, { layers: [layer(3, "laptop")] }),
+      told([layer(1)], { layers: [layer(1)] }, { layers: [layer(2)] }, { layers: [layer(3, "laptop")] }),
     ).to.deep.equal([[], ["layer"], []]);
   });
 
+  it("says nothing of what the very first replication brings, and something of what comes after", () => {
+    const looks = [
+      { sites: [peer("up", 50)], layers: [layer(1)] },
+      { sites: [peer("up")], layers: [layer(2)] },
+      { sites: [peer("up")], layers: [layer(3)] },
+    ];
+    expect(told(undefined, ...looks)).to.deep.equal([["catching up"], ["in sync"], ["layer"]]);
+  });
+
   it("tells of conflicts that are open at the start, come up, and are resolved", () => {
-    expect(told({ conflicts: [conflict] }, { conflicts: [conflict] }, { conflicts: [conflict] }, {})).to.deep.equal([
+    expect(told([], { conflicts: [conflict] }, { conflicts: [conflict] }, {})).to.deep.equal([
       ["conflict"],
       [],
       ["resolved"],
@@ -99,7 +115,7 @@ describe("the news of a station", () => {
   });
 
   it("tells who has applied, when that changes", () => {
-    expect(told({}, {}, { status: { ...status, applied: 1, pending: 1 } })).to.deep.equal([[], ["status"]]);
+    expect(told([], {}, { status: { ...status, applied: 1, pending: 1 } })).to.deep.equal([[], ["status"]]);
   });
 });
 
@@ -128,6 +144,14 @@ describe("what a station remembers", () => {
     const made = await readStation(dataDir, {});
     await rememberStation(dataDir, made);
     expect((await readStation(dataDir, {})).site).to.equal(made.site);
+  });
+
+  it("is what it told of, and nothing where that file is broken", async () => {
+    expect(await readSeen(dataDir)).to.equal(undefined);
+    await rememberSeen(dataDir, [layer(1)]);
+    expect(await readSeen(dataDir)).to.deep.equal([layer(1)]);
+    await writeFile(join(dataDir, "seen.json"), "{");
+    expect(await readSeen(dataDir)).to.equal(undefined);
   });
 
   it("is refused under another name", async () => {

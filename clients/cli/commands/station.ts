@@ -68,7 +68,7 @@ async function station(session: Session, options: StationOptions): Promise<never
         style.dim(`Its data and its log are in ${dataDir}. Ctrl-C stops it.`),
       ].join("\n"),
     );
-    return await Promise.race([coordinator.failed, followStation(session.at(url), record.site)]);
+    return await Promise.race([coordinator.failed, followStation(session.at(url), record.site, dataDir)]);
   } finally {
     await coordinator.close();
   }

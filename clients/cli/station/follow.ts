@@ -1,29 +1,33 @@
 /** Watches a running station and tells what happens: the thin side of news.ts. */
 import { setTimeout as delay } from "node:timers/promises";
+import { isDeepStrictEqual } from "node:util";
 import { countsText, type StatusCounts } from "../commands/config-status.ts";
 import { placeOf, valueText } from "../commands/conflicts.ts";
 import type { Session } from "../session.ts";
 import { plain, type Style } from "../style.ts";
 import { moment } from "../table.ts";
 import { atStart, type Look, type News, newsSince, type Standing } from "./news.ts";
+import { readSeen, rememberSeen } from "./record.ts";
 
 /** It looks at its own machine, where four small answers cost nothing, and whoever reads along wants it soon. */
 const lookEveryMs = 1_000;
 
 /** Until Ctrl-C. @param session of the station itself */
-export async function followStation(session: Session, self: string): Promise<never> {
+export async function followStation(session: Session, self: string, dataDir: string): Promise<never> {
   const { signal } = session.terminal;
-  let told = atStart(await look(session));
+  let told = atStart(await readSeen(dataDir));
   for (;;) {
     // First of all: at its start a station has not looked at its peers yet.
     await delay(lookEveryMs, undefined, { signal });
     const since = newsSince(told, await look(session), self);
-    told = since.told;
     for (const { event, data } of since.news) {
       const at = moment(new Date().toISOString());
       const news = { event, data } as News;
       await session.printEvent(news, (style) => `${style.dim(at)}  ${newsText(news, style)}`);
     }
+    const { layers } = since.told;
+    if (layers !== undefined && !isDeepStrictEqual(layers, told.layers)) await rememberSeen(dataDir, layers);
+    told = since.told;
   }
 }
 

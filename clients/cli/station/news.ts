@@ -15,10 +15,15 @@ export interface Look {
 export type Standing = "away" | "catching up" | "in sync";
 
 /** What has been told so far: the starting point for what is new. */
-export interface Told extends Omit<Look, "sites"> {
+export interface Told {
   standings: Record<string, Standing>;
   /** Of peers that are away, by name. */
   reasons: Record<string, string>;
+  /** Undefined at a station's very first start, until it has all that the site has: all of that is no news. */
+  layers: Look["layers"] | undefined;
+  conflicts: Conflict[];
+  /** Undefined at the start. */
+  status: StatusCounts | undefined;
 }
 
 export type News =
@@ -28,9 +33,9 @@ export type News =
   | { event: "resolved"; data: { id: string; layer?: string; pointer: string } }
   | { event: "status"; data: StatusCounts };
 
-/** Nothing is told at the start but what is open: layers that have long been there are no news. */
-export function atStart({ layers, status }: Look): Told {
-  return { standings: {}, reasons: {}, layers, conflicts: [], status };
+/** @param layers as they were when the station last ran, so that it tells what came in since; conflicts are told again. */
+export function atStart(layers?: Look["layers"]): Told {
+  return { standings: {}, reasons: {}, layers, conflicts: [], status: undefined };
 }
 
 /** @param self the station's name: what it wrote itself is no news to who sits at it */
@@ -48,16 +53,17 @@ export function newsSince(told: Told, look: Look, self: string): { news: News[];
       const error = reasons[name] ? { error: reasons[name] } : {};
       return { event: "peer", data: { name, standing: standings[name] as Standing, ...error } };
     }),
-    ...look.layers
-      .filter((layer) => isNewFromElsewhere(layer, told, self))
-      .map((data): News => ({ event: "layer", data })),
+    ...newFromElsewhere(told.layers, look.layers, self).map((data): News => ({ event: "layer", data })),
     ...without(look.conflicts, told.conflicts).map((data): News => ({ event: "conflict", data })),
     ...without(told.conflicts, look.conflicts).map(({ id, layer, pointer }): News => {
       return { event: "resolved", data: { id, pointer, ...(layer === undefined ? {} : { layer }) } };
     }),
   ];
-  if (JSON.stringify(told.status) !== JSON.stringify(look.status)) news.push({ event: "status", data: look.status });
-  const { layers, conflicts, status } = look;
+  const isOtherStatus = told.status !== undefined && JSON.stringify(told.status) !== JSON.stringify(look.status);
+  if (isOtherStatus) news.push({ event: "status", data: look.status });
+  const { conflicts, status } = look;
+  const isComplete = peers.some(({ name }) => standings[name] === "in sync");
+  const layers = told.layers !== undefined || isComplete ? look.layers : undefined;
   return { news, told: { standings, reasons, layers, conflicts, status } };
 }
 
@@ -67,10 +73,13 @@ function standingOf(before: Standing | undefined, { state, lag }: Site): Standin
   return isInSync || before === "in sync" ? "in sync" : "catching up";
 }
 
-function isNewFromElsewhere(layer: Look["layers"][number], told: Told, self: string): boolean {
-  const known = told.layers.find((one) => one.layer === layer.layer);
-  const isKnown = known?.version === layer.version && known.changedAt === layer.changedAt && known.site === layer.site;
-  return !isKnown && layer.site !== self;
+function newFromElsewhere(before: Look["layers"] | undefined, now: Look["layers"], self: string): Look["layers"] {
+  if (before === undefined) return [];
+  return now.filter(({ layer, version, changedAt, site }) => {
+    const known = before.find((one) => one.layer === layer);
+    const isKnown = known?.version === version && known.changedAt === changedAt && known.site === site;
+    return !isKnown && site !== self;
+  });
 }
 
 function without(conflicts: Conflict[], others: Conflict[]): Conflict[] {

@@ -51,7 +51,10 @@ async function askSite(session: Session, siteUrl: string, { couchdbUrl }: PeerOp
   if (root?.couchdb !== undefined) {
     return { name: await siteOf(session, siteUrl), siteUrl, couchdbUrl: couchdbUrl ?? siteUrl };
   }
-  const { body } = await client.ask<{ sites: Site[] }>({ path: "/v1/sites" });
+  const { body } = await client.ask<{ sites?: Site[] }>({ path: "/v1/sites" });
+  if (!Array.isArray(body?.sites)) {
+    throw new MusterError("invalid-request", `${shown(siteUrl)} answers, but is no Muster bridge and no CouchDB`);
+  }
   const self = body.sites.find((site) => site.self);
   const found = couchdbUrl ?? self?.couchdbUrl;
   if (self === undefined || found === undefined) {

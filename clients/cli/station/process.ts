@@ -30,40 +30,53 @@ export async function startCoordinator(
   await mkdir(dataDir, { recursive: true, mode: 0o700 });
   const logFile = join(dataDir, "station.log");
   const log = await open(logFile, "a", 0o600);
-  const { size: logStart } = await log.stat();
-  const { site, httpPort, couchdbPort, peers } = station;
+  try {
+    const { size: logStart } = await log.stat();
+    const child = launch(station, dataDir, env, log.fd);
+    const close = () => end(child);
+    const failed = failureOf(child, () => lastWords(logFile, logStart));
+    // Whoever awaits it hears of it; an end that is meant is nobody's failure.
+    failed.catch(() => {});
+    try {
+      const [{ url }] = (await Promise.race([once(child, "message", { signal }), failed])) as [{ url: string }];
+      return { url, failed, close };
+    } catch (error) {
+      await close();
+      throw error;
+    }
+  } finally {
+    // The child has its own copy.
+    await log.close();
+  }
+}
+
+function launch(
+  { site, httpPort, couchdbPort, peers }: Station,
+  dataDir: string,
+  env: Terminal["env"],
+  logFd: number,
+): ChildProcess {
   const flags = { site, "data-dir": dataDir, "http-port": httpPort, "couchdb-port": couchdbPort };
-  const child = fork(
+  return fork(
     join(root, "coordinator", "main.ts"),
     Object.entries(flags).flatMap(([flag, value]) => [`--${flag}`, String(value)]),
     {
+      // tsx is found from here.
       cwd: root,
-      execArgv: ["--import", import.meta.resolve("tsx")],
+      execArgv: ["--import", "tsx"],
       // In the environment, which others on this machine cannot read: the URLs may hold credentials.
       env: { ...env, MUSTER_PEERS: peers.map(({ name, couchdbUrl }) => `${name}=${couchdbUrl}`).join(";") },
-      stdio: ["ignore", log.fd, log.fd, "ipc"],
+      stdio: ["ignore", logFd, logFd, "ipc"],
     },
   );
-  const ended = new Promise<never>((_resolve, reject) => {
+}
+
+async function failureOf(child: ChildProcess, words: () => Promise<string>): Promise<never> {
+  await new Promise((resolve, reject) => {
     child.once("error", reject);
-    child.once("exit", () => {
-      void lastWords(logFile, logStart).then((words) =>
-        reject(new MusterError("refused", `the station's coordinator ended:\n${words}`)),
-      );
-    });
+    child.once("exit", resolve);
   });
-  // Whoever awaits it hears of it; a close that is meant is nobody's failure.
-  ended.catch(() => {});
-  const close = () => end(child);
-  try {
-    const [{ url }] = (await Promise.race([once(child, "message", { signal }), ended])) as [{ url: string }];
-    return { url, failed: ended, close };
-  } catch (error) {
-    await close();
-    throw error;
-  } finally {
-    await log.close();
-  }
+  throw new MusterError("refused", `the station's coordinator ended:\n${await words()}`);
 }
 
 async function end(child: ChildProcess): Promise<void> {

@@ -1,4 +1,4 @@
-/** What a station remembers between runs, `station.json` in its data directory: its own name, ports, and its peers. */
+/** What a station remembers between runs, in its data directory: its name, ports and peers, and what it has told of. */
 import { randomBytes } from "node:crypto";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { MusterError } from "../../../config-db/errors.ts";
 import { idPattern } from "../../../config-db/names.ts";
 import { jsonText } from "../style.ts";
+import type { Look } from "./news.ts";
 
 export interface StationPeer {
   /** The peer site's name. */
@@ -26,7 +27,8 @@ export interface Station {
 /** Away from 8080 and 5984, so that a station and a site can share a machine. */
 const ports = { http: 8090, couchdb: 5990 };
 
-const fileOf = (dataDir: string) => join(dataDir, "station.json");
+const stationFile = "station.json";
+const seenFile = "seen.json";
 
 /**
  * The station as it was, with what is given now in place of it; a new one where there was none.
@@ -55,15 +57,15 @@ export async function readStation(
 async function readKept(dataDir: string): Promise<Station | undefined> {
   let text: string;
   try {
-    text = await readFile(fileOf(dataDir), "utf8");
+    text = await readFile(join(dataDir, stationFile), "utf8");
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw new MusterError("invalid-request", `cannot read ${fileOf(dataDir)}: ${(error as Error).message}`);
+    throw new MusterError("invalid-request", `cannot read ${join(dataDir, stationFile)}: ${(error as Error).message}`);
   }
   try {
     return JSON.parse(text) as Station;
   } catch (error) {
-    const told = `${fileOf(dataDir)} is broken (${(error as Error).message}): mend it, or move it away and give --site and --name`;
+    const told = `${join(dataDir, stationFile)} is broken (${(error as Error).message}): mend it, or move it away and give --site and --name`;
     throw new MusterError("invalid-request", told);
   }
 }
@@ -79,12 +81,30 @@ export function madeUpName(host: string, random = randomBytes(2).toString("hex")
   return `station-${label || "local"}-${random}`;
 }
 
-/** Written whole or not at all, for its owner only. */
 export async function rememberStation(dataDir: string, station: Station): Promise<void> {
+  await write(dataDir, stationFile, station);
+}
+
+/** The layers that were told of when the station last ran; undefined where that is not known. */
+export async function readSeen(dataDir: string): Promise<Look["layers"] | undefined> {
+  try {
+    return JSON.parse(await readFile(join(dataDir, seenFile), "utf8")) as Look["layers"];
+  } catch {
+    // It only decides on what is told as new.
+    return undefined;
+  }
+}
+
+export async function rememberSeen(dataDir: string, layers: Look["layers"]): Promise<void> {
+  await write(dataDir, seenFile, layers);
+}
+
+/** Whole or not at all, for its owner only. */
+async function write(dataDir: string, file: string, content: unknown): Promise<void> {
   await mkdir(dataDir, { recursive: true, mode: 0o700 });
-  const next = `${fileOf(dataDir)}.next`;
-  await writeFile(next, `${jsonText(station, 2)}\n`, { mode: 0o600 });
-  await rename(next, fileOf(dataDir));
+  const path = join(dataDir, file);
+  await writeFile(`${path}.next`, `${jsonText(content, 2)}\n`, { mode: 0o600 });
+  await rename(`${path}.next`, path);
 }
 
 /** A station has the peers that it ever had, the newest address of each. */
