@@ -5,6 +5,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { type Broker, startBroker } from "./broker.ts";
 import { findFreePort } from "./ports.ts";
 import { startGroup } from "./process-group.ts";
+import { signalProcess } from "./process-identity.ts";
 import { SetupError } from "./setup-error.ts";
 import { stopSignal } from "./stop-signals.ts";
 import {
@@ -30,6 +31,8 @@ MUSTER_TEST_AMQP_URL and MUSTER_TEST_MANAGEMENT_URL; MUSTER_COUCHDB_URL runs the
 const root = resolve(import.meta.dirname, "..");
 /** Far beyond what a step takes: a hanging one must fail while someone still looks at it. */
 const stepTimeoutMs = 10 * 60_000;
+/** What a step may take to tell its results when it is stopped. */
+const lastWordsMs = 10_000;
 const nothing: Counts = { passed: 0, failed: 0, skipped: 0 };
 
 /** Runs the tests. The last line that it prints is "N passed, N failed"; the exit code is 0 when nothing failed. */
@@ -157,7 +160,11 @@ async function runNode(args: string[], env: NodeJS.ProcessEnv, stopping: AbortSi
     signal: finished.signal,
   });
   try {
-    return await Promise.race([group.exited, aborted, late]);
+    const how = await Promise.race([group.exited, aborted, late]);
+    // At SIGINT mocha ends with its report on what failed before.
+    if (signalProcess(-group.identity.pid, "SIGINT"))
+      await Promise.race([group.exited, delay(lastWordsMs, undefined, { ref: false })]);
+    return how;
   } finally {
     finished.abort();
     late.catch(() => undefined);
@@ -167,7 +174,8 @@ async function runNode(args: string[], env: NodeJS.ProcessEnv, stopping: AbortSi
 
 function mochaArguments(tests: string[], plan: Plan): string[] {
   return [
-    "node_modules/mocha/bin/mocha.js",
+    // What mocha's own launcher starts; that one would kill it at SIGINT, and with it the report. Same as .mocharc.json.
+    ...["--import=tsx", "--enable-source-maps", "node_modules/mocha/lib/cli/cli.js"],
     ...(plan.grep === undefined ? [] : ["--grep", plan.grep]),
     // A forgotten .only would leave the rest untested.
     ...(process.env.CI ? ["--forbid-only"] : []),

@@ -10,6 +10,8 @@ let run: Mocha.Runner | undefined;
 /** Mocha calls this once, before the first test of the run, with its runner. */
 export function mochaGlobalSetup(this: Mocha.Runner): void {
   run = this;
+  // The test under way still ends, then comes the report on all so far. A second time ends it at once.
+  process.once("SIGINT", () => this.abort());
 }
 
 /** Mocha calls this once, after the last test of the run. */
