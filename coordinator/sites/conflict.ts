@@ -10,7 +10,7 @@ import { documentId } from "../../config-db/names.ts";
 import { type Fixed, withFixedRevision } from "../../config-db/revision.ts";
 import type { Stored } from "../../config-db/store.ts";
 import type { Candidate, ConflictPart, FoundConflict, VersionedDocument } from "./resolve.ts";
-import { wholeOf } from "./resolve.ts";
+import { valueOfRecord } from "./resolve.ts";
 import { isSame, valueAt } from "./three-way.ts";
 
 /** What operators see: all that is open about one place of one record, as one conflict. */
@@ -71,6 +71,8 @@ export function listConflict(
   const [first] = docs.sort((a, b) => (a._id < b._id ? -1 : 1)) as [Stored<ConflictDocument>];
   const { record, part, pointer } = first;
   const candidates = uniqueCandidates(docs.flatMap((doc) => doc.candidates));
+  const againstDeletion = part === "document" && candidates.some(({ value }) => value === undefined);
+  const place = { part, pointer, againstDeletion };
   const base = docs.find((doc) => doc.base !== undefined)?.base;
   return {
     id,
@@ -79,7 +81,7 @@ export function listConflict(
     part,
     pointer,
     ...(base === undefined ? {} : { base: base.value }),
-    candidates: candidates.map((candidate) => ({ ...candidate, live: isLive(candidate, part, pointer, current) })),
+    candidates: candidates.map((candidate) => ({ ...candidate, live: isLive(candidate, place, current) })),
     since: candidates
       .map(({ changedAt }) => changedAt)
       .sort()
@@ -99,11 +101,11 @@ function uniqueCandidates(candidates: Candidate[]): Candidate[] {
 
 function isLive(
   { value }: Candidate,
-  part: ConflictPart,
-  pointer: string,
+  { part, pointer, againstDeletion }: { part: ConflictPart; pointer: string; againstDeletion: boolean },
   current: VersionedDocument | undefined,
 ): boolean {
   if (part !== "document") return isSame(valueAt(current?.[part], pointer), value);
-  if (value === undefined || current === undefined) return value === undefined && current === undefined;
-  return current.kind === "layer" || isSame(wholeOf(current), value);
+  // Whether it is there is the question then, not what became of it since.
+  if (againstDeletion || current === undefined) return (value === undefined) === (current === undefined);
+  return isSame(valueOfRecord(current), value);
 }

@@ -9,8 +9,10 @@ import type { ConflictDocument, ConflictResolution, HistoryDocument } from "../.
 import { databases, documentId, type LayerName } from "../../config-db/names.ts";
 import { withFixedRevision } from "../../config-db/revision.ts";
 import type { BulkRow, Change, Database, Document, Store, Stored } from "../../config-db/store.ts";
+import { check } from "../../config-db/validate.ts";
 import type { Leaf } from "./ancestry.ts";
 import { conflictDocument, groupConflicts, type ListedConflict, listConflict } from "./conflict.ts";
+import { recordsVersion } from "./identity.ts";
 import { resolvedDocument } from "./resolution.ts";
 import {
   isOpen,
@@ -80,7 +82,7 @@ export class Conflicts {
     let changed = false;
     for (const { id, deleted, doc } of changes) {
       if (id.startsWith("conflict:")) {
-        if (deleted) this.#open.delete(id);
+        if (deleted || !this.#isConflict(doc)) this.#open.delete(id);
         else this.#open.set(id, doc as unknown as Stored<ConflictDocument>);
         changed = true;
       } else if (this.#records.has(id)) {
@@ -166,8 +168,19 @@ export class Conflicts {
     }
   }
 
+  /** Documents come from other sites too, whatever is written there. */
+  #isConflict(doc: Document): boolean {
+    const errors = check("conflict-document", doc);
+    if (errors.length > 0) this.#options.logger.warn({ id: doc._id, errors }, "a conflict came in that is none");
+    return errors.length === 0;
+  }
+
   async #decide(id: string, leaves: Leaf<VersionedDocument>[], attempt: number): Promise<"done" | "later"> {
     if (!isOpen(leaves)) return "done";
+    if (leaves.some(({ doc }) => (doc.schemaVersion ?? 1) > recordsVersion)) {
+      this.#options.logger.warn({ id }, "a newer Muster has written this: its sites have to merge it");
+      return "done";
+    }
     const needed = neededHistory(leaves);
     const history = await this.#history(id, needed);
     if (history.size < needed.length && attempt < historyAttemptsMax) return "later";

@@ -11,6 +11,7 @@
  * All branches but one end in a tombstone that names the revision they went into (`mergedInto`): a later merge knows by
  * it what both sides have in common already.
  */
+import { limits } from "../../config-db/limits.ts";
 import { type Fixed, withFixedRevision } from "../../config-db/revision.ts";
 import type { Document } from "../../config-db/store.ts";
 import { Ancestry, compareRevisions, generationOf, isMergeMark, type Leaf } from "./ancestry.ts";
@@ -71,16 +72,20 @@ type VersionedLeaf = Leaf<VersionedDocument>;
 
 /** The leaves that still want a decision, the one that stands highest first. */
 function openLeaves(leaves: VersionedLeaf[]): VersionedLeaf[] {
-  return leaves.filter(({ doc }) => !isMergeMark(doc)).sort((a, b) => -compareStanding(a, b));
+  const open = leaves.filter(({ doc }) => !isMergeMark(doc)).map(signed);
+  return open.sort((a, b) => -compareStanding(a, b));
 }
 
-/** (`version`, `site`, `rev`), as design §3 orders them. A field that a foreign writer left out counts as the lowest. */
+/** Who deletes with CouchDB's own DELETE signs nothing: the guard lets such a tombstone pass, and here it stands lowest. */
+function signed({ doc, ...leaf }: VersionedLeaf): VersionedLeaf {
+  const unknown = { version: 1, changedBy: "unknown", changedAt: new Date(0).toISOString(), site: "unknown" };
+  return { ...leaf, doc: { ...unknown, ...doc } };
+}
+
+/** (`version`, `site`, `rev`), as design §3 orders them. */
 function compareStanding(a: VersionedLeaf, b: VersionedLeaf): number {
-  const [siteA, siteB] = [a.doc.site ?? "", b.doc.site ?? ""];
-  return (
-    (a.doc.version ?? 0) - (b.doc.version ?? 0) ||
-    (siteA < siteB ? -1 : siteA > siteB ? 1 : compareRevisions(a.rev, b.rev))
-  );
+  const [siteA, siteB] = [a.doc.site, b.doc.site];
+  return a.doc.version - b.doc.version || (siteA < siteB ? -1 : siteA > siteB ? 1 : compareRevisions(a.rev, b.rev));
 }
 
 /** True when these leaves want a resolution: two open ones, of which not all are deletions. */
@@ -156,6 +161,10 @@ function mergeLayers(
       );
     },
   );
+  // Two halves that each fit can make a whole that does not: then one stands, and the other waits for an operator.
+  if (Buffer.byteLength(JSON.stringify(content.settings ?? {})) > limits.bodyBytes) {
+    return { content: contentOf((live[0] as VersionedLeaf).doc), conflicts: pickHighest(live).conflicts };
+  }
   return { content, conflicts };
 }
 
@@ -209,16 +218,17 @@ const bookkeeping = new Set(["_id", "_rev", "version", "changedBy", "changedAt",
 function pickHighest(live: VersionedLeaf[]): { content: undefined; conflicts: FoundConflict[] } {
   const [highest, ...others] = live as [VersionedLeaf, ...VersionedLeaf[]];
   const conflicts: FoundConflict[] = [];
-  const kept = candidateOf(highest, wholeOf(highest.doc));
+  const kept = candidateOf(highest, valueOfRecord(highest.doc));
   for (const leaf of others) {
-    if (isSame(wholeOf(leaf.doc), kept.value)) continue;
-    addConflict(conflicts, "document", "", undefined, kept, candidateOf(leaf, wholeOf(leaf.doc)));
+    const lost = valueOfRecord(leaf.doc);
+    if (!isSame(lost, kept.value)) addConflict(conflicts, "document", "", undefined, kept, candidateOf(leaf, lost));
   }
   return { content: undefined, conflicts };
 }
 
-/** What a document is, without who wrote it. */
-export function wholeOf(doc: VersionedDocument): Record<string, unknown> {
+/** What a document is, without who wrote it: a candidate's value where the whole document is in conflict. */
+export function valueOfRecord(doc: VersionedDocument): Record<string, unknown> {
+  if (doc.kind === "layer") return contentOf(doc);
   return Object.fromEntries(Object.entries(doc).filter(([field]) => !bookkeeping.has(field)));
 }
 
@@ -248,10 +258,8 @@ function isAgreed(
 
 function deletionConflict([deletion]: VersionedLeaf[], [highest]: VersionedLeaf[]): FoundConflict[] {
   if (deletion === undefined || highest === undefined) return [];
-  const kept = highest.doc.kind === "layer" ? contentOf(highest.doc) : wholeOf(highest.doc);
-  return [
-    { part: "document", pointer: "", candidates: [candidateOf(highest, kept), candidateOf(deletion, undefined)] },
-  ];
+  const kept = candidateOf(highest, valueOfRecord(highest.doc));
+  return [{ part: "document", pointer: "", candidates: [kept, candidateOf(deletion, undefined)] }];
 }
 
 function candidateOf({ rev, doc }: VersionedLeaf, value: unknown): Candidate {

@@ -1,6 +1,7 @@
 import { expect } from "chai";
 import fc from "fast-check";
 import { listConflict } from "../../coordinator/sites/conflict.ts";
+import { resolve } from "../../coordinator/sites/resolve.ts";
 import { isSame, valueAt } from "../../coordinator/sites/three-way.ts";
 import { Chronicle, type Edit, ModelSite } from "./sites-model.ts";
 
@@ -228,5 +229,49 @@ describe("a resolution", () => {
     heal(both);
     expect(west.winner()?.doc).to.include({ _deleted: true, site: "east" });
     expect(west.winner()?.doc).to.not.have.property("mergedInto");
+  });
+});
+
+describe("a resolution of what fits no merge", () => {
+  const leaf = (rev: string, doc: object) => ({
+    rev,
+    path: [rev, "1-0"],
+    doc: {
+      _id: "x",
+      _rev: rev,
+      schemaVersion: 1,
+      version: 2,
+      changedBy: "a",
+      changedAt: "2026-01-01T00:00:00Z",
+      ...doc,
+    },
+  });
+  const resolveThese = (...leaves: object[]) => resolve(leaves as Parameters<typeof resolve>[0], new Map());
+
+  it("lets one schema stand whole and lists the other", () => {
+    const schema = (rev: string, site: string, content: object) =>
+      leaf(rev, { kind: "schema", type: "t", site, schema: content });
+    const found = resolveThese(schema("2-a", "east", { minimum: 1 }), schema("2-b", "west", { maximum: 9 }));
+    expect(found?.writes[0]).to.deep.include({ schema: { maximum: 9 } });
+    expect(found?.conflicts).to.have.length(1);
+    expect(found?.conflicts[0]).to.include({ part: "document", pointer: "" });
+  });
+
+  it("lets one layer stand whole when both together are over the limit", () => {
+    const half = (key: string) => ({ [key]: "x".repeat(600 * 1024) });
+    const layer = (rev: string, site: string, settings: object) => leaf(rev, { kind: "layer", site, settings });
+    const found = resolveThese(layer("2-a", "east", half("a")), layer("2-b", "west", half("b")));
+    expect(Object.keys(found?.writes[0]?.settings ?? {})).to.deep.equal(["b"]);
+    expect(found?.conflicts[0]?.candidates.map(({ site }) => site)).to.deep.equal(["west", "east"]);
+  });
+
+  it("takes a tombstone that says nothing for a deletion by somebody", () => {
+    const found = resolveThese(leaf("2-a", { kind: "layer", site: "east", settings: { a: 1 } }), {
+      rev: "2-b",
+      path: ["2-b", "1-0"],
+      doc: { _id: "x", _rev: "2-b", _deleted: true },
+    });
+    expect(found?.conflicts[0]?.candidates[1]).to.deep.include({ rev: "2-b", site: "unknown" });
+    expect(found?.writes[0]).to.deep.include({ settings: { a: 1 } });
   });
 });
