@@ -69,14 +69,17 @@ export function componentCommands(program: Command, cli: Invocation): void {
       .command("show")
       .description("Show a component.")
       .argument("<component>", "its id")
+      .option("-w, --watch", "go on: show it again whenever it changes")
       .action(
-        cli.does<[string]>(async (session, [id]) => {
-          const { body } = await session.bridge.ask<Component>({ path: path`/v1/components/${id}` });
-          await session.print(body, (style) => showText(body, style));
+        cli.does<[string], { watch?: true }>(async (session, [id], { watch }) => {
+          const request = { path: path`/v1/components/${id}` };
+          const tell = (body: Component) => session.print(body, (style) => showText(body, style));
+          if (!watch) return await tell((await session.bridge.ask<Component>(request)).body);
+          for await (const body of session.states<Component>(request)) await tell(body);
         }, next),
       ),
     { line: "muster components show collector-1" },
-    { line: "muster components show collector-1 -o json" },
+    { line: "muster components show collector-1 --watch" },
   );
 
   withExamples(

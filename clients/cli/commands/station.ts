@@ -22,6 +22,10 @@ interface StationOptions {
 }
 
 const port = parseCount(0, 65_535);
+const next = {
+  refused: "Choose other ports with --http-port and --couchdb-port, or see its log for what else is wrong.",
+  unreachable: "The first time a station needs its site; from then on it starts without.",
+};
 
 export function stationCommands(program: Command, cli: Invocation): void {
   withExamples(
@@ -43,7 +47,7 @@ is kept in its data directory: started again it goes on from there, also offline
       .option("--data-dir <directory>", "all that it keeps", join(homedir(), ".muster", "station"))
       .option("--http-port <port>", "of its bridge; 8090 unless given, then kept; 0 takes a free one", port)
       .option("--couchdb-port <port>", "of its replica; 5990 unless given, then kept; 0 takes a free one", port)
-      .action(cli.does<[], StationOptions>((session, _none, options) => station(session, options))),
+      .action(cli.does<[], StationOptions>((session, _none, options) => station(session, options), next)),
     { line: "muster station --site http://127.0.0.1:8080", does: "the first time" },
     { line: "muster station", does: "from then on, online or not" },
     { line: "muster status --url http://127.0.0.1:8090", does: "in another terminal" },
