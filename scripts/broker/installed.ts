@@ -13,7 +13,7 @@ export interface Installation {
 }
 
 const serverDirectories = ["/usr/lib/rabbitmq/bin"];
-const policyFile = "/usr/sbin/policy-rc.d";
+const debianPolicy = "/usr/sbin/policy-rc.d";
 const policyMark = "# Written by muster while it installs rabbitmq-server; it may be deleted.";
 const lockTimeoutSeconds = 400;
 
@@ -109,7 +109,7 @@ async function keepFromNextBoot(): Promise<void> {
  * Runs `install` while Debian's policy forbids packages to start services. A policy that is already there is the
  * machine's own and stays as it is, unless it is what an install of ours that was killed left behind.
  */
-async function withoutServiceStarts(install: () => Promise<void>): Promise<void> {
+export async function withoutServiceStarts(install: () => Promise<void>, policyFile = debianPolicy): Promise<void> {
   const present = await readFile(policyFile, "utf8").catch(() => undefined);
   const ours = present === undefined || present.includes(policyMark);
   if (ours) await writeFile(policyFile, `#!/bin/sh\n${policyMark}\nexit 101\n`, { mode: 0o755 });
