@@ -4,6 +4,7 @@ import type { CandidateWrite, LayerWrite, RollbackRequest } from "../../config-d
 import { limits } from "../../config-db/limits.ts";
 import { documentId, type LayerName, parseLayerName } from "../../config-db/names.ts";
 import type { Configuration } from "../config/configuration.ts";
+import type { Expected } from "../config/guarded-write.ts";
 import { historyPage } from "../config/history-pages.ts";
 import type { WriteContext } from "../config/layer-writes.ts";
 import type { StoredCandidate, StoredLayer } from "../config/records.ts";
@@ -241,8 +242,12 @@ function layerOf(request: RequestContext): LayerName {
 export function writeContext(request: RequestContext): WriteContext {
   const note = Buffer.isBuffer(request.body) ? undefined : (request.body as { note?: string } | undefined)?.note;
   const ifMatch = request.header("if-match");
-  const expected = (rev: string | undefined) => rev !== undefined && namesEtag(ifMatch ?? "", rev);
-  return { author: request.author, note, expected: ifMatch === undefined ? undefined : expected };
+  return { author: request.author, note, expected: ifMatch === undefined ? undefined : expectedBy(ifMatch) };
+}
+
+function expectedBy(ifMatch: string): Expected {
+  const generations = [...ifMatch.matchAll(/"(\d+)-/g)].map(([, digits]) => Number(digits));
+  return { matches: (rev) => rev !== undefined && namesEtag(ifMatch, rev), generation: Math.max(0, ...generations) };
 }
 
 /** 304 where the client has this already. */

@@ -3,7 +3,7 @@ import { MusterError } from "../../config-db/errors.ts";
 import type { CandidateDocument, CandidateWrite } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
 import { sameJson } from "./etag.ts";
-import { guardedWrite } from "./guarded-write.ts";
+import { exactly, guardedWrite } from "./guarded-write.ts";
 import { refuseErrors } from "./judgement.ts";
 import type { LayerWrites, WriteContext, WritesOptions } from "./layer-writes.ts";
 import type { StoredCandidate, StoredLayer } from "./records.ts";
@@ -55,7 +55,7 @@ export class CandidateWrites {
     }
     const { settings, base } = candidate;
     const promoted = this.promotedLayer(candidate) ?? (await this.#replaceLayer(layer, candidate, { author, note }));
-    await this.#write(layer, { author, expected: (rev) => rev === candidate._rev }, () => ({
+    await this.#write(layer, { author, expected: exactly(candidate._rev) }, () => ({
       ...contentOf(candidate),
       settings,
       ...(base === undefined ? {} : { base }),
@@ -90,7 +90,7 @@ export class CandidateWrites {
     try {
       return await this.#layers.write(
         layer,
-        { author: context.author, note, expected: () => !this.isStale(candidate) },
+        { author: context.author, note, expected: { matches: () => !this.isStale(candidate), generation: 0 } },
         (stored) => ({
           settings: candidate.settings,
           ...(stored?.content === undefined ? {} : { content: stored.content }),

@@ -93,7 +93,10 @@ export class Configuration {
       historyVersions,
       leads,
       clock,
-      also: () => this.staging.review(),
+      also: () => {
+        this.#intake.review();
+        this.staging.review();
+      },
     });
     this.#intake = new Intake({
       database,

@@ -3,8 +3,18 @@ import { setTimeout as delay } from "node:timers/promises";
 import { MusterError } from "../../config-db/errors.ts";
 import type { Database, Document, Stored } from "../../config-db/store.ts";
 
-/** The caller's `If-Match`: whether the revision that stands (undefined: none) is one that it named. */
-export type Expected = (rev: string | undefined) => boolean;
+/** On which revision a caller's write is to be made: its `If-Match`. */
+export interface Expected {
+  /** Whether the revision that stands (undefined: none) is one that it named. */
+  matches(rev: string | undefined): boolean;
+  /** The highest generation that it named: a revision of a higher one than memory has may be another coordinator's. */
+  generation: number;
+}
+
+/** On this revision alone. */
+export function exactly(rev: string): Expected {
+  return { matches: (standing) => standing === rev, generation: Number.parseInt(rev, 10) };
+}
 
 export interface GuardedWrite<Doc extends Document> {
   id: string;
@@ -37,9 +47,9 @@ export async function guardedWrite<Doc extends Document>(
   for (let attempt = 1, fresh = false; ; attempt++) {
     const last = newest();
     const standing = last?._deleted === true ? undefined : last;
-    if (expected !== undefined && !expected(standing?._rev)) {
-      // Another coordinator's newer revision may be what the caller has.
-      if (fresh) throw preconditionFailed(id, standing?._rev);
+    if (expected !== undefined && !expected.matches(standing?._rev)) {
+      const isNewer = standing === undefined || expected.generation > Number.parseInt(standing._rev, 10);
+      if (fresh || !isNewer) throw preconditionFailed(id, standing?._rev);
       fresh = true;
       await refresh(database, id, applied);
       continue;

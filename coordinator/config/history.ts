@@ -12,6 +12,8 @@ import type { StoredLayer } from "./records.ts";
 
 export type StoredHistory = Stored<HistoryDocument>;
 
+type KeptHistory = Pick<StoredHistory, "layer" | "rev" | "version" | "content" | "_rev" | "_deleted">;
+
 /** What memory knows of a kept revision: enough to page and to prune without reading settings. */
 export interface KeptRevision {
   rev: string;
@@ -30,7 +32,7 @@ export class History {
   }
 
   /** Takes a history document into memory. */
-  apply({ layer, rev, version, content, _rev, _deleted }: StoredHistory): void {
+  apply({ layer, rev, version, content, _rev, _deleted }: KeptHistory): void {
     const revisions = this.#kept.get(layer as LayerName) ?? new Map<string, KeptRevision>();
     this.#kept.set(layer as LayerName, revisions);
     if (_deleted === true) revisions.delete(rev);

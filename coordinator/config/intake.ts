@@ -9,7 +9,7 @@ import type { FaultDocument } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
 import { withFixedRevision } from "../../config-db/revision.ts";
 import type { Change, Database, Document, Stored } from "../../config-db/store.ts";
-import { check, type SchemaName } from "../../config-db/validate.ts";
+import { type Arrival, arrivalErrors, completeTombstone, kindOf } from "./arrival.ts";
 import type { Background } from "./background.ts";
 import type { EffectiveSettings } from "./effective-settings.ts";
 import type { History, StoredHistory } from "./history.ts";
@@ -23,7 +23,6 @@ import {
   type StoredSecret,
 } from "./records.ts";
 import { compileSchema } from "./schema.ts";
-import { settingsErrors } from "./settings-rules.ts";
 
 export interface IntakeOptions {
   database: Database<Document>;
@@ -36,8 +35,6 @@ export interface IntakeOptions {
   /** Told of documents that hold raw content. */
   content(sha256: string, rev: string, deleted: boolean): void;
 }
-
-type Given = Stored<Document> & Record<string, unknown>;
 
 export class Intake {
   readonly #options: IntakeOptions;
@@ -58,18 +55,18 @@ export class Intake {
 
   /** A batch of the changes feed. */
   apply(changes: Change[]): void {
-    for (const { doc } of changes) this.#given(doc as Given);
+    for (const { doc } of changes) this.#given(doc as Arrival);
     this.review();
   }
 
   /** A document that this coordinator wrote, and judged before. */
   written(doc: Stored<Document>): void {
     this.#ahead.set(doc._id, doc._rev);
-    this.#take(doc as Given, "judged");
+    this.#take(doc as Arrival, "judged");
     this.review();
   }
 
-  #given(doc: Given): void {
+  #given(doc: Arrival): void {
     const own = this.#ahead.get(doc._id);
     if (own !== undefined) {
       if (doc._rev !== own && generation(doc._rev) <= generation(own)) {
@@ -86,20 +83,33 @@ export class Intake {
     const doc = await this.#options.database.get(id);
     if (doc === undefined) return;
     if (doc._rev !== this.#ahead.get(id)) this.#ahead.delete(id);
-    this.#take(doc as Given, "unjudged");
+    this.#take(doc as Arrival, "unjudged");
     this.review();
   }
 
-  #take(doc: Given, judged: "judged" | "unjudged"): void {
-    const kind = doc._id.slice(0, doc._id.indexOf(":"));
-    const take = this.#kinds[kind];
-    const unusable = take === undefined ? undefined : this.#unusable(kind, doc);
-    if (take === undefined || unusable === "ignored") return;
-    this.#options.records.unusable.delete(doc._id);
-    take(doc, judged === "unjudged" && this.#loaded);
+  #take(doc: Arrival, judged: "judged" | "unjudged"): void {
+    const { records, logger } = this.#options;
+    const take = this.#kinds[kindOf(doc)];
+    if (take === undefined) return;
+    const judge = judged === "unjudged" && this.#loaded;
+    if (doc._deleted === true) {
+      const tombstone = completeTombstone(doc, records);
+      if (tombstone === undefined) return;
+      records.unusable.delete(doc._id);
+      take(tombstone, judge);
+      return;
+    }
+    const errors = arrivalErrors(doc);
+    if (errors.length > 0) {
+      records.unusable.set(doc._id, { rev: doc._rev, errors });
+      logger.warn({ id: doc._id, rev: doc._rev }, "a document came in that is none of its kind; it has no effect");
+      return;
+    }
+    records.unusable.delete(doc._id);
+    take(doc, judge);
   }
 
-  readonly #kinds: Record<string, (doc: Given, judge: boolean) => void> = {
+  readonly #kinds: Record<string, (doc: Arrival, judge: boolean) => void> = {
     layer: (doc, judge) => {
       const stored = doc as unknown as StoredLayer;
       this.#takeRevision(stored, judge, () => this.#options.records.layers.set(stored.layer as LayerName, stored));
@@ -196,41 +206,6 @@ export class Intake {
     else make();
   }
 
-  /** Lists what is no document of its kind, and completes what a plain DELETE left. */
-  #unusable(kind: string, doc: Given): "ignored" | undefined {
-    const { records, logger } = this.#options;
-    if (kind === "content") return undefined;
-    if (doc._deleted === true && doc.kind === undefined) this.#complete(kind, doc);
-    // A tombstone that somebody else made may say little: what it says of what is gone does not matter.
-    if (doc._deleted === true && doc.kind === kind) return undefined;
-    const errors = check(`${kind}-document` as SchemaName, doc);
-    if (errors.length === 0 && (kind === "layer" || kind === "candidate")) errors.push(...settingsErrors(doc.settings));
-    if (errors.length === 0) return undefined;
-    if (doc._deleted === true) return "ignored";
-    records.unusable.set(doc._id, { rev: doc._rev, errors });
-    logger.warn({ id: doc._id, rev: doc._rev }, "a document came in that is none of its kind; it stays without effect");
-    return "ignored";
-  }
-
-  /** A DELETE straight to CouchDB leaves a tombstone without fields; memory knows what it was. */
-  #complete(kind: string, doc: Given): void {
-    const { records } = this.#options;
-    const name = doc._id.slice(kind.length + 1);
-    const known =
-      kind === "layer"
-        ? records.layers.get(name as LayerName)
-        : kind === "schema"
-          ? records.schemas.get(name)
-          : kind === "candidate"
-            ? records.candidates.get(name as LayerName)
-            : kind === "secret"
-              ? records.secrets.get(name)
-              : undefined;
-    if (known === undefined) return;
-    Object.assign(doc, { ...known, _rev: doc._rev, _deleted: true });
-    if (kind === "layer") Object.assign(doc, { settings: {}, version: known.version + 1 });
-  }
-
   /** Puts held revisions in force that break nothing any more, and keeps the faults in the store as they are in memory. */
   review(): void {
     if (!this.#loaded) return;
@@ -251,14 +226,28 @@ export class Intake {
       return withFixedRevision<FaultDocument>(active === undefined ? fault : { ...fault, active });
     });
     const added = wanted.filter(({ _id }) => !this.#faults.has(_id));
-    const ended = [...this.#faults.values()].filter(({ _id }) => !wanted.some((fault) => fault._id === _id));
+    const ended = [...this.#faults.values()].filter((fault) => {
+      if (wanted.some(({ _id }) => _id === fault._id)) return false;
+      // Replication may bring a fault before what it is about.
+      const newest = records.newest(fault.document);
+      return newest !== undefined && generation(newest._rev) >= generation(fault.rev);
+    });
     for (const fault of added) this.#faults.set(fault._id, fault);
     for (const fault of ended) this.#faults.delete(fault._id);
-    if (added.length > 0) background.run("store faults", () => database.bulk(added, { newEdits: false }));
+    if (added.length > 0) {
+      background.run("store faults", async () => {
+        try {
+          await database.bulk(added, { newEdits: false });
+        } catch (error) {
+          // The next review tries again.
+          for (const { _id } of added) this.#faults.delete(_id);
+          throw error;
+        }
+      });
+    }
     if (ended.length > 0) {
-      background.run("end faults", () =>
-        database.bulk(ended.map(({ active: _, ...kept }) => ({ ...kept, _deleted: true }))),
-      );
+      const tombstones = ended.map(({ active: _, ...kept }) => ({ ...kept, _deleted: true }));
+      background.run("end faults", () => database.bulk(tombstones));
     }
   }
 }

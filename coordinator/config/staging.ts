@@ -4,6 +4,7 @@ import type { LayerName } from "../../config-db/names.ts";
 import type { Background } from "./background.ts";
 import type { CandidateWrites } from "./candidate-writes.ts";
 import type { EffectiveSettings } from "./effective-settings.ts";
+import { exactly } from "./guarded-write.ts";
 import type { Records, StoredCandidate } from "./records.ts";
 import { isSelected } from "./selector.ts";
 import { type ComponentStatus, componentStatus } from "./status.ts";
@@ -79,7 +80,7 @@ export class Staging {
     this.#deciding.add(layer);
     background.run(`${verdict.do} the candidate of ${layer}`, async () => {
       try {
-        const expected = (rev: string | undefined) => rev === candidate._rev;
+        const expected = exactly(candidate._rev);
         if (verdict.do === "promote") await writes.promote(layer, { author });
         else await writes.withdraw(layer, verdict.reason, { author, expected });
       } finally {

@@ -114,6 +114,22 @@ describe("the history of a layer", () => {
     );
   }).timeout(20_000);
 
+  it("survives a compaction of the database", async () => {
+    const layer = `type:${fresh("compact")}`;
+    for (const n of [1, 2, 3]) await put(layer, { n });
+    const before = await history(layer);
+    await store.request({ method: "POST", path: `${databases.config}/_compact`, body: {} });
+    await eventually(async () => {
+      const { compact_running: running } = await store.request<{ compact_running: boolean }>({
+        path: databases.config,
+      });
+      expect(running).to.equal(false);
+    });
+    expect(await history(layer)).to.deep.equal(before);
+    const { body } = await here.call("POST", `/v1/config/layers/${layer}/rollback`, { version: 1 });
+    expect(body.settings).to.deep.equal({ n: 1 });
+  });
+
   it("refuses a rollback to what it does not have", async () => {
     const layer = `type:${fresh("x")}`;
     await put(layer, { a: 1 });

@@ -148,6 +148,14 @@ describe("layers of configuration", () => {
     expect(unchanged.status).to.equal(304);
   });
 
+  it("take settings of a mebibyte", async () => {
+    const id = fresh("large");
+    const settings = { text: "x".repeat(1024 * 1024 - 11) };
+    expect(Buffer.byteLength(JSON.stringify(settings))).to.equal(1024 * 1024);
+    expect((await put(`component:${id}`, settings)).status).to.equal(201);
+    expect((await effective(id)).text.length).to.equal(settings.text.length);
+  });
+
   it("give a component that never registered what its layers have", async () => {
     const id = fresh("stranger");
     await put(`component:${id}`, { own: true });

@@ -21,17 +21,18 @@ function intakeOf(components: Record<string, Partial<ComponentDocument>>) {
   const effective = new EffectiveSettings(records, { get: (id) => all.get(id), all: () => all.values() }, (ids) =>
     told.push(ids),
   );
+  const history = new History(database);
   const intake = new Intake({
     database,
     records,
     effective,
-    history: new History(database),
+    history,
     background: new Background(logger),
     logger,
     leads: () => false,
     content: () => {},
   });
-  return { intake, records, effective, told };
+  return { intake, records, effective, history, told };
 }
 
 const layer = (rev: string, settings: unknown, name = "platform") => ({
@@ -101,6 +102,7 @@ describe("taking in the configuration database", () => {
     ["a layer with a prototype", { settings: JSON.parse('{"__proto__": {"a": 1}}') }],
     ["a layer with 10,000 levels", { settings: JSON.parse(`${'{"a":'.repeat(10_000)}1${"}".repeat(10_000)}`) }],
     ["a layer of another schema version", { schemaVersion: 2 }],
+    ["a layer under the id of another", { layer: "type:other" }],
   ];
   for (const [what, fields] of useless) {
     it(`leaves ${what} without effect, and lists it`, () => {
@@ -114,6 +116,21 @@ describe("taking in the configuration database", () => {
       expect(records.unusable.size).to.equal(0);
     });
   }
+
+  it("forgets what a plain DELETE took out of history", () => {
+    const { intake, history } = intakeOf({});
+    const kept = { ...layer("1-a", { n: 1 }), _id: "history:platform@1-a", _rev: "1-h", kind: "history", rev: "1-a" };
+    intake.apply([change(kept)]);
+    expect(history.has("platform", "1-a")).to.equal(true);
+    intake.apply([change({ _id: kept._id, _rev: "2-d", _deleted: true })]);
+    expect(history.has("platform", "1-a")).to.equal(false);
+  });
+
+  it("keeps no tombstone of what it never knew", () => {
+    const { intake, records } = intakeOf({});
+    intake.apply([change({ _id: "layer:platform", _rev: "2-d", _deleted: true })]);
+    expect([records.layers.size, records.unusable.size]).to.deep.equal([0, 0]);
+  });
 
   it("ignores documents of others, and of a Muster to come", () => {
     const { intake, records } = intakeOf({});

@@ -1,0 +1,63 @@
+/** Whether a document that the database gives is one of its kind. Whoever wrote it may have been careless, or hostile. */
+import type { FieldError } from "../../config-db/errors.ts";
+import { documentId, type LayerName } from "../../config-db/names.ts";
+import type { Document, Stored } from "../../config-db/store.ts";
+import { check, type SchemaName } from "../../config-db/validate.ts";
+import type { Records } from "./records.ts";
+import { settingsErrors } from "./settings-rules.ts";
+
+export type Arrival = Stored<Document> & Record<string, unknown>;
+
+/** The kinds of documents that configuration reads, and the id that each has by its fields. */
+const idOf: Record<string, (doc: Arrival) => string> = {
+  layer: ({ layer }) => documentId.layer(layer as LayerName),
+  schema: ({ type }) => documentId.schema(String(type)),
+  candidate: ({ layer }) => documentId.candidate(layer as LayerName),
+  secret: ({ name }) => documentId.secret(String(name)),
+  fault: ({ document, rev }) => documentId.fault(String(document), String(rev)),
+  history: ({ layer, rev }) => documentId.history(layer as LayerName, String(rev)),
+};
+
+export function kindOf({ _id }: Document): string {
+  return _id.slice(0, _id.indexOf(":"));
+}
+
+/** What is wrong with a document of a kind that configuration reads; empty when nothing is. */
+export function arrivalErrors(doc: Arrival): FieldError[] {
+  const kind = kindOf(doc);
+  const id = idOf[kind];
+  if (id === undefined) return [];
+  const errors = check(`${kind}-document` as SchemaName, doc);
+  if (errors.length === 0 && id(doc) !== doc._id) {
+    errors.push({ pointer: "/_id", rule: "id", message: `must be ${id(doc)}, as its fields say` });
+  }
+  if (errors.length === 0 && (kind === "layer" || kind === "candidate")) errors.push(...settingsErrors(doc.settings));
+  return errors;
+}
+
+/**
+ * A tombstone with the fields that its kind has. A DELETE straight to CouchDB leaves none of them; what was there is in
+ * memory, or in the id. Undefined where nobody knows it: then there is nothing to take away, either.
+ */
+export function completeTombstone(doc: Arrival, records: Records): Arrival | undefined {
+  const kind = kindOf(doc);
+  const name = doc._id.slice(kind.length + 1);
+  if (kind === "history") {
+    const at = name.lastIndexOf("@");
+    return { ...doc, layer: name.slice(0, at), rev: name.slice(at + 1) };
+  }
+  if (arrivalErrors(doc).length === 0) return doc;
+  const known: Partial<Record<string, Stored<Document> | undefined>> = {
+    layer: records.layers.get(name as LayerName),
+    schema: records.schemas.get(name),
+    candidate: records.candidates.get(name as LayerName),
+    secret: records.secrets.get(name),
+  };
+  const last = known[kind] as (Arrival & { version: number }) | undefined;
+  if (last === undefined) return undefined;
+  const gone =
+    kind === "layer"
+      ? { settings: {}, version: last.version + 1, parent: { rev: last._rev, version: last.version } }
+      : {};
+  return { ...last, ...gone, _rev: doc._rev, _deleted: true };
+}
