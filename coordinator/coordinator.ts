@@ -19,6 +19,7 @@ import type { Route } from "./bridge/route.ts";
 import { Bridge } from "./bridge/server.ts";
 import { siteRoutes } from "./bridge/site-routes.ts";
 import { Configuration } from "./config/configuration.ts";
+import type { DryRun } from "./config/dry-run.ts";
 import type { StoredLayer } from "./config/records.ts";
 import type { Members } from "./messaging/members.ts";
 import { Messaging } from "./messaging/messaging.ts";
@@ -113,7 +114,8 @@ export class Coordinator {
     const { amqpUrl, amqpManagementUrl, site } = this.#settings;
     if (amqpUrl === undefined) return undefined;
     const management = amqpManagementUrl === undefined ? {} : { managementUrl: amqpManagementUrl };
-    return new Messaging({ amqpUrl, site, store, members, leads, logger: this.#logger, ...management });
+    const metrics = this.#metrics;
+    return new Messaging({ amqpUrl, site, store, members, leads, metrics, logger: this.#logger, ...management });
   }
 
   #compose(store: Store, publicUrl: string) {
@@ -190,6 +192,7 @@ export class Coordinator {
       site,
       leads: () => leadership.leading,
       keepHistory: (layers) => configuration.history.keep(layers as unknown as StoredLayer[]),
+      checkLayer: (layer, settings) => refuseInvalid(configuration.dryRun({ layer, settings })),
       written: (changes) => configuration.apply(changes),
       logger,
       metrics,
@@ -275,4 +278,11 @@ function withoutBroker(): Route[] {
 /** The bound address as others can use it: a wildcard is no address. */
 function reachable(url: string): string {
   return url.replace(/\/\/(0\.0\.0\.0|\[::\])/, `//${hostname()}`);
+}
+
+/** @throws MusterError `refused` with what a write would break */
+function refuseInvalid({ valid, errors = [], components }: DryRun): void {
+  if (valid) return;
+  const broken = components.flatMap(({ id, errors: of }) => of.map((error) => ({ ...error, component: id })));
+  throw new MusterError("refused", "the value would make settings invalid", { errors: [...errors, ...broken] });
 }

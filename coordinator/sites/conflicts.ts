@@ -44,6 +44,9 @@ const concerned = /^(layer|schema|candidate|secret):/;
 /** History comes by the same replication as the revisions that it belongs to: so many tries, 250 ms apart, for it. */
 const historyAttemptsMax = 20;
 
+/** Old revisions asked for one by one: the common ancestors are few. */
+const oldRevisionsMax = 20;
+
 export class Conflicts {
   readonly #options: ConflictsOptions;
   readonly #database: Database<Document>;
@@ -203,10 +206,17 @@ export class Conflicts {
     return "done";
   }
 
+  /** From history; what that has let go of, from the store's own old revisions, as long as it has not compacted them. */
   async #history(id: string, revs: string[]): Promise<Map<string, PastRevision>> {
     const layer = id.slice("layer:".length) as LayerName;
     const docs = await this.#database.getMany<HistoryDocument>(revs.map((rev) => documentId.history(layer, rev)));
-    return new Map(docs.map((doc) => [doc.rev, doc]));
+    const found = new Map<string, PastRevision>(docs.map((doc) => [doc.rev, doc]));
+    for (const rev of revs.filter((missing) => !found.has(missing)).slice(0, oldRevisionsMax)) {
+      const past = (await this.#database.get(id, { rev })) as VersionedDocument | undefined;
+      if (past?.settings !== undefined)
+        found.set(rev, { ...past, settings: past.settings, deleted: past._deleted === true });
+    }
+    return found;
   }
 
   async #keep(docs: (VersionedDocument & { _rev: string })[]): Promise<void> {
