@@ -5,6 +5,7 @@
 import type { Logger } from "pino";
 import { Gauge, type Registry as Metrics } from "prom-client";
 import type { ComponentDocument, ConfigStatusReport, ValidateRequest } from "../../config-db/generated/types.ts";
+import { revisionLimits } from "../../config-db/installer.ts";
 import { databases } from "../../config-db/names.ts";
 import type { Change, Document, Store, Stored } from "../../config-db/store.ts";
 import { Background } from "./background.ts";
@@ -46,7 +47,7 @@ export interface ConfigurationOptions {
   /** 32 bytes; without them secrets are neither written nor resolved here. */
   secretKey?: Buffer;
   metrics?: Metrics;
-  /** Versions kept of each layer; 100 when absent. */
+  /** Versions kept of each layer; as many as the store knows of the ancestry when absent (docs/sites.md, "Long absences"). */
   historyVersions?: number;
   wallClock?(): Date;
   /** Monotonic, in milliseconds. */
@@ -72,7 +73,7 @@ export class Configuration {
   #unsubscribe = () => {};
 
   constructor(options: ConfigurationOptions) {
-    const { store, site, components, logger, secretKey, historyVersions = 100 } = options;
+    const { store, site, components, logger, secretKey, historyVersions = revisionLimits[databases.config] } = options;
     const { wallClock = () => new Date(), clock = () => performance.now(), leads = () => true } = options;
     const database = store.database<Document>(databases.config);
     this.#options = options;
