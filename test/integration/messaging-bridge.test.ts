@@ -139,8 +139,8 @@ describe("messages over HTTP", function () {
     });
     expect(tap.data()[0]).to.deep.include({ kind: "command", name: "seen", body: "it", routingKey: id });
     expect((await poll(id))[0]).to.deep.include({ name: "seen", body: "it" });
-    events.close();
-    tap.close();
+    await events.close();
+    await tap.close();
   });
 
   it("refuses what is wrong, each with what would be right", async () => {
