@@ -44,13 +44,19 @@ export interface Outcome {
   reason?: string;
 }
 
-/** What was handled to its end: so many of all components, for so long. */
+/** What was handled to its end, for so long: entries of all components, and bytes with the replies among them. */
 const handledMax = 50_000;
+const handledBytesMax = 32 * 1024 * 1024;
 const handledTtlMs = 600_000;
 
 export class Consumer {
   readonly #options: ConsumerOptions;
-  readonly #handled = new LRUCache<string, { reply: Letter | undefined }>({ max: handledMax, ttl: handledTtlMs });
+  readonly #handled = new LRUCache<string, { reply: Letter | undefined }>({
+    max: handledMax,
+    ttl: handledTtlMs,
+    maxSize: handledBytesMax,
+    sizeCalculation: ({ reply }) => 200 + (reply?.content.length ?? 0),
+  });
 
   constructor(options: ConsumerOptions) {
     this.#options = options;

@@ -20,6 +20,9 @@ interface Remembered {
 }
 
 const keyCharactersMax = 255;
+const answersBytesMax = 64 * 1024 * 1024;
+/** A key, a fingerprint, a promise. */
+const entryBytes = 500;
 /** UUIDs, ULIDs, the ids of the client libraries. */
 const ownIdPattern = /^[A-Za-z0-9_-]{16,128}$/;
 
@@ -32,7 +35,7 @@ export class Idempotency {
   readonly #answers: LRUCache<string, Remembered>;
 
   constructor({ max = 10_000, ttlMs = 600_000 }: IdempotencyOptions = {}) {
-    this.#answers = new LRUCache({ max, ttl: ttlMs });
+    this.#answers = new LRUCache({ max, ttl: ttlMs, maxSize: answersBytesMax });
   }
 
   /**
@@ -63,9 +66,13 @@ export class Idempotency {
       );
     }
     const answer = work(ownIdPattern.test(key) ? key : idFrom(name));
-    this.#answers.set(name, { fingerprint, answer });
+    const remembered = { fingerprint, answer };
+    this.#answers.set(name, remembered, { size: entryBytes });
     try {
-      return await answer;
+      const given = await answer;
+      // Now its size is known. One that is too large by itself is not kept; its message has the same id again.
+      this.#answers.set(name, remembered, { size: entryBytes + JSON.stringify(given).length });
+      return given;
     } catch (error) {
       this.#answers.delete(name);
       throw error;

@@ -15,8 +15,8 @@ import { consume } from "./lasting-channel.ts";
 export const inboxLimits = {
   /** Messages of one answer, and deliveries open at once per queue. */
   max: { min: 1, max: 100, default: 10 },
-  /** Below RabbitMQ's own 30 minutes for an unacked message, which would cost the whole channel. */
-  visibilityMs: { min: 100, max: 600_000, default: 30_000 },
+  /** Over 30 minutes RabbitMQ closes the channel and gives the message out again, which then joins the open delivery. */
+  visibilityMs: { min: 100, max: 3_600_000, default: 30_000 },
   /** After so long without a poll the queues are left to others. */
   idleMs: 30_000,
   /** Inboxes in use at once per coordinator: each holds a channel, of which a connection has 2,047. */
@@ -240,7 +240,8 @@ export class Inbox {
       this.#pumping = false;
       const [stream] = this.#streams;
       if (stream !== undefined) {
-        for (const message of this.#handOut(this.#ready.length, stream.visibilityMs)) stream.give(message);
+        while (this.#ready.length > 0)
+          for (const message of this.#handOut(this.#ready.length, stream.visibilityMs)) stream.give(message);
         return;
       }
       while (this.#ready.length > 0) {
@@ -274,7 +275,7 @@ export class Inbox {
   #handOut(max: number, visibilityMs: number): InboxMessage[] {
     const { consumer, deliveryId, logger } = this.#options;
     this.#rest();
-    return this.#ready.splice(0, max).map((delivery) => {
+    return this.#ready.splice(0, Math.min(max, fitting(this.#ready))).map((delivery) => {
       const id = deliveryId();
       const timer = setTimeout(() => this.#overdue(id, visibilityMs), visibilityMs);
       this.#open.set(id, { delivery, timer });
@@ -331,6 +332,17 @@ export class Inbox {
 }
 
 const graceMs = 50;
+/** Bodies of one answer; a single one always fits. */
+const answerBytesMax = 4 * 1024 * 1024;
+
+function fitting(ready: Delivery[]): number {
+  let bytes = 0;
+  const end = ready.findIndex(({ letter }, index) => {
+    bytes += letter.content.length;
+    return index > 0 && bytes > answerBytesMax;
+  });
+  return end < 0 ? ready.length : end;
+}
 /** A settling that failed (the broker is away) may be tried again for so long. */
 const retrySettleMs = 30_000;
 

@@ -106,6 +106,8 @@ export class Link {
       connection.on("error", (error) => {
         fault = error;
       });
+      connection.on("blocked", (reason) => logger.warn({ connection: name, reason }, "the broker takes no messages"));
+      connection.on("unblocked", () => logger.info({ connection: name }, "the broker takes messages again"));
       connection.on("handler-error", (error: Error) =>
         logger.error({ err: error }, "a listener of the broker's threw"),
       );

@@ -3,6 +3,7 @@
  * (and the types it gives back).
  */
 import type { Logger } from "pino";
+import type { Registry as Metrics } from "prom-client";
 import type { RenewalMessage } from "../../config-db/generated/types.ts";
 import { queues } from "../../config-db/names.ts";
 import type { Store } from "../../config-db/store.ts";
@@ -19,6 +20,7 @@ import type { LinkedSite } from "./federation-plan.ts";
 import { Inboxes } from "./inboxes.ts";
 import { defaultManagementUrl, Management, vhostOf } from "./management.ts";
 import type { Members } from "./members.ts";
+import { type MessagingFigures, registerMetrics } from "./messaging-metrics.ts";
 import { type Provisioned, Provisioning } from "./provisioning.ts";
 import { Remote } from "./remote.ts";
 import { removeQueues } from "./removal.ts";
@@ -50,6 +52,7 @@ export interface MessagingOptions {
   logger: Logger;
   limits?: Partial<QueueLimits & TrackingLimits & { deadLettersMax: number }>;
   retry?: Partial<RetryPolicy>;
+  metrics?: Metrics;
   wallClock?: () => Date;
 }
 
@@ -111,6 +114,7 @@ export class Messaging {
     const { replyKey } = this.requester;
     this.tap = new Tap({ broker, site, replyKey, logger, standing: () => this.#standing() });
     this.#webhooks = new Webhooks({ inboxes, members, site, leads, logger, wallClock });
+    if (options.metrics !== undefined) registerMetrics(options.metrics, () => this.#figures());
     this.#remote = new Remote({ broker, provisioning, members, site, logger, wallClock });
     this.#federation =
       management === undefined ? undefined : new Federation({ management, ready: () => this.ready(), logger });
@@ -243,6 +247,19 @@ export class Messaging {
     };
     this.#contests.add(leaveOnce);
     return leaveOnce;
+  }
+
+  #figures(): MessagingFigures {
+    const { unknown, malformed } = this.tracking.strays;
+    return {
+      connected: this.state === "connected",
+      unconfirmed: this.#broker.inFlight,
+      provisioningBacklog: this.#provisioning.backlog,
+      trackedCommands: this.tracking.kept,
+      deadLetters: this.deadLetters.count,
+      strayOutcomes: unknown + malformed,
+      malformedRenewals: this.#renewals.malformed,
+    };
   }
 
   *#standing(): Iterable<Provisioned> {

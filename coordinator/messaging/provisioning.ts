@@ -206,7 +206,7 @@ export class Provisioning {
 
   async #work(lasting: ReturnType<Broker["channel"]>["channel"]): Promise<void> {
     const { signal } = this.#abort;
-    const { logger } = this.#options;
+    const { broker, logger } = this.#options;
     while (!signal.aborted) {
       const job = this.#urgent.shift() ?? this.#background.shift();
       if (job === undefined) {
@@ -226,7 +226,9 @@ export class Provisioning {
         this.#end(job);
       } catch (error) {
         if (signal.aborted) return;
-        logger.debug({ component: job.id, error: String(error) }, "queues could not be declared, trying again");
+        // A broker that is away is told by its connection.
+        const level = broker.state === "connected" ? "warn" : "debug";
+        logger[level]({ component: job.id, error: String(error) }, "queues could not be declared, trying again");
         (job.urgent ? this.#urgent : this.#background).push(job);
         await delay(retryMs, undefined, { signal }).catch(() => undefined);
       }

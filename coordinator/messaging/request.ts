@@ -28,6 +28,8 @@ interface Pending {
 /** Requests that wait for replies at once; each holds its body no longer, only a timer. */
 const pendingMax = 10_000;
 const prefetch = 1_000;
+/** Bodies of one gathering, together: what comes beyond is told as an error in its place. */
+const gatheredBytesMax = 16 * 1024 * 1024;
 
 export class Requester {
   readonly #options: RequesterOptions;
@@ -112,6 +114,7 @@ export class Requester {
         retryAfterMs: 1_000,
       });
     const replies: Letter[] = [];
+    let bytes = 0;
     const answered = new Set<string>();
     let end = () => {};
     const ended = new Promise<void>((resolve) => {
@@ -123,7 +126,8 @@ export class Requester {
         // A target that died after replying may be asked again by the broker and reply twice.
         if (answered.has(from)) return;
         answered.add(from);
-        replies.push(reply);
+        bytes += reply.content.length;
+        replies.push(bytes > gatheredBytesMax ? tooLarge(reply) : reply);
         if (complete(replies)) end();
       },
     });
@@ -140,6 +144,11 @@ export class Requester {
       this.#pending.delete(messageId);
     }
   }
+}
+
+function tooLarge({ envelope }: Letter): Letter {
+  const reason = `the replies together are over ${gatheredBytesMax} bytes; ask for less`;
+  return { envelope: { ...envelope, error: "too-large", reason }, content: Buffer.alloc(0) };
 }
 
 function toReply(letter: Letter): Reply {

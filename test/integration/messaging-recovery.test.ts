@@ -1,0 +1,198 @@
+import { expect } from "chai";
+import { Store } from "../../config-db/store.ts";
+import type { Messaging } from "../../coordinator/messaging/messaging.ts";
+import { freshVhost, useVhost, type Vhost } from "../support/broker.ts";
+import { eventually } from "../support/eventually.ts";
+import { expectError } from "../support/expect-error.ts";
+import { type FaultProxy, startProxy } from "../support/proxy.ts";
+import { command, createMessaging, FakeMembers, site as here, unique, useMessaging } from "./messaging-fixture.ts";
+
+interface QueueInfo {
+  name: string;
+  arguments: Record<string, unknown>;
+  policy?: string;
+}
+
+const queuesOf = async (vhost: Vhost) => (await vhost.api("GET", "/queues/{vhost}")) as QueueInfo[];
+const poll = (messaging: Messaging, member: { id: string; type: string }, waitMs = 5_000) =>
+  messaging.inboxes
+    .of(member)
+    .then((inbox) => inbox.poll({ max: 10, waitMs, visibilityMs: 30_000, signal: new AbortController().signal }));
+
+describe("messaging over a broken connection", function () {
+  this.timeout(40_000);
+  const vhost = useVhost();
+  let proxy: FaultProxy;
+  let messaging: Messaging;
+  const members = new FakeMembers();
+  const site = useMessaging(vhost);
+
+  before(async () => {
+    const url = new URL(vhost.url);
+    proxy = await startProxy({ host: url.hostname, port: Number(url.port) });
+    url.hostname = "127.0.0.1";
+    url.port = String(proxy.port);
+    const addresses = { url: url.href, managementUrl: vhost.managementUrl };
+    // A site of its own on the same broker, so that the fixture's does not take its outcomes.
+    messaging = createMessaging(addresses, members, site.store, { site: "cut" });
+    await messaging.start();
+    await messaging.ready();
+  });
+  afterEach(() => proxy.heal());
+  after(async () => {
+    await messaging.close();
+    await proxy.close();
+  });
+
+  const send = (to: string, letter = command("x")) =>
+    messaging.sender.send(messaging.sender.plan({ component: to }, "command"), letter);
+  const cutOnce = async () => {
+    proxy.cut();
+    await eventually(() => expect(messaging.state).to.equal("disconnected"));
+    proxy.heal();
+    await eventually(() => expect(messaging.state).to.equal("connected"));
+  };
+
+  it("lets a poller ack what it took before, and gives it to nobody again", async () => {
+    const member = members.add({ site: "cut" });
+    await send(member.id);
+    const [message] = await poll(messaging, member);
+    await cutOnce();
+    const inbox = await messaging.inboxes.of(member);
+    await inbox.ack(message?.delivery ?? "");
+    expect(await poll(messaging, member, 500)).to.deep.equal([]);
+  });
+
+  it("sends what was asked for meanwhile when it is back, once", async () => {
+    const member = members.add({ site: "cut" });
+    await messaging.provision(member);
+    proxy.cut();
+    await eventually(() => expect(messaging.state).to.equal("disconnected"));
+    const sent = Promise.all(Array.from({ length: 20 }, (_, n) => send(member.id, command(`n${n}`))));
+    proxy.heal();
+    await sent;
+    const inbox = await messaging.inboxes.of(member);
+    const names: string[] = [];
+    await eventually(async () => {
+      for (const { name, delivery } of await poll(messaging, member, 100)) {
+        names.push(name);
+        await inbox.ack(delivery);
+      }
+      expect(names).to.have.length(20);
+    });
+    expect(new Set(names).size).to.equal(20);
+  });
+
+  it("says 503 when the broker stays away, and that the message may still arrive", async () => {
+    const member = members.add({ site: "cut" });
+    await messaging.provision(member);
+    proxy.cut();
+    await expectError(() => send(member.id), "broker-unavailable", /may still arrive/);
+  });
+
+  it("gives a role up, and takes it again", async () => {
+    const told: string[] = [];
+    const leave = messaging.contest(`muster.leader.${unique("s")}`, {
+      gained: () => told.push("gained"),
+      lost: () => told.push("lost"),
+    });
+    await eventually(() => expect(told).to.deep.equal(["gained"]));
+    await cutOnce();
+    await eventually(() => expect(told).to.deep.equal(["gained", "lost", "gained"]));
+    await leave();
+  });
+});
+
+describe("the topology of a broker", function () {
+  this.timeout(40_000);
+  const used: { close(): Promise<void> }[] = [];
+  const store = new Store("http://127.0.0.1:1");
+  afterEach(async () => {
+    for (const part of used.splice(0).reverse()) await part.close();
+  });
+  const vhostOfOwn = async () => {
+    const vhost = await freshVhost();
+    used.push(vhost);
+    return vhost;
+  };
+  /** Only the topology: nothing of the store is asked for. */
+  const open = async (vhost: Vhost, members: FakeMembers, managementUrl = vhost.managementUrl) => {
+    const messaging = createMessaging({ url: vhost.url, managementUrl }, members, store);
+    messaging.start().catch(() => undefined); // The store is away, which is none of this test's business.
+    used.push(messaging);
+    await messaging.ready();
+    return messaging;
+  };
+
+  it("is declared once: the next start finds what stands", async () => {
+    const vhost = await vhostOfOwn();
+    const members = new FakeMembers();
+    const first = await open(vhost, members);
+    const added = Array.from({ length: 5 }, () => members.add());
+    await Promise.all(added.map((member) => first.provision(member)));
+    await eventually(async () =>
+      expect(await vhost.api("GET", "/exchanges/{vhost}/muster.topology.v1")).to.include({ type: "fanout" }),
+    );
+    await first.close();
+    const second = await open(vhost, members);
+    expect(second.provisioningBacklog).to.equal(0);
+    await second.close();
+    await vhost.api("DELETE", `/queues/{vhost}/muster.${added[0]?.id}.replies`);
+    const third = await open(vhost, members);
+    expect(third.provisioningBacklog, "one has lost a queue").to.equal(1);
+    await eventually(() => expect(third.provisioningBacklog).to.equal(0));
+    const names = (await queuesOf(vhost)).map(({ name }) => name);
+    expect(names).to.include(`muster.${added[0]?.id}.replies`);
+  });
+
+  it("gets its limits from policies, and none from arguments", async () => {
+    const vhost = await vhostOfOwn();
+    const members = new FakeMembers();
+    const member = members.add();
+    await (await open(vhost, members)).provision(member);
+    await eventually(async () => {
+      const queue = (await queuesOf(vhost)).find(({ name }) => name === `muster.${member.id}.commands`);
+      expect(queue?.policy).to.equal("muster-commands");
+      expect(queue?.arguments).to.deep.equal({ "x-queue-type": "quorum" });
+    });
+  });
+
+  it("gets its limits from arguments where there is no management API, and is taken as it is later", async () => {
+    const vhost = await vhostOfOwn();
+    const members = new FakeMembers();
+    const member = members.add();
+    const without = await open(vhost, members, "off");
+    await without.provision(member);
+    const queue = (await queuesOf(vhost)).find(({ name }) => name === `muster.${member.id}.commands`);
+    expect(queue?.arguments).to.include({ "x-dead-letter-exchange": "muster.dead", "x-delivery-limit": 20 });
+    await without.close();
+    const withIt = await open(vhost, members);
+    await withIt.provision(member);
+    await withIt.sender.send(withIt.sender.plan({ component: member.id }, "command"), command("x"));
+    expect((await poll(withIt, member)).map(({ name }) => name)).to.deep.equal(["x"]);
+  });
+
+  it("follows a component that changes its type", async () => {
+    const vhost = await vhostOfOwn();
+    const members = new FakeMembers();
+    const messaging = await open(vhost, members);
+    const before = members.add();
+    await messaging.provision(before);
+    const after = members.add({ id: before.id, type: unique("t") });
+    await messaging.provision(after);
+    const boundTo = async (type: string) =>
+      (await vhost.api("GET", `/exchanges/{vhost}/muster.type.${type}/bindings/source`)) as { destination: string }[];
+    expect(await boundTo(before.type)).to.deep.equal([]);
+    expect((await boundTo(after.type)).map(({ destination }) => destination)).to.deep.equal([
+      `muster.${after.id}.broadcasts`,
+    ]);
+  });
+
+  it("refuses an id whose queues would have the names of others", async () => {
+    const vhost = await vhostOfOwn();
+    const members = new FakeMembers();
+    const messaging = await open(vhost, members);
+    for (const id of ["any", "any.x", "site", "leader.a", "outcomes"])
+      await expectError(() => messaging.provision(members.add({ id, site: here })), "invalid-request");
+  });
+});
