@@ -1,75 +1,28 @@
-/**
- * Dead letters: taken from the broker into the store, where they can be listed, sent again and discarded for as long as
- * it takes. Each is acked when its record is written, so none is lost; a sender that asked is told. When there are more
- * than the limit, the rest wait in the broker.
- */
-import { createHash } from "node:crypto";
-import { setTimeout as delay } from "node:timers/promises";
-import type { Channel, ConsumeMessage } from "amqplib";
-import type { Logger } from "pino";
+/** Dead letters in the store: listed, sent again and discarded for as long as it takes (docs/adr/0305). */
 import { MusterError } from "../../config-db/errors.ts";
 import type { DeadLetterMatch } from "../../config-db/generated/types.ts";
-import { databases, documentId, queues } from "../../config-db/names.ts";
-import type { Database, Document, Store } from "../../config-db/store.ts";
-import type { Broker } from "./broker.ts";
-import { tellOutcome } from "./consumer.ts";
-import { type DeadState, judgeDead, matches, redriveRoute, type Verdict } from "./dead-letter.ts";
-import type { Envelope, Letter } from "./envelope.ts";
-import { consume } from "./lasting-channel.ts";
+import { databases, documentId } from "../../config-db/names.ts";
+import type { Database } from "../../config-db/store.ts";
+import { matches, redriveRoute } from "./dead-letter.ts";
+import {
+  bodyAttachment,
+  type DeadLetter,
+  type DeadLetterDocument,
+  listed,
+  redrivenHeader,
+  redrivenOf,
+} from "./dead-letter-document.ts";
+import { DeadLetterIntake, type DeadLetterIntakeOptions } from "./dead-letter-intake.ts";
+import type { Letter } from "./envelope.ts";
 import { recordPage, recordPages } from "./record-pages.ts";
 import type { Sender } from "./send.ts";
 import type { Tracking } from "./tracking.ts";
 
-export interface DeadLettersOptions {
-  store: Store;
-  broker: Broker;
+export interface DeadLettersOptions extends DeadLetterIntakeOptions {
   sender: Sender;
   tracking: Tracking;
-  logger: Logger;
-  wallClock: () => Date;
-  /** Kept in the store; more wait in the broker's `muster.dead`. */
-  max: number;
-  /** Resolves when the queue of dead letters stands. */
-  ready: () => Promise<void>;
 }
 
-/** A dead letter as it is listed. */
-export interface DeadLetter {
-  id: string;
-  state: DeadState;
-  reason: string;
-  at: string;
-  to?: string;
-  from?: string;
-  name?: string;
-  kind?: string;
-  messageId?: string;
-  attempt?: number;
-  sentAt?: string;
-  contentType?: string;
-  sizeBytes: number;
-}
-
-interface DeadLetterDocument extends Document, Omit<DeadLetter, "kind"> {
-  kind: "dead-letter";
-  schemaVersion: 1;
-  /** Absent for a malformed message. */
-  envelope?: Envelope;
-  _attachments?: Record<string, { content_type: string; data: string }>;
-}
-
-interface Arrived {
-  channel: Channel;
-  message: ConsumeMessage;
-}
-
-const prefetch = 200;
-const batchMax = 50;
-const batchBytesMax = 8 * 1024 * 1024;
-const bodyAttachment = "body";
-const storeRetryMs = 1_000;
-/** Looks again so often whether there is room. */
-const fullRetryMs = 5_000;
 /** Records gone through for one page of a filtered list, so that a query has an end. */
 const scannedMax = 5_000;
 /** Letters that one redrive or discard of many goes over. */
@@ -78,45 +31,25 @@ const manyMax = 1_000;
 export class DeadLetters {
   readonly #options: DeadLettersOptions;
   readonly #database: Database<DeadLetterDocument>;
-  readonly #abort = new AbortController();
-  readonly #arrived: Arrived[] = [];
-  #opened: ReturnType<Broker["channel"]> | undefined;
-  #taking: Promise<void> | undefined;
-  /** Undefined until counted. */
-  #count: number | undefined;
-  /** Messages that nobody will miss and that were dropped here, since the start. */
-  dropped = 0;
+  readonly #intake: DeadLetterIntake;
 
   constructor(options: DeadLettersOptions) {
     this.#options = options;
     this.#database = options.store.database<DeadLetterDocument>(databases.commands);
+    this.#intake = new DeadLetterIntake(options);
   }
 
-  async start(): Promise<void> {
-    this.#opened = this.#options.broker.channel({
-      name: "dead letters",
-      setup: async (channel) => {
-        await this.#options.ready();
-        await consume(channel, queues.dead, { prefetch }, (message) => {
-          this.#arrived.push({ channel, message });
-          this.#taking ??= this.#takeAll();
-        });
-      },
-      onLost: () => {
-        this.#arrived.length = 0;
-      },
-    });
+  start(): void {
+    this.#intake.start();
   }
 
   async close(): Promise<void> {
-    this.#abort.abort();
-    await this.#opened?.close();
-    await this.#taking;
+    await this.#intake.close();
   }
 
   /** How many are kept, once that was counted. */
   get count(): number | undefined {
-    return this.#count;
+    return this.#intake.count;
   }
 
   /** The oldest first. `cursor` is the id to go on after. */
@@ -225,7 +158,7 @@ export class DeadLetters {
     try {
       await sender.send(plan, letter);
     } catch (error) {
-      if (envelope.replyTo !== undefined) await this.#tell(envelope, { ...doc, to });
+      if (envelope.replyTo !== undefined) await this.#intake.tell(envelope, { ...doc, to });
       throw error;
     }
     await this.#remove(doc);
@@ -246,184 +179,8 @@ export class DeadLetters {
 
   async #remove({ _id, _rev }: DeadLetterDocument): Promise<void> {
     const [row] = await this.#database.bulk([{ _id, _rev, _deleted: true } as DeadLetterDocument]);
-    if (row !== undefined && "rev" in row && this.#count !== undefined) this.#count -= 1;
-  }
-
-  // --- taking in -----------------------------------------------------------------------------------------------
-
-  async #takeAll(): Promise<void> {
-    const { signal } = this.#abort;
-    const { logger } = this.#options;
-    while (this.#arrived.length > 0 && !signal.aborted) {
-      const batch = this.#arrived.splice(0, batchLength(this.#arrived));
-      for (let failures = 0; !signal.aborted; failures += 1) {
-        try {
-          await this.#awaitRoom();
-          await this.#take(batch);
-          break;
-        } catch (error) {
-          if (failures === 0 && !signal.aborted)
-            logger.warn({ error: String(error) }, "dead letters wait: the store or the broker does not take them");
-          await delay(storeRetryMs, undefined, { signal }).catch(() => undefined);
-        }
-      }
-    }
-    this.#taking = undefined;
-  }
-
-  async #awaitRoom(): Promise<void> {
-    const { store, max, logger } = this.#options;
-    if (this.#count === undefined) {
-      this.#count = 0;
-      const pages = recordPages(store, databases.commands, documentId.deadLetter(""), {
-        limit: 1_000,
-        includeDocs: false,
-      });
-      for await (const page of pages) this.#count += page.length;
-    }
-    for (let told = false; this.#count >= max; told = true) {
-      if (!told) logger.error({ count: this.#count }, "the limit of dead letters is reached: redrive or discard some");
-      await delay(fullRetryMs, undefined, { signal: this.#abort.signal });
-    }
-  }
-
-  async #take(batch: Arrived[]): Promise<void> {
-    const nowMs = this.#options.wallClock().getTime();
-    const judged = batch.map((arrived) => ({ ...arrived, verdict: judgeDead(arrived.message, nowMs) }));
-    const kept = judged.filter(({ verdict }) => verdict.keep);
-    const docs = new Map(
-      kept.map(({ message, verdict }) => {
-        const doc = documentOf(message, verdict, nowMs);
-        return [doc._id, doc] as const;
-      }),
-    );
-    const rows = await this.#database.bulk([...docs.values()]);
-    for (const row of rows) {
-      // A conflict: this very letter was written before and its ack got lost.
-      if ("error" in row && row.error !== "conflict") throw new Error(`${row.id}: ${row.error} ${row.reason}`);
-      if ("rev" in row && this.#count !== undefined) this.#count += 1;
-    }
-    this.dropped += judged.length - kept.length;
-    await Promise.all(
-      judged.map(async ({ verdict, message, channel }) => {
-        const { envelope, to, state, reason } = verdict;
-        if (envelope !== undefined && to !== undefined) await this.#tell(envelope, { to, state, reason });
-        try {
-          channel.ack(message);
-        } catch {
-          // The channel is gone: the letter comes again, and its record says that it was here.
-        }
-      }),
-    );
-  }
-
-  /** Tells a sender that asked what became of its command. */
-  async #tell(envelope: Envelope, told: { to: string; state: DeadState; reason: string }): Promise<void> {
-    if (envelope.replyTo === undefined || (envelope.kind !== "command" && envelope.kind !== "broadcast")) return;
-    const now = this.#options.wallClock();
-    const { to: component, state, reason } = told;
-    const outcome = {
-      id: envelope.messageId,
-      component,
-      state,
-      attempt: envelope.attempt,
-      at: now.toISOString(),
-      reason,
-    };
-    await tellOutcome(this.#options.broker, envelope, outcome, { persistent: true, nowMs: now.getTime() });
+    if (row !== undefined && "rev" in row) this.#intake.removed();
   }
 }
 
 const pageSize = 200;
-
-/** How many of what arrived go together: up to a count and a size that one write takes well. */
-function batchLength(arrived: Arrived[]): number {
-  let bytes = 0;
-  const end = arrived.findIndex(({ message }, index) => {
-    bytes += message.content.length;
-    return index > 0 && (index >= batchMax || bytes > batchBytesMax);
-  });
-  return end < 0 ? arrived.length : end;
-}
-
-function documentOf({ content, properties }: ConsumeMessage, verdict: Verdict, nowMs: number): DeadLetterDocument {
-  const { to, state, reason, envelope } = verdict;
-  const messageId: unknown = properties.messageId;
-  const id = idOf(properties, content, to, nowMs);
-  return {
-    _id: documentId.deadLetter(id),
-    kind: "dead-letter",
-    schemaVersion: 1,
-    id,
-    state,
-    reason,
-    at: new Date(nowMs).toISOString(),
-    sizeBytes: content.length,
-    ...(to === undefined ? {} : { to }),
-    ...(typeof messageId === "string" ? { messageId: messageId.slice(0, 128) } : {}),
-    ...(envelope === undefined ? {} : fromEnvelope(envelope)),
-    ...(content.length === 0
-      ? {}
-      : {
-          _attachments: {
-            [bodyAttachment]: { content_type: "application/octet-stream", data: content.toString("base64") },
-          },
-        }),
-  };
-}
-
-function fromEnvelope(envelope: Envelope): Partial<DeadLetterDocument> {
-  const { name, from, attempt, sentAtMs, contentType } = envelope;
-  return {
-    envelope,
-    name,
-    attempt,
-    contentType,
-    ...(from === undefined ? {} : { from }),
-    ...(sentAtMs === undefined ? {} : { sentAt: new Date(sentAtMs).toISOString() }),
-  };
-}
-
-/**
- * Sorts by the time of death in seconds, and is the same when the same letter is taken twice. The broker's own time where it
- * has one; a letter that a consumer gave up carries only the time of its sending.
- */
-function idOf(
-  properties: ConsumeMessage["properties"],
-  content: Buffer,
-  to: string | undefined,
-  nowMs: number,
-): string {
-  const deaths: unknown = properties.headers?.["x-death"];
-  const died: unknown = Array.isArray(deaths) ? deaths[0]?.time?.value : properties.timestamp;
-  const seconds = typeof died === "number" && died > 0 && died < 1e11 ? died : Math.floor(nowMs / 1000);
-  const redriven = redrivenOf(properties.headers);
-  const hash = createHash("sha256").update(`${properties.messageId} ${to} ${seconds} ${redriven}\n`).update(content);
-  return `${Math.floor(seconds).toString(36).padStart(7, "0")}-${hash.digest("hex").slice(0, 20)}`;
-}
-
-const redrivenHeader = "redriven";
-
-function redrivenOf(headers: Record<string, unknown> | undefined): number {
-  return Number(headers?.[redrivenHeader] ?? 0) || 0;
-}
-
-function listed(doc: DeadLetterDocument): DeadLetter {
-  const { id, state, reason, at, to, from, name, messageId, attempt, sentAt, contentType, sizeBytes, envelope } = doc;
-  const letter = {
-    id,
-    state,
-    reason,
-    at,
-    to,
-    from,
-    name,
-    kind: envelope?.kind,
-    messageId,
-    attempt,
-    sentAt,
-    contentType,
-    sizeBytes,
-  };
-  return Object.fromEntries(Object.entries(letter).filter(([, value]) => value !== undefined)) as unknown as DeadLetter;
-}

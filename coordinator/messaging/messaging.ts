@@ -129,7 +129,7 @@ export class Messaging {
     this.#provisioning.start();
     this.requester.start();
     await this.tracking.start();
-    await this.deadLetters.start();
+    this.deadLetters.start();
     this.#webhooks.start();
     this.#remote.start();
   }

@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import type { DeadLetter } from "../../coordinator/messaging/dead-letters.ts";
+import type { DeadLetter } from "../../coordinator/messaging/dead-letter-document.ts";
 import type { Inbox } from "../../coordinator/messaging/inbox.ts";
 import type { Messaging } from "../../coordinator/messaging/messaging.ts";
 import { useVhost } from "../support/broker.ts";

@@ -1,0 +1,122 @@
+/** Dead letters as they are kept: `dead:<id>` in the store, with the body as an attachment. Pure. */
+import { createHash } from "node:crypto";
+import type { ConsumeMessage } from "amqplib";
+import { documentId } from "../../config-db/names.ts";
+import type { Document } from "../../config-db/store.ts";
+import type { DeadState, Verdict } from "./dead-letter.ts";
+import type { Envelope } from "./envelope.ts";
+
+/** A dead letter as it is listed. */
+export interface DeadLetter {
+  id: string;
+  state: DeadState;
+  reason: string;
+  at: string;
+  to?: string;
+  from?: string;
+  name?: string;
+  kind?: string;
+  messageId?: string;
+  attempt?: number;
+  sentAt?: string;
+  contentType?: string;
+  sizeBytes: number;
+}
+
+export interface DeadLetterDocument extends Document, Omit<DeadLetter, "kind"> {
+  kind: "dead-letter";
+  schemaVersion: 1;
+  /** Absent for a malformed message. */
+  envelope?: Envelope;
+  _attachments?: Record<string, { content_type: string; data: string }>;
+}
+
+/** The attachment that holds a letter's bytes; an empty body has none. */
+export const bodyAttachment = "body";
+
+export function documentOf(
+  { content, properties }: ConsumeMessage,
+  verdict: Verdict,
+  nowMs: number,
+): DeadLetterDocument {
+  const { to, state, reason, envelope } = verdict;
+  const messageId: unknown = properties.messageId;
+  const id = idOf(properties, content, to, nowMs);
+  return {
+    _id: documentId.deadLetter(id),
+    kind: "dead-letter",
+    schemaVersion: 1,
+    id,
+    state,
+    reason,
+    at: new Date(nowMs).toISOString(),
+    sizeBytes: content.length,
+    ...(to === undefined ? {} : { to }),
+    ...(typeof messageId === "string" ? { messageId: messageId.slice(0, 128) } : {}),
+    ...(envelope === undefined ? {} : fromEnvelope(envelope)),
+    ...(content.length === 0
+      ? {}
+      : {
+          _attachments: {
+            [bodyAttachment]: { content_type: "application/octet-stream", data: content.toString("base64") },
+          },
+        }),
+  };
+}
+
+function fromEnvelope(envelope: Envelope): Partial<DeadLetterDocument> {
+  const { name, from, attempt, sentAtMs, contentType } = envelope;
+  return {
+    envelope,
+    name,
+    attempt,
+    contentType,
+    ...(from === undefined ? {} : { from }),
+    ...(sentAtMs === undefined ? {} : { sentAt: new Date(sentAtMs).toISOString() }),
+  };
+}
+
+/**
+ * Sorts by the time of death in seconds, and is the same when the same letter is taken twice. The broker's own time where it
+ * has one; a letter that a consumer gave up carries only the time of its sending.
+ */
+function idOf(
+  properties: ConsumeMessage["properties"],
+  content: Buffer,
+  to: string | undefined,
+  nowMs: number,
+): string {
+  const deaths: unknown = properties.headers?.["x-death"];
+  const died: unknown = Array.isArray(deaths) ? deaths[0]?.time?.value : properties.timestamp;
+  const seconds = typeof died === "number" && died > 0 && died < 1e11 ? died : Math.floor(nowMs / 1000);
+  const redriven = redrivenOf(properties.headers);
+  const hash = createHash("sha256").update(`${properties.messageId} ${to} ${seconds} ${redriven}\n`).update(content);
+  return `${Math.floor(seconds).toString(36).padStart(7, "0")}-${hash.digest("hex").slice(0, 20)}`;
+}
+
+/** On a letter that was sent again, among the headers that are carried on: how often. */
+export const redrivenHeader = "redriven";
+
+export function redrivenOf(headers: Record<string, unknown> | undefined): number {
+  return Number(headers?.[redrivenHeader] ?? 0) || 0;
+}
+
+export function listed(doc: DeadLetterDocument): DeadLetter {
+  const { id, state, reason, at, to, from, name, messageId, attempt, sentAt, contentType, sizeBytes, envelope } = doc;
+  const letter = {
+    id,
+    state,
+    reason,
+    at,
+    to,
+    from,
+    name,
+    kind: envelope?.kind,
+    messageId,
+    attempt,
+    sentAt,
+    contentType,
+    sizeBytes,
+  };
+  return Object.fromEntries(Object.entries(letter).filter(([, value]) => value !== undefined)) as unknown as DeadLetter;
+}

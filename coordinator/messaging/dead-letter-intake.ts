@@ -1,0 +1,182 @@
+/**
+ * Takes dead letters from the broker into the store. Each is acked when its record is written and its sender, if it asked,
+ * was told; so none is lost, whoever dies. One coordinator of a site at a time does it.
+ */
+import { setTimeout as delay } from "node:timers/promises";
+import type { Channel, ConsumeMessage } from "amqplib";
+import type { Logger } from "pino";
+import { databases, documentId, queues } from "../../config-db/names.ts";
+import type { Database, Store } from "../../config-db/store.ts";
+import type { Broker } from "./broker.ts";
+import { tellOutcome } from "./consumer.ts";
+import { type DeadState, judgeDead } from "./dead-letter.ts";
+import { type DeadLetterDocument, documentOf } from "./dead-letter-document.ts";
+import type { Envelope } from "./envelope.ts";
+import { consume } from "./lasting-channel.ts";
+import { recordPages } from "./record-pages.ts";
+
+export interface DeadLetterIntakeOptions {
+  store: Store;
+  broker: Broker;
+  logger: Logger;
+  wallClock: () => Date;
+  /** Kept in the store; more wait in the broker's `muster.dead`. */
+  max: number;
+  /** Resolves when the queue of dead letters stands. */
+  ready: () => Promise<void>;
+}
+
+interface Arrived {
+  channel: Channel;
+  message: ConsumeMessage;
+}
+
+const prefetch = 200;
+const batchMax = 50;
+const batchBytesMax = 8 * 1024 * 1024;
+const storeRetryMs = 1_000;
+/** Looks again so often whether there is room. */
+const fullRetryMs = 5_000;
+
+export class DeadLetterIntake {
+  readonly #options: DeadLetterIntakeOptions;
+  readonly #database: Database<DeadLetterDocument>;
+  readonly #abort = new AbortController();
+  readonly #arrived: Arrived[] = [];
+  #opened: ReturnType<Broker["channel"]> | undefined;
+  #taking: Promise<void> | undefined;
+  #count: number | undefined;
+  /** Messages that nobody will miss and that were dropped here, since the start. */
+  dropped = 0;
+
+  constructor(options: DeadLetterIntakeOptions) {
+    this.#options = options;
+    this.#database = options.store.database<DeadLetterDocument>(databases.commands);
+  }
+
+  start(): void {
+    this.#opened = this.#options.broker.channel({
+      name: "dead letters",
+      setup: async (channel) => {
+        await this.#options.ready();
+        // Another coordinator may have taken letters meanwhile.
+        this.#count = undefined;
+        await consume(channel, queues.dead, { prefetch }, (message) => {
+          this.#arrived.push({ channel, message });
+          this.#taking ??= this.#takeAll();
+        });
+      },
+      onLost: () => {
+        this.#arrived.length = 0;
+      },
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#abort.abort();
+    await this.#opened?.close();
+    await this.#taking;
+  }
+
+  /** How many are kept; undefined until they were counted. */
+  get count(): number | undefined {
+    return this.#count;
+  }
+
+  /** A kept letter was redriven or discarded: there is room for another. */
+  removed(): void {
+    if (this.#count !== undefined) this.#count -= 1;
+  }
+
+  async #takeAll(): Promise<void> {
+    const { signal } = this.#abort;
+    const { logger } = this.#options;
+    while (this.#arrived.length > 0 && !signal.aborted) {
+      const batch = this.#arrived.splice(0, batchLength(this.#arrived));
+      for (let failures = 0; !signal.aborted; failures += 1) {
+        try {
+          await this.#awaitRoom();
+          await this.#take(batch);
+          break;
+        } catch (error) {
+          if (failures === 0 && !signal.aborted)
+            logger.warn({ error: String(error) }, "dead letters wait: the store or the broker does not take them");
+          await delay(storeRetryMs, undefined, { signal }).catch(() => undefined);
+        }
+      }
+    }
+    this.#taking = undefined;
+  }
+
+  async #awaitRoom(): Promise<void> {
+    const { store, max, logger } = this.#options;
+    if (this.#count === undefined) {
+      this.#count = 0;
+      const pages = recordPages(store, databases.commands, documentId.deadLetter(""), {
+        limit: 1_000,
+        includeDocs: false,
+      });
+      for await (const page of pages) this.#count += page.length;
+    }
+    for (let told = false; this.#count >= max; told = true) {
+      if (!told) logger.error({ count: this.#count }, "the limit of dead letters is reached: redrive or discard some");
+      await delay(fullRetryMs, undefined, { signal: this.#abort.signal });
+    }
+  }
+
+  async #take(batch: Arrived[]): Promise<void> {
+    const nowMs = this.#options.wallClock().getTime();
+    const judged = batch.map((arrived) => ({ ...arrived, verdict: judgeDead(arrived.message, nowMs) }));
+    const kept = judged.filter(({ verdict }) => verdict.keep);
+    const docs = new Map(
+      kept.map(({ message, verdict }) => {
+        const doc = documentOf(message, verdict, nowMs);
+        return [doc._id, doc] as const;
+      }),
+    );
+    const rows = await this.#database.bulk([...docs.values()]);
+    for (const row of rows) {
+      // A conflict: this very letter was written before and its ack got lost.
+      if ("error" in row && row.error !== "conflict") throw new Error(`${row.id}: ${row.error} ${row.reason}`);
+      if ("rev" in row && this.#count !== undefined) this.#count += 1;
+    }
+    this.dropped += judged.length - kept.length;
+    await Promise.all(
+      judged.map(async ({ verdict, message, channel }) => {
+        const { envelope, to, state, reason } = verdict;
+        if (envelope !== undefined && to !== undefined) await this.tell(envelope, { to, state, reason });
+        try {
+          channel.ack(message);
+        } catch {
+          // The channel is gone: the letter comes again, and its record says that it was here.
+        }
+      }),
+    );
+  }
+
+  /** Tells a sender that asked what became of its command. */
+  async tell(envelope: Envelope, told: { to: string; state: DeadState; reason: string }): Promise<void> {
+    if (envelope.replyTo === undefined || (envelope.kind !== "command" && envelope.kind !== "broadcast")) return;
+    const now = this.#options.wallClock();
+    const { to: component, state, reason } = told;
+    const outcome = {
+      id: envelope.messageId,
+      component,
+      state,
+      attempt: envelope.attempt,
+      at: now.toISOString(),
+      reason,
+    };
+    await tellOutcome(this.#options.broker, envelope, outcome, { persistent: true, nowMs: now.getTime() });
+  }
+}
+
+/** How many of what arrived go together: up to a count and a size that one write takes well. */
+function batchLength(arrived: Arrived[]): number {
+  let bytes = 0;
+  const end = arrived.findIndex(({ message }, index) => {
+    bytes += message.content.length;
+    return index > 0 && (index >= batchMax || bytes > batchBytesMax);
+  });
+  return end < 0 ? arrived.length : end;
+}
