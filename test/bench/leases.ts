@@ -209,6 +209,11 @@ async function main(): Promise<void> {
     row("earliest, beyond the TTL", Math.min(...delays), "ms");
     row("p50 beyond the TTL", quantile(delays, 0.5), "ms");
     row("p99 beyond the TTL", quantile(delays, 0.99), "ms");
+    const away = coordinator.process.lines.flatMap((line) => {
+      const found = /"awayMs":(\d+)/.exec(line);
+      return found === null ? [] : [Number(found[1])];
+    });
+    row("times that the judge was away", away.length === 0 ? 0 : `${away.length}: ${away.join(", ")} ms`);
     row("coordinator's RSS at most", rssBytes / 1024 / 1024, "MiB");
 
     if (!flags.amqp) {
