@@ -1,9 +1,8 @@
 import { expect } from "chai";
-import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
-import { install } from "../../config-db/installer.ts";
-import { Store } from "../../config-db/store.ts";
+import type { Embedded } from "../../config-db/embedded/server.ts";
 import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
 import { eventually } from "../support/eventually.ts";
+import { startSiteStore } from "../support/site-store.ts";
 
 let names = 0;
 const fresh = (what: string) => `${what}-${++names}`;
@@ -13,8 +12,7 @@ describe("staged changes", () => {
   let here: ConfigSite;
 
   before(async () => {
-    embedded = await startEmbedded();
-    await install(new Store(embedded.url));
+    embedded = await startSiteStore();
     here = await startConfigSite({ storeUrl: embedded.url });
   });
   after(async () => {

@@ -7,6 +7,7 @@ import { type Document, Store } from "../../config-db/store.ts";
 import { etagOf as contentEtag } from "../../coordinator/config/etag.ts";
 import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
 import { eventually } from "../support/eventually.ts";
+import { startSiteStore } from "../support/site-store.ts";
 
 let names = 0;
 const fresh = (what: string) => `${what}-${++names}`;
@@ -17,9 +18,8 @@ describe("the history of a layer", () => {
   let store: Store;
 
   before(async () => {
-    embedded = await startEmbedded();
+    embedded = await startSiteStore();
     store = new Store(embedded.url);
-    await install(store);
     here = await startConfigSite({ storeUrl: embedded.url, historyVersions: 15 });
   });
   after(async () => {

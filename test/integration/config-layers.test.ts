@@ -1,11 +1,11 @@
 import { expect } from "chai";
-import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
-import { install } from "../../config-db/installer.ts";
+import type { Embedded } from "../../config-db/embedded/server.ts";
 import { databases } from "../../config-db/names.ts";
 import { type Document, Store } from "../../config-db/store.ts";
 import { etagOf } from "../../coordinator/config/etag.ts";
 import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
 import { eventually } from "../support/eventually.ts";
+import { startSiteStore } from "../support/site-store.ts";
 
 let names = 0;
 const fresh = (what: string) => `${what}-${++names}`;
@@ -16,8 +16,7 @@ describe("layers of configuration", () => {
   const changed: string[][] = [];
 
   before(async () => {
-    embedded = await startEmbedded();
-    await install(new Store(embedded.url));
+    embedded = await startSiteStore();
     here = await startConfigSite({
       storeUrl: embedded.url,
       onEffectiveChange: (ids) => changed.push(ids.toSorted()),
@@ -222,8 +221,7 @@ describe("two coordinators on one store", () => {
   let two: ConfigSite;
 
   before(async () => {
-    embedded = await startEmbedded();
-    await install(new Store(embedded.url));
+    embedded = await startSiteStore();
     one = await startConfigSite({ storeUrl: embedded.url });
     two = await startConfigSite({ storeUrl: embedded.url, leads: () => false });
   });

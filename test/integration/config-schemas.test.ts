@@ -1,10 +1,10 @@
 import { expect } from "chai";
-import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
-import { install } from "../../config-db/installer.ts";
+import type { Embedded } from "../../config-db/embedded/server.ts";
 import { databases } from "../../config-db/names.ts";
 import { type Document, Store } from "../../config-db/store.ts";
 import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
 import { eventually } from "../support/eventually.ts";
+import { startSiteStore } from "../support/site-store.ts";
 
 let names = 0;
 const fresh = (what: string) => `${what}-${++names}`;
@@ -25,9 +25,8 @@ describe("schemas of a type's settings", () => {
   let store: Store;
 
   before(async () => {
-    embedded = await startEmbedded();
+    embedded = await startSiteStore();
     store = new Store(embedded.url);
-    await install(store);
     here = await startConfigSite({ storeUrl: embedded.url });
   });
   after(async () => {

@@ -1,10 +1,10 @@
 import { randomBytes } from "node:crypto";
 import { expect } from "chai";
-import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
-import { install } from "../../config-db/installer.ts";
+import type { Embedded } from "../../config-db/embedded/server.ts";
 import { databases } from "../../config-db/names.ts";
 import { type Document, Store } from "../../config-db/store.ts";
 import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
+import { startSiteStore } from "../support/site-store.ts";
 
 let names = 0;
 const fresh = (what: string) => `${what}-${++names}`;
@@ -16,8 +16,7 @@ describe("secrets", () => {
   let here: ConfigSite;
 
   before(async () => {
-    embedded = await startEmbedded();
-    await install(new Store(embedded.url));
+    embedded = await startSiteStore();
     here = await startConfigSite({ storeUrl: embedded.url, secretKey });
   });
   after(async () => {
