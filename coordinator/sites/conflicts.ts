@@ -54,6 +54,8 @@ export class Conflicts {
   readonly #open = new Map<string, Stored<ConflictDocument>>();
   /** The records that open conflicts are about, as they stand; undefined when deleted. */
   readonly #records = new Map<string, VersionedDocument | undefined>();
+  /** Being read. What the feed says of them meanwhile is newer. */
+  readonly #loading = new Set<string>();
   readonly #listeners = new Set<() => void>();
 
   constructor(options: ConflictsOptions) {
@@ -88,7 +90,7 @@ export class Conflicts {
         if (deleted || !this.#isConflict(doc)) this.#open.delete(id);
         else this.#open.set(id, doc as unknown as Stored<ConflictDocument>);
         changed = true;
-      } else if (this.#records.has(id)) {
+      } else if (this.#records.has(id) || this.#loading.delete(id)) {
         this.#records.set(id, deleted ? undefined : (doc as unknown as VersionedDocument));
         changed = true;
       }
@@ -234,11 +236,16 @@ export class Conflicts {
   async #loadRecords(): Promise<void> {
     const wanted = new Set([...this.#open.values()].map(({ record }) => record));
     for (const id of this.#records.keys()) if (!wanted.has(id)) this.#records.delete(id);
-    const missing = [...wanted].filter((id) => !this.#records.has(id));
+    const missing = [...wanted].filter((id) => !this.#records.has(id) && !this.#loading.has(id));
     if (missing.length === 0) return;
-    const found = new Map((await this.#database.getMany(missing)).map((doc) => [doc._id, doc]));
-    for (const id of missing) {
-      if (!this.#records.has(id)) this.#records.set(id, found.get(id) as VersionedDocument | undefined);
+    for (const id of missing) this.#loading.add(id);
+    try {
+      const found = new Map((await this.#database.getMany(missing)).map((doc) => [doc._id, doc]));
+      for (const id of missing) {
+        if (this.#loading.has(id)) this.#records.set(id, found.get(id) as VersionedDocument | undefined);
+      }
+    } finally {
+      for (const id of missing) this.#loading.delete(id);
     }
   }
 
