@@ -2,7 +2,7 @@
 import { MusterError } from "../../config-db/errors.ts";
 import type { Registration, Renewal } from "../../config-db/generated/types.ts";
 import { limits } from "../../config-db/limits.ts";
-import { idPattern } from "../../config-db/names.ts";
+import { idPattern, reservedIdPattern } from "../../config-db/names.ts";
 import { type DiscoveryQuery, recordOf } from "../registry/discovery.ts";
 import { type LogEntry, toldAs } from "../registry/event-log.ts";
 import type { Registry } from "../registry/registry.ts";
@@ -78,6 +78,11 @@ function leaseRoutes({ registry, config, messaging, publicUrl }: ComponentRoutes
       },
       handle: async ({ params, body }) => {
         const id = params.id as string;
+        if (reservedIdPattern.test(id)) {
+          const told =
+            "its queues would have the names of others; it must not be, or begin with, any., site., leader. or outcomes.";
+          throw new MusterError("invalid-request", `"${id}" cannot be a component's id: ${told}`);
+        }
         const { record, created, expiresInMs } = await registry.register(id, body as Registration);
         const { type, site, state, incarnation, ttlMs } = record;
         return {

@@ -172,6 +172,10 @@ describe("messages over HTTP", function () {
     ];
     for (const [path, body, expected] of cases)
       expect(problem(await post(path, body)), `POST ${path} ${JSON.stringify(body)?.slice(0, 80)}`).to.equal(expected);
+    for (const reserved of ["any", "any.x", "leader.a"])
+      expect(problem(await bridge.call("PUT", `/v1/components/${reserved}`, { type: "t" }))).to.equal(
+        "400 invalid-request",
+      );
     const gets: [string, string][] = [
       ["/v1/components/nobody/inbox", "404 not-registered"],
       [`/v1/components/${id}/inbox?max=0`, "400 invalid-request"],
