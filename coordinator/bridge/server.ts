@@ -189,6 +189,8 @@ class AskedContext implements RequestContext {
   readonly params: Record<string, string>;
   readonly query: RequestContext["query"];
   readonly body: unknown;
+  /** A property, so that handlers can take it out. */
+  readonly header: (name: string) => string | undefined;
   readonly #request: IncomingMessage;
   readonly #response: ServerResponse;
   readonly #operatorToken: string | undefined;
@@ -205,6 +207,10 @@ class AskedContext implements RequestContext {
     this.params = params;
     this.query = query;
     this.body = body;
+    this.header = (name) => {
+      const value = request.headers[name];
+      return Array.isArray(value) ? value.join(", ") : value;
+    };
     this.#request = request;
     this.#response = response;
     this.#operatorToken = operatorToken;
@@ -212,11 +218,6 @@ class AskedContext implements RequestContext {
 
   get author(): string {
     return authorOf(this.#request, this.#operatorToken);
-  }
-
-  header(name: string): string | undefined {
-    const value = this.#request.headers[name];
-    return Array.isArray(value) ? value.join(", ") : value;
   }
 
   /** Made when first asked for: most answers are given at once and nobody listens. */

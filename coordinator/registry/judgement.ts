@@ -68,8 +68,11 @@ const retryMs = 500;
 const takeOverSettleMs = 2_500;
 const retentionEveryMs = 60_000;
 
-/** Five ticks missed are a stall. What waits at the broker or in sockets is worked off in seconds or was dropped. */
-export const defaultTime: JudgedTimeOptions = { stallAfterMs: 300, settleMaxMs: 5_000 };
+/**
+ * Ten ticks missed are a stall: half of the shortest TTL, so that after less than it the renewals that wait can be read in
+ * one turn of the event loop. What piled up in longer is read in seconds, or was dropped by the limits of queues.
+ */
+export const defaultTime: JudgedTimeOptions = { stallAfterMs: 500, settleMaxMs: 5_000 };
 
 export class Judgement {
   readonly #options: JudgementOptions;
