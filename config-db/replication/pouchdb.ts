@@ -73,6 +73,7 @@ class PouchReplication implements Replication {
     const { database, sourceUrl, targetUrl } = this.#spec;
     const source = this.#open(sourceUrl, database);
     const target = this.#open(targetUrl, database);
+    keepFromHarm(source);
     takeRefusalsAsSuch(target);
     const running = source.replicate.to(target, {
       live: true,
@@ -140,6 +141,17 @@ interface Progress {
   last_seq: string | number;
   pending?: number;
   docs: { _id: string }[];
+}
+
+/**
+ * Two faults of PouchDB's replication, of which the first would end this process and the second fill its memory: it asks
+ * the source for `info` after each batch, for statistics, and drops the promise; it has a live feed keep all it ever gave.
+ */
+function keepFromHarm(source: PouchDB.Database): void {
+  const info = source.info.bind(source);
+  source.info = () => info().catch(() => ({ db_name: "", doc_count: 0, update_seq: 0 }));
+  const changes = source.changes.bind(source);
+  source.changes = (options) => changes(options.live === true ? { ...options, return_docs: false } : options);
 }
 
 /**

@@ -96,6 +96,13 @@ export class Partition {
     );
   }
 
+  /** What the coordinators said last: for a test that failed. */
+  lastWords(): string {
+    return this.sites
+      .map(({ name, coordinator }) => `${name}:\n  ${coordinator.process.lines.slice(-15).join("\n  ")}`)
+      .join("\n");
+  }
+
   async close(): Promise<void> {
     for (let close = this.#closing.pop(); close !== undefined; close = this.#closing.pop()) await close();
   }

@@ -20,6 +20,9 @@ describe("a site that is cut off", function () {
   before(async () => {
     partition = await Partition.start({ names: ["east", "north", "west"], brokers: true, couchAt: "north" });
   });
+  afterEach(function () {
+    if (this.currentTest?.state === "failed") process.stdout.write(`${partition.lastWords()}\n`);
+  });
   after(async () => {
     clearInterval(renewing);
     await partition?.close();
