@@ -7,6 +7,7 @@
  * Bounded: at most `waitingMax` writes wait, `batchMax` go together, two batches are under way: while the store works on
  * one, those of the other are answered and come back with more. Two batches never have a document in common.
  */
+import { setImmediate as turn } from "node:timers/promises";
 import { MusterError } from "../../config-db/errors.ts";
 import type { BulkRow, Document } from "../../config-db/store.ts";
 
@@ -69,15 +70,15 @@ export class GroupCommit<Doc extends Document> {
     this.#closed = true;
     while (this.#waiting.length > 0 || this.#batches.size > 0) {
       await Promise.all(this.#batches);
-      await Promise.resolve();
+      await turn();
     }
   }
 
-  /** Sends off what waits, after this turn of the event loop's microtasks: what it brings belongs together. */
+  /** Sends off what waits, once this turn of the event loop has read all that came in: half as many batches as at once. */
   #wake(): void {
     if (this.#isWoken) return;
     this.#isWoken = true;
-    queueMicrotask(() => {
+    setImmediate(() => {
       this.#isWoken = false;
       while (this.#batches.size < batchesMax) {
         const batch = this.#take();

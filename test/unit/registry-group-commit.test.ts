@@ -24,7 +24,8 @@ class HeldDatabase {
   }
 }
 
-const turn = () => new Promise((resolve) => setImmediate(resolve));
+/** Two: what came in one turn of the event loop is sent off in the next. */
+const turn = () => new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
 
 function commitTo(database: HeldDatabase, options: { batchMax?: number; waitingMax?: number } = {}) {
   return new GroupCommit<Document>({ database, ...options });
