@@ -30,7 +30,7 @@ MUSTER_TEST_AMQP_URL and MUSTER_TEST_MANAGEMENT_URL; MUSTER_COUCHDB_URL runs the
 
 const root = resolve(import.meta.dirname, "..");
 /** Far beyond what a step takes: a hanging one must fail while someone still looks at it. */
-const stepTimeoutMs = 10 * 60_000;
+const stepTimeoutMs = 25 * 60_000;
 /** What a step may take to tell its results when it is stopped. */
 const lastWordsMs = 10_000;
 const nothing: Counts = { passed: 0, failed: 0, skipped: 0 };

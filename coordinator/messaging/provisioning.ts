@@ -110,7 +110,7 @@ export class Provisioning {
    * @throws MusterError `broker-unavailable`
    */
   async ready(): Promise<void> {
-    await withTimeout(this.#ready.promise);
+    if (!this.#ready.settled) await withTimeout(this.#ready.promise);
   }
 
   /** Has the component's queues declared in the background. */

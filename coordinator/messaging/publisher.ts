@@ -89,10 +89,12 @@ export class Publisher {
     try {
       return await this.#try(publication, timeout.signal);
     } catch (error) {
-      if (!timeout.signal.aborted) throw error;
+      const told = timeout.signal.aborted
+        ? `the broker did not confirm within ${timeoutMs} ms`
+        : `the broker does not take messages for ${publication.exchange} (${(error as Error).message})`;
       throw new MusterError(
         "broker-unavailable",
-        `the broker did not confirm within ${timeoutMs} ms; the message may still arrive, send it again with the same id`,
+        `${told}; the message may still arrive, send it again with the same id`,
         { retryAfterMs, cause: error },
       );
     } finally {

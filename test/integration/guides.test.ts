@@ -35,7 +35,8 @@ describe("the commands in the guides", function () {
   let coordinator: RunningCoordinator;
   let home: string;
   before(async () => {
-    coordinator = await startCoordinator({ amqpUrl: vhost.url });
+    const args = ["--amqp-management-url", vhost.managementUrl];
+    coordinator = await startCoordinator({ amqpUrl: vhost.url, args });
     home = await mkdtemp(join(tmpdir(), "muster-guides-"));
   });
   after(async () => {
