@@ -5,6 +5,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Duplex } from "node:stream";
+import { draining } from "../draining.ts";
 import { authenticate, type Credentials } from "./auth.ts";
 import { notServed, toCouchError } from "./couch-error.ts";
 import { serveDatabase } from "./database-routes.ts";
@@ -57,6 +58,7 @@ export async function startEmbedded(options: EmbeddedOptions = {}): Promise<Embe
     },
     (request, response) => void answer(request, response, databases, credentials, logger),
   );
+  const drain = draining(server);
   server.maxConnections = limits.connections;
   server.on("clientError", refuseGarbage);
   try {
@@ -70,7 +72,7 @@ export async function startEmbedded(options: EmbeddedOptions = {}): Promise<Embe
   return {
     url: `http://${family === "IPv6" ? `[${address}]` : address}:${bound}`,
     close: () => {
-      closing ??= close(server, databases);
+      closing ??= drain(limits.drainMs, () => databases.close());
       return closing;
     },
   };
@@ -139,14 +141,4 @@ function listen(server: Server, host: string, port: number): Promise<void> {
     });
     server.listen({ host, port, backlog: 1024 }, resolve);
   });
-}
-
-async function close(server: Server, databases: Databases): Promise<void> {
-  const stopped = new Promise<void>((resolve) => server.close(() => resolve()));
-  // Ends the feeds; every other request is short.
-  await databases.close();
-  server.closeIdleConnections();
-  const force = setTimeout(() => server.closeAllConnections(), limits.drainMs);
-  await stopped;
-  clearTimeout(force);
 }

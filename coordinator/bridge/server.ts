@@ -4,10 +4,11 @@
  */
 import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from "node:http";
 import { createRequire } from "node:module";
-import type { AddressInfo, Socket } from "node:net";
+import type { AddressInfo } from "node:net";
 import express from "express";
 import type { Logger } from "pino";
 import { Histogram, type Registry as Metrics } from "prom-client";
+import { type Drain, draining } from "../../config-db/draining.ts";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import { admit, authorOf } from "./admission.ts";
 import { bodyLimitBytes, checkPath, parseBody, parseQuery } from "./input.ts";
@@ -41,8 +42,7 @@ export class Bridge {
   readonly #options: BridgeOptions;
   readonly #server: Server;
   readonly #streams = new Streams();
-  /** Connected and never asked anything: to Node these are not idle, and would hold up a close. */
-  readonly #unused = new Set<Socket>();
+  readonly #drain: Drain;
   readonly #durations: Histogram;
   #listener: RequestListener = starting;
 
@@ -56,13 +56,9 @@ export class Bridge {
       registers: [options.metrics],
     });
     this.#server = createServer({ keepAliveTimeout: keepAliveMs }, (request, response) => {
-      this.#unused.delete(request.socket);
       this.#listener(request, response);
     });
-    this.#server.on("connection", (socket) => {
-      this.#unused.add(socket);
-      socket.once("close", () => this.#unused.delete(socket));
-    });
+    this.#drain = draining(this.#server);
     this.#server.on("clientError", (_error, socket) => {
       if (socket.writable) socket.end("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
     });
@@ -113,14 +109,7 @@ export class Bridge {
 
   /** Takes no more requests, ends streams and waits for those under way, at most `drainMs`. */
   async close(drainMs = 5_000): Promise<void> {
-    if (!this.#server.listening) return;
-    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
-    this.#streams.close();
-    for (const socket of this.#unused) socket.destroy();
-    this.#server.closeIdleConnections();
-    const timer = setTimeout(() => this.#server.closeAllConnections(), drainMs);
-    await closed;
-    clearTimeout(timer);
+    await this.#drain(drainMs, () => this.#streams.close());
   }
 
   /** What is for people and tools rather than for components. */
