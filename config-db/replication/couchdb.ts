@@ -56,9 +56,12 @@ class CouchReplication implements Replication {
     return this.#status;
   }
 
-  /** CouchDB lets a job that crashed wait for 30 s and more: a new document starts a new job, from the same checkpoint. */
+  /**
+   * CouchDB lets a job that crashed wait for 30 s and more, and one that has not yet noticed that its connections are dead
+   * says that it runs: a new document starts a new job, from the same checkpoint.
+   */
   retry(): void {
-    if (this.#status.state === "error") this.#turn(() => this.#reinstall());
+    if (this.#status.state !== "starting") this.#turn(() => this.#reinstall());
   }
 
   async close(): Promise<void> {

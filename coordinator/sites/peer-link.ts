@@ -42,6 +42,16 @@ export interface LinkStatus {
   replication: ReplicationRow[];
 }
 
+interface Running {
+  database: string;
+  direction: Direction;
+  replication: Replication;
+  /** When it last had everything; long ago where it never had. */
+  idleAtMs: number;
+}
+
+/** A replication that has not been through for so long stalls, whatever its engine says. */
+const stallMs = 6_000;
 /** Often enough that a peer which is back is in sync within seconds. */
 const lookEveryMs = { up: 3_000, away: 1_000 };
 const sampleEveryMs = 500;
@@ -50,7 +60,7 @@ const replicatedDatabases: string[] = [databases.config, databases.registry];
 export class PeerLink {
   readonly #options: PeerLinkOptions;
   readonly #store: Store;
-  readonly #replications = new Map<string, { database: string; direction: Direction; replication: Replication }>();
+  readonly #replications = new Map<string, Running>();
   #found: Probe | undefined;
   #looking: Promise<void> = Promise.resolve();
   #lookTimer: NodeJS.Timeout | undefined;
@@ -87,10 +97,11 @@ export class PeerLink {
     this.#looking = this.#looking.then(() => this.#look());
   }
 
-  /** True while all that is here comes from the peer as well. */
+  /** True while all that the peer has comes here as well: then it need not write to us. One that stalls does not count. */
   get reads(): boolean {
+    const now = this.#options.clock();
     const pulls = [...this.#replications.values()].filter(({ direction }) => direction === "pull");
-    return pulls.length > 0 && pulls.every(({ replication }) => isWorking(replication.status()));
+    return pulls.length > 0 && pulls.every(({ idleAtMs }) => now - idleAtMs < stallMs);
   }
 
   status(): LinkStatus {
@@ -160,7 +171,7 @@ export class PeerLink {
     for (const [key, database, direction] of wanted) {
       if (this.#replications.has(key)) continue;
       const replication = this.#options.replicate(this.#spec(database, direction));
-      this.#replications.set(key, { database, direction, replication });
+      this.#replications.set(key, { database, direction, replication, idleAtMs: Number.NEGATIVE_INFINITY });
     }
   }
 
@@ -177,13 +188,13 @@ export class PeerLink {
   }
 
   #sample(): void {
+    const now = this.#options.clock();
+    for (const running of this.#replications.values()) {
+      if (running.replication.status().state === "idle") running.idleAtMs = now;
+    }
     if (!this.#isInSync()) return;
     this.#inSync = { atMs: this.#options.clock(), changes: this.#options.localChanges() };
   }
 }
 
 const wordFor = { site: "there", unreachable: "unreachable", error: "not usable" } as const;
-
-function isWorking({ state }: ReplicationStatus): boolean {
-  return state === "idle" || state === "active";
-}
