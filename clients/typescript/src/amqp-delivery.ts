@@ -1,7 +1,8 @@
 /** Ends a message that came by AMQP as docs/messages.md says: answer or pass on, wait for the confirm, then ack. */
 import type { ConsumeMessage, Options } from "amqplib";
 import { exchanges, headers } from "../../../config-db/names.ts";
-import { type Arrived, leftMs } from "./amqp-message.ts";
+import type { Arrived } from "./amqp-message.ts";
+import { type Draft, leftMs, publishOptions } from "./amqp-options.ts";
 import { type AmqpSession, PublishError, sessionEnded } from "./amqp-session.ts";
 import type { Delivery, Result } from "./delivery.ts";
 import { nextId } from "./ids.ts";
@@ -27,9 +28,10 @@ export class AmqpDelivery implements Delivery {
 
   started(): void {
     if (this.#arrived.replyTo === undefined || this.message.kind === "request") return;
-    const { exchange, key, content, options } = this.#outcome("delivered", false);
+    const { draft, content } = this.#outcome("delivered");
+    const { exchange, key } = this.#answerRoute(draft);
     // On the channel of the outcome that ends it, so that it comes before.
-    this.#session.publish(exchange, key, content, options, () => undefined);
+    this.#session.publish(exchange, key, content, publishOptions(draft, Date.now()), () => undefined);
   }
 
   drop(): void {
@@ -47,8 +49,12 @@ export class AmqpDelivery implements Delivery {
       else this.#session.reject(this.#raw);
       return;
     }
-    if (isRequest) this.#reply(result);
-    else if (result.state === "done") await this.#tell("done");
+    if (isRequest) {
+      this.#reply(result);
+      this.#session.ackSoon(this.#raw);
+      return;
+    }
+    if (result.state === "done") await this.#tell("done");
     else if (result.retryInMs !== undefined) await this.#retry(result.retryInMs);
     else if (result.unhandled === true && this.message.kind === "broadcast") await this.#tell("failed", result.reason);
     else await this.#deadLetter(result);
@@ -56,70 +62,64 @@ export class AmqpDelivery implements Delivery {
   }
 
   #reply(result: Exclude<Result, { state: "late" }>): void {
-    const { message } = this;
     const isDone = result.state === "done";
-    const told: Record<string, unknown> = { [headers.kind]: "reply", [headers.from]: this.#self.id };
-    if (message.traceparent !== undefined) told[headers.traceparent] = message.traceparent;
+    const draft = this.#answer("reply", (isDone ? result.reply?.contentType : undefined) ?? json);
+    draft.name = this.message.name;
     if (!isDone) {
-      told[headers.error] = result.code;
-      told[headers.reason] = result.reason;
+      draft.error = result.code;
+      draft.reason = result.reason;
     }
-    const options: Options.Publish = {
-      messageId: nextId(),
-      correlationId: message.id,
-      type: message.name,
-      contentType: (isDone ? result.reply?.contentType : undefined) ?? json,
-      timestamp: Math.floor(Date.now() / 1000),
-      deliveryMode: 1,
-      mandatory: true,
-      headers: told,
-    };
-    const { exchange, key } = this.#answerRoute(told);
     const content = (isDone ? result.reply?.content : undefined) ?? nothing;
+    const { exchange, key } = this.#answerRoute(draft);
     // Unconfirmed: a requester that hears nothing because a connection broke asks again, by the same id.
-    if (!this.#session.publishUnconfirmed(exchange, key, content, options)) throw sessionEnded();
+    const isSent = this.#session.publishUnconfirmed(exchange, key, content, publishOptions(draft, Date.now()));
+    if (!isSent) throw sessionEnded();
   }
 
   async #tell(state: "done" | "failed", reason?: string): Promise<void> {
     if (this.#arrived.replyTo === undefined) return;
-    const { exchange, key, content, options } = this.#outcome(state, true, reason);
+    const { draft, content } = this.#outcome(state, reason);
+    draft.isPersistent = true;
+    const { exchange, key } = this.#answerRoute(draft);
     try {
-      await this.#session.confirmed(exchange, key, content, options);
+      await this.#session.confirmed(exchange, key, content, publishOptions(draft, Date.now()));
     } catch (error) {
       if (!(error instanceof PublishError) || error.failure !== "returned") throw error;
     }
   }
 
-  #outcome(state: "delivered" | "done" | "failed", isPersistent: boolean, reason?: string) {
-    const { message } = this;
-    const told: Record<string, unknown> = { [headers.kind]: "outcome", [headers.from]: this.#self.id };
-    if (message.traceparent !== undefined) told[headers.traceparent] = message.traceparent;
-    const options: Options.Publish = {
+  #outcome(state: "delivered" | "done" | "failed", reason?: string): { draft: Draft; content: Buffer } {
+    const { id, attempt } = this.message;
+    const at = new Date().toISOString();
+    const body = { id, component: this.#self.id, state, attempt, at, ...(reason !== undefined && { reason }) };
+    return { draft: this.#answer("outcome", json), content: Buffer.from(JSON.stringify(body)) };
+  }
+
+  #answer(kind: "reply" | "outcome", contentType: string): Draft {
+    return {
       messageId: nextId(),
-      correlationId: message.id,
-      contentType: json,
-      timestamp: Math.floor(Date.now() / 1000),
-      deliveryMode: isPersistent ? 2 : 1,
-      mandatory: true,
-      headers: told,
+      kind,
+      from: this.#self.id,
+      name: undefined,
+      contentType,
+      isPersistent: false,
+      isMandatory: true,
+      correlationId: this.message.id,
+      replyTo: undefined,
+      deadlineAtMs: undefined,
+      expires: false,
+      traceparent: this.message.traceparent,
+      error: undefined,
+      reason: undefined,
+      forward: undefined,
     };
-    const body = {
-      id: message.id,
-      component: this.#self.id,
-      state,
-      attempt: message.attempt,
-      at: new Date().toISOString(),
-      ...(reason !== undefined && { reason }),
-    };
-    return { ...this.#answerRoute(told), content: Buffer.from(JSON.stringify(body)), options };
   }
 
   /** Straight back, or by way of the site that the message came from. */
-  #answerRoute(told: Record<string, unknown>): { exchange: string; key: string } {
+  #answerRoute(draft: Draft): { exchange: string; key: string } {
     const { replyTo = "", originSite } = this.#arrived;
     if (originSite === undefined) return { exchange: exchanges.reply, key: replyTo };
-    told[headers.exchange] = exchanges.reply;
-    told[headers.key] = replyTo;
+    draft.forward = { exchange: exchanges.reply, key: replyTo };
     return { exchange: exchanges.remote, key: originSite };
   }
 

@@ -1,7 +1,8 @@
 /** AMQP's side of messages (docs/messages.md): read with suspicion, written as the wire says, routed. Pure. */
-import type { ConsumeMessage, Options } from "amqplib";
+import type { ConsumeMessage } from "amqplib";
 import { limits } from "../../../config-db/limits.ts";
 import { exchanges, headers, idPattern, type MessageKind, messageKinds } from "../../../config-db/names.ts";
+import type { Draft } from "./amqp-options.ts";
 import { decodeBody, json, type Message, type Outgoing } from "./message.ts";
 
 /** Where a message goes, and how. */
@@ -94,34 +95,28 @@ export function routeOf({ kind, to, name }: Outgoing, self: { id: string; type: 
   return { exchange: exchanges.all, key: "", mandatory: false };
 }
 
-/** The properties of `outgoing`. `nowMs` is the wall clock, for what is left until the deadline. */
-export function propertiesOf(outgoing: Outgoing, from: string, mandatory: boolean, nowMs: number): Options.Publish {
-  const told: Record<string, unknown> = { [headers.kind]: outgoing.kind, [headers.from]: from };
-  const { persistent } = outgoing;
-  const options: Options.Publish = {
+/** The properties of `outgoing`. */
+export function draftOf(outgoing: Outgoing, from: string, isMandatory: boolean): Draft {
+  const isRequest = outgoing.kind === "request";
+  return {
     messageId: outgoing.id,
-    type: outgoing.name,
+    kind: outgoing.kind,
+    from,
+    name: outgoing.name,
     contentType: outgoing.contentType,
-    timestamp: Math.floor(nowMs / 1000),
-    deliveryMode: persistent ? 2 : 1,
-    mandatory,
-    headers: told,
+    isPersistent: outgoing.persistent,
+    isMandatory,
+    correlationId: undefined,
+    replyTo: isRequest ? from : undefined,
+    deadlineAtMs: outgoing.deadlineAtMs,
+    // Queues of requests have a limit in time anyway: an expiration would make the broker take each message apart and
+    // set it a timer, for nothing.
+    expires: !isRequest || outgoing.persistent,
+    traceparent: outgoing.traceparent,
+    error: undefined,
+    reason: undefined,
+    forward: undefined,
   };
-  if (outgoing.kind === "request") options.replyTo = from;
-  if (outgoing.traceparent !== undefined) told[headers.traceparent] = outgoing.traceparent;
-  if (outgoing.deadlineAtMs !== undefined) {
-    told[headers.deadline] = outgoing.deadlineAtMs;
-    // Queues of requests have a limit in time anyway, and their consumers look at the deadline: an expiration would make
-    // the broker take each apart and set it a timer, for nothing.
-    const isPassing = outgoing.kind === "request" && !persistent;
-    if (!isPassing) options.expiration = leftMs(outgoing.deadlineAtMs, nowMs);
-  }
-  return options;
-}
-
-/** AMQP's `expiration`. A deadline that has just passed must not become "never". */
-export function leftMs(deadlineAtMs: number, nowMs: number): string {
-  return String(Math.max(1, Math.ceil(deadlineAtMs - nowMs)));
 }
 
 function textOf(value: unknown): string | undefined {

@@ -1,6 +1,7 @@
 /** Sends over one AMQP session; what this site's broker has no queue for goes by the bridge, which knows why. */
 import { MusterError } from "../../../config-db/errors.ts";
-import { propertiesOf, routeOf } from "./amqp-message.ts";
+import { draftOf, routeOf } from "./amqp-message.ts";
+import { publishOptions } from "./amqp-options.ts";
 import type { AmqpSession, PublishFailure } from "./amqp-session.ts";
 import { unreachable } from "./bridge.ts";
 import type { Outgoing } from "./message.ts";
@@ -46,7 +47,7 @@ export class AmqpSender implements Sender {
       settled(tooLate(outgoing));
       return;
     }
-    const options = propertiesOf(outgoing, this.#self.id, mandatory, nowMs);
+    const options = publishOptions(draftOf(outgoing, this.#self.id, mandatory), nowMs);
     this.#session.publish(exchange, key, outgoing.content, options, (failure) => {
       if (failure === undefined) settled(taken);
       else if (failure === "returned") this.#bridge.post(outgoing, settled, isWanted);

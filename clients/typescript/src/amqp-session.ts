@@ -8,8 +8,9 @@ import {
   connect,
   type Options,
 } from "amqplib";
-import { queues } from "../../../config-db/names.ts";
+import { exchanges, headers, queues } from "../../../config-db/names.ts";
 import { pause } from "./backoff.ts";
+import { nextId } from "./ids.ts";
 
 export interface SessionOptions {
   url: string;
@@ -31,6 +32,7 @@ const heartbeatSeconds = 10;
 /** A component that has just registered may have to wait for its queues; by then its requests go by HTTP. */
 const queueWaitMs = 5_000;
 const queueRetryMs = 50;
+const ackDelayMs = 5;
 const closeTimeoutMs = 2_000;
 
 export class AmqpSession {
@@ -50,6 +52,7 @@ export class AmqpSession {
   #ended = false;
   #closing: Promise<unknown> | undefined;
   #held = 0;
+  readonly #acksDue: ConsumeMessage[] = [];
   readonly #holding = new AbortController();
 
   constructor(options: SessionOptions) {
@@ -79,6 +82,7 @@ export class AmqpSession {
       out.on("return", ({ properties }) => this.#returned.add(properties.messageId as string));
       // Before anything is consumed: what was waiting arrives, and is to be settled, while the rest still opens.
       this.#out = out;
+      await this.#untilBound();
       // The commands queue is declared last: when it is there, all are.
       const lasting = [queues.commands(id), queues.any(type), queues.broadcasts(id)];
       await this.#consume(
@@ -177,6 +181,22 @@ export class AmqpSession {
     this.#channelOf(message).ack(message);
   }
 
+  /**
+   * As `ack`, but a moment later and together with others: what is left to tell of a request when its reply is on its way
+   * must not hold up the reply.
+   */
+  ackSoon(message: ConsumeMessage): void {
+    if (this.#ended) throw sessionEnded();
+    this.#acksDue.push(message);
+    if (this.#acksDue.length === 1) setTimeout(() => this.#ackDue(), ackDelayMs);
+  }
+
+  #ackDue(): void {
+    const due = this.#acksDue.splice(0);
+    if (this.#ended) return;
+    for (const message of due) this.#channelOf(message).ack(message);
+  }
+
   /** Dead-letters. A reject, since a nack does not count on RabbitMQ 4.3 and later. @throws as `ack`. */
   reject(message: ConsumeMessage): void {
     this.#channelOf(message).reject(message, false);
@@ -204,6 +224,7 @@ export class AmqpSession {
   }
 
   close(): Promise<void> {
+    this.#ackDue();
     this.#finish("closed");
     this.#closing ??= Promise.all(this.#connections.map(closeConnection));
     return this.#closing.then(() => undefined);
@@ -222,6 +243,7 @@ export class AmqpSession {
     connection.on("close", (error) => this.#finish(error ?? "the broker closed the connection"));
     connection.on("handler-error", (error) => this.#finish(error));
     this.#connections.push(connection);
+    batchWrites(socketOf(connection));
     // The other one failed while this one was made.
     if (this.#closing !== undefined) await closeConnection(connection);
     return connection;
@@ -248,6 +270,28 @@ export class AmqpSession {
       } catch (error) {
         const isMissing = (error as { code?: number }).code === 404;
         if (!isMissing || this.#ended || performance.now() > giveUpAtMs) throw error;
+        await pause(queueRetryMs);
+      }
+    }
+  }
+
+  /**
+   * Sends an empty reply to itself until it arrives: queues are declared first and bound after, and a reply that comes in
+   * between would be lost. Nobody waits for this one.
+   */
+  async #untilBound(): Promise<void> {
+    const { id } = this.#options;
+    const giveUpAtMs = performance.now() + queueWaitMs;
+    for (;;) {
+      try {
+        const messageId = nextId();
+        const told = { [headers.kind]: "reply", [headers.from]: id };
+        const options = { messageId, correlationId: messageId, deliveryMode: 1, mandatory: true, headers: told };
+        await this.confirmed(exchanges.reply, id, Buffer.alloc(0), options);
+        return;
+      } catch (error) {
+        const isUnbound = error instanceof PublishError && error.failure === "returned";
+        if (!isUnbound || performance.now() > giveUpAtMs) throw error;
         await pause(queueRetryMs);
       }
     }
@@ -291,11 +335,35 @@ export class AmqpSession {
   }
 }
 
+function socketOf(connection: ChannelModel): Socket {
+  return (connection.connection as unknown as { stream: Socket }).stream;
+}
+
+/**
+ * Makes one system call of all that is written in one turn of the event loop: amqplib writes each message and each ack
+ * by itself, and under load that is what a publisher spends most of its time on.
+ */
+function batchWrites(socket: Socket): void {
+  const write = socket.write.bind(socket) as (...given: unknown[]) => boolean;
+  let isCorked = false;
+  const flush = () => {
+    isCorked = false;
+    socket.uncork();
+  };
+  socket.write = (...given: unknown[]) => {
+    if (!isCorked) {
+      isCorked = true;
+      socket.cork();
+      process.nextTick(flush);
+    }
+    return write(...given);
+  };
+}
+
 /** Politely, and after a while by force: a half-open connection never answers the close. */
 async function closeConnection(connection: ChannelModel): Promise<void> {
-  const { stream } = connection.connection as unknown as { stream: Socket };
   const timer = setTimeout(
-    () => stream.destroy(new Error(`no answer to the close in ${closeTimeoutMs} ms`)),
+    () => socketOf(connection).destroy(new Error(`no answer to the close in ${closeTimeoutMs} ms`)),
     closeTimeoutMs,
   );
   // One that ends without the broker's answer only tells by the event.

@@ -1,8 +1,8 @@
 /** Gives received messages to handlers: each once, in order per sender, at most so many at a time. */
-import { LRUCache } from "lru-cache";
 import { MusterError } from "../../../config-db/errors.ts";
 import { backoffMs } from "./backoff.ts";
 import type { Delivery, Result } from "./delivery.ts";
+import { HandledMessages } from "./handled.ts";
 import type { Logger } from "./logger.ts";
 import { checkName, encodeBody, type Message } from "./message.ts";
 import { withTraceparent } from "./trace.ts";
@@ -49,31 +49,14 @@ interface Task {
   laneKey: string;
 }
 
-/** Handled to the end. The wire asks for 10,000. */
-const windowMax = 10_000;
-/** Replies are kept apart, to be told again: those of the last thousands of requests, or of the last few large ones. */
-const keptRepliesBytesMax = 16 * 1024 * 1024;
 /** Programs connect first and add handlers after; a message that was waiting must not fail for it. */
 const graceMs = 10_000;
 const reasonLengthMax = 1_000;
-const replyForgotten: Result = {
-  state: "failed",
-  code: "handler-failed",
-  reason: "this request was handled before, and its reply is not kept any more",
-  retryInMs: undefined,
-};
-
 export class Dispatcher {
   readonly #logger: Logger;
   readonly #handlers = new Map<string, Registered>();
   readonly #lanes = new Map<string, Task[]>();
-  /** By message id: how it ended. By `<id>/<attempt>`: that this attempt was passed on to a next one. */
-  readonly #handled = new LRUCache<string, Result | "retried" | "replied">({ max: windowMax });
-  readonly #replies = new LRUCache<string, Result>({
-    max: windowMax,
-    maxSize: keptRepliesBytesMax,
-    sizeCalculation: (result) => 1 + (result.state === "done" ? (result.reply?.content.length ?? 0) : 0),
-  });
+  readonly #handled = new HandledMessages();
   /** By message id, those in a handler, in a queue before it, or not yet settled: further deliveries of the same. */
   readonly #open = new Map<string, Delivery[]>();
   /** Without a handler, in the time of grace. */
@@ -131,8 +114,9 @@ export class Dispatcher {
       open.push(delivery);
       return;
     }
-    const known = this.#handled.get(message.id) ?? this.#handled.get(`${message.id}/${message.attempt}`);
-    if (known !== undefined) this.#repeat(delivery, known);
+    const known = this.#handled.find(message);
+    if (known === "retried") delivery.drop();
+    else if (known !== undefined) void this.#settle(delivery, known);
     else this.#enter(delivery);
   }
 
@@ -215,7 +199,7 @@ export class Dispatcher {
     const { delivery, lane, laneKey } = task;
     this.#next(lane, laneKey);
     const isSettled = await this.#settle(delivery, result);
-    this.#remember(delivery.message, result, isSettled);
+    this.#handled.remember(delivery.message, result, isSettled);
     const again = this.#open.get(delivery.message.id) ?? [];
     this.#forget(delivery.message.id);
     for (const repeated of again) this.deliver(repeated);
@@ -238,24 +222,6 @@ export class Dispatcher {
     const next = lane[0];
     if (next !== undefined) this.#begin(next);
     else this.#lanes.delete(laneKey);
-  }
-
-  #remember({ id, attempt }: Message, result: Result, isSettled: boolean): void {
-    if (result.state === "failed" && result.retryInMs !== undefined) {
-      // Not passed on: it comes again as this attempt, and has to be handled again.
-      if (isSettled) this.#handled.set(`${id}/${attempt}`, "retried");
-    } else if (result.state === "done" && result.reply !== undefined) {
-      this.#handled.set(id, "replied");
-      this.#replies.set(id, result);
-    } else {
-      this.#handled.set(id, result);
-    }
-  }
-
-  #repeat(delivery: Delivery, known: Result | "retried" | "replied"): void {
-    if (known === "retried") delivery.drop();
-    else if (known !== "replied") void this.#settle(delivery, known);
-    else void this.#settle(delivery, this.#replies.get(delivery.message.id) ?? replyForgotten);
   }
 
   #forget(id: string): void {

@@ -5,7 +5,8 @@ import type { Health, Settings } from "../../../config-db/generated/types.ts";
 import { exchanges, queues } from "../../../config-db/names.ts";
 import { AmqpDelivery } from "./amqp-delivery.ts";
 import { AmqpLink } from "./amqp-link.ts";
-import { type Arrived, propertiesOf, readArrived, routeOf } from "./amqp-message.ts";
+import { type Arrived, draftOf, readArrived, routeOf } from "./amqp-message.ts";
+import { publishOptions } from "./amqp-options.ts";
 import { AmqpSender } from "./amqp-sender.ts";
 import type { AmqpSession } from "./amqp-session.ts";
 import type { Bridge } from "./bridge.ts";
@@ -231,7 +232,8 @@ export class Messenger {
     if (session !== undefined) {
       const { id, type } = this.#options;
       const { exchange, key, mandatory } = routeOf(outgoing, { id, type });
-      session.publishUnconfirmed(exchange, key, outgoing.content, propertiesOf(outgoing, id, mandatory, Date.now()));
+      const options = publishOptions(draftOf(outgoing, id, mandatory), Date.now());
+      session.publishUnconfirmed(exchange, key, outgoing.content, options);
     } else if (this.#way === "http") {
       this.#askBridge(waiting);
     }
