@@ -142,6 +142,8 @@ class Link {
         },
         Math.max(1, faults.delayMs),
       );
+      // What is still on its way when the tests are over keeps no process alive.
+      timer.unref();
       this.timers.add(timer);
     };
     from.on("data", (chunk) => forward(() => void to.write(chunk)));
