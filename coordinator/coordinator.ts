@@ -26,6 +26,7 @@ import { Messaging } from "./messaging/messaging.ts";
 import { Registry } from "./registry/registry.ts";
 import type { Settings } from "./settings.ts";
 import { openSiteStore } from "./site-store.ts";
+import { adoptSiteRecord } from "./sites/adopt.ts";
 import { Conflicts } from "./sites/conflicts.ts";
 import { type Contest, Leadership } from "./sites/leadership.ts";
 import { SiteWatch } from "./sites/site-watch.ts";
@@ -66,6 +67,7 @@ export class Coordinator {
     const { store, close } = await openSiteStore(this.#settings, this.#logger, this.#abort.signal);
     this.#open.push({ close });
     await install(store);
+    await adoptSiteRecord(store, this.#settings.site, this.#settings.peers);
 
     const capabilities = this.#compose(store, this.#settings.publicUrl ?? reachable(url));
     for (const database of [databases.config, databases.registry]) {

@@ -144,14 +144,12 @@ interface Progress {
 }
 
 /**
- * Two faults of PouchDB's replication, of which the first would end this process and the second fill its memory: it asks
- * the source for `info` after each batch, for statistics, and drops the promise; it has a live feed keep all it ever gave.
+ * After each batch PouchDB asks the source for `info`, for statistics alone, and drops the promise: a link that is cut at
+ * that moment would end this process.
  */
 function keepFromHarm(source: PouchDB.Database): void {
   const info = source.info.bind(source);
   source.info = () => info().catch(() => ({ db_name: "", doc_count: 0, update_seq: 0 }));
-  const changes = source.changes.bind(source);
-  source.changes = (options) => changes(options.live === true ? { ...options, return_docs: false } : options);
 }
 
 /**
