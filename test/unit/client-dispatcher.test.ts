@@ -164,8 +164,8 @@ describe("the client's dispatcher", () => {
       const result = await deliver(dispatcher, { id: "x", name: "fail", attempt }).result();
       if (result.state === "failed") waits.push(result.retryInMs);
     }
-    expect(waits[0]).to.be.within(50, 100);
-    expect(waits[1]).to.be.within(100, 200);
+    expect(waits[0]).to.be.within(80, 120);
+    expect(waits[1]).to.be.within(160, 240);
     expect(waits[2]).to.equal(undefined);
   });
 

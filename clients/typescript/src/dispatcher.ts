@@ -1,6 +1,5 @@
 /** Gives received messages to handlers: each once, in order per sender, at most so many at a time. */
 import { MusterError } from "../../../config-db/errors.ts";
-import { backoffMs } from "./backoff.ts";
 import type { Delivery, Result } from "./delivery.ts";
 import { HandledMessages } from "./handled.ts";
 import type { Logger } from "./logger.ts";
@@ -50,7 +49,8 @@ interface Task {
 }
 
 /** Programs connect first and add handlers after; a message that was waiting must not fail for it. */
-const graceMs = 10_000;
+const graceDefaultMs = 10_000;
+const retryMaxMs = 30_000;
 const reasonLengthMax = 1_000;
 export class Dispatcher {
   readonly #logger: Logger;
@@ -70,7 +70,7 @@ export class Dispatcher {
   }
 
   /** The time of grace for messages without a handler starts now. */
-  start(): void {
+  start(graceMs = graceDefaultMs): void {
     this.#graceTimer = setTimeout(() => {
       this.#graceIsOver = true;
       for (const task of this.#early.splice(0)) this.#unhandled(task);
@@ -277,7 +277,9 @@ async function call(registered: Registered, message: Message): Promise<Result> {
 
 function retryDelayMs({ retries, retryFirstMs }: Registered, { kind, attempt }: Message): number | undefined {
   if (kind === "request" || attempt > retries) return undefined;
-  return backoffMs(attempt - 1, { firstMs: retryFirstMs, maxMs: 30_000 });
+  const waitMs = Math.min(retryMaxMs, retryFirstMs * 2 ** Math.min(attempt - 1, 30));
+  // ±20 %: what failed together does not come back together.
+  return waitMs * (0.8 + 0.4 * Math.random());
 }
 
 function within(name: string, value: number, min: number, max: number): number {

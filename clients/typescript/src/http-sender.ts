@@ -110,7 +110,9 @@ export class HttpSender implements Sender {
     const body = { to, name, from: this.#from, ...content };
     if (kind !== "request") {
       const deadline = leftMs === undefined ? {} : { deadlineMs: leftMs };
-      await this.#bridge.ask({ method: "POST", path: "/v1/commands", headers, body: { ...body, ...deadline }, signal });
+      const track = outgoing.tracked === true ? {} : { track: false };
+      const command = { ...body, ...deadline, ...track };
+      await this.#bridge.ask({ method: "POST", path: "/v1/commands", headers, body: command, signal });
       return undefined;
     }
     const timeoutMs = leftMs ?? 60_000;
