@@ -9,6 +9,7 @@ import { collectDefaultMetrics, Registry as Metrics } from "prom-client";
 import { ChangesFeed } from "../config-db/changes-feed.ts";
 import { MusterError } from "../config-db/errors.ts";
 import { install } from "../config-db/installer.ts";
+import { limits } from "../config-db/limits.ts";
 import { databases, documentId, queues } from "../config-db/names.ts";
 import type { Document, Store } from "../config-db/store.ts";
 import { componentRoutes } from "./bridge/component-routes.ts";
@@ -17,6 +18,7 @@ import { healthRoutes, type Readiness } from "./bridge/health-routes.ts";
 import { messageRoutes } from "./bridge/message-routes.ts";
 import type { Route } from "./bridge/route.ts";
 import { Bridge } from "./bridge/server.ts";
+import type { SignsOfLife } from "./bridge/sign-of-life.ts";
 import { siteRoutes } from "./bridge/site-routes.ts";
 import { Configuration } from "./config/configuration.ts";
 import type { DryRun } from "./config/dry-run.ts";
@@ -200,6 +202,10 @@ export class Coordinator {
       metrics,
     });
 
+    const signs: SignsOfLife = {
+      touch: (id) => registry.touch(id),
+      ttlMsOf: (id) => registry.get(id)?.ttlMs ?? limits.ttlMs.default,
+    };
     return {
       routes: [
         ...componentRoutes({
@@ -214,11 +220,9 @@ export class Coordinator {
           },
           publicUrl: () => publicUrl,
         }),
-        ...configRoutes({ configuration }),
+        ...configRoutes({ configuration, signs }),
         ...siteRoutes({ sites: peers, conflicts }),
-        ...(messaging === undefined
-          ? withoutBroker()
-          : messageRoutes({ messaging, members, site, touch: (id) => registry.touch(id) })),
+        ...(messaging === undefined ? withoutBroker() : messageRoutes({ messaging, members, site, signs })),
         ...healthRoutes({
           readiness: () => ({
             ...this.#readiness,
@@ -271,10 +275,12 @@ function withoutBroker(): Route[] {
       "this site has no broker, so it carries no messages; set MUSTER_AMQP_URL",
     );
   };
-  return messageRoutes({ messaging: {} as Messaging, members: {} as Members, site: "", touch: none }).map((route) => ({
-    ...route,
-    handle: none,
-  }));
+  return messageRoutes({ messaging: {} as Messaging, members: {} as Members, site: "", signs: {} as SignsOfLife }).map(
+    (route) => ({
+      ...route,
+      handle: none,
+    }),
+  );
 }
 
 /** The bound address as others can use it: a wildcard is no address. */

@@ -26,7 +26,7 @@ export const limits = {
   /** Revisions kept per document. CouchDB's default; PouchDB reads the tree whenever it reads the document. */
   revisions: { default: 1000, max: 10_000 },
   /** A design function (validate_doc_update, filter) that runs longer holds up everything: it is stopped. */
-  designFunctionMs: 100,
+  designFunctionMs: 1_000,
   /** A map or reduce function, on one document or group. */
   viewFunctionMs: 1_000,
   /** Compiled design functions kept; each has a JavaScript context of its own, some 100 KiB. */

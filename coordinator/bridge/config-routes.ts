@@ -5,11 +5,18 @@ import type { Configuration } from "../config/configuration.ts";
 import { layerRoutes } from "./config-layer-routes.ts";
 import { schemaRoutes, secretRoutes } from "./config-schema-routes.ts";
 import type { RequestContext, Route, ServerSentEvent } from "./route.ts";
-import { answerOrWait, waitParameter, wantsStream } from "./watch.ts";
+import { type SignsOfLife, whileAlive } from "./sign-of-life.ts";
+import { answerOrWait, type Watchable, waitParameter, wantsStream } from "./watch.ts";
 
-export function configRoutes({ configuration }: { configuration: Configuration }): Route[] {
+export interface ConfigRoutesOptions {
+  configuration: Configuration;
+  /** A component that follows its configuration gives one with each poll. */
+  signs: SignsOfLife;
+}
+
+export function configRoutes({ configuration, signs }: ConfigRoutesOptions): Route[] {
   return [
-    ...effectiveRoutes(configuration),
+    ...effectiveRoutes(configuration, signs),
     ...statusRoutes(configuration),
     ...layerRoutes(configuration),
     ...schemaRoutes(configuration),
@@ -17,7 +24,7 @@ export function configRoutes({ configuration }: { configuration: Configuration }
   ];
 }
 
-function effectiveRoutes(configuration: Configuration): Route[] {
+function effectiveRoutes(configuration: Configuration, signs: SignsOfLife): Route[] {
   return [
     {
       method: "get",
@@ -33,14 +40,17 @@ function effectiveRoutes(configuration: Configuration): Route[] {
         const id = request.params.id as string;
         if (wantsStream(request)) return streamEffective(configuration, id, request);
         const explained = request.query.explain === true;
-        return answerOrWait(request, {
+        const source: Watchable = {
           read: () => {
             const { etag, settings, body, fault } = configuration.effective(id);
             if (fault !== undefined && !explained) throw fault;
             return { etag, body: explained ? { etag, settings, explain: configuration.explain(id) } : body };
           },
           subscribe: (changed) => configuration.subscribe(id, changed),
-        });
+        };
+        // Who names what it has is the component itself; an operator who looks must not keep a dead one alive.
+        const follows = request.header("if-none-match") !== undefined && !explained;
+        return follows ? whileAlive(signs, id, () => answerOrWait(request, source)) : answerOrWait(request, source);
       },
     },
   ];

@@ -7,6 +7,7 @@ import type { Member, Members } from "../messaging/members.ts";
 import type { Messaging } from "../messaging/messaging.ts";
 import { bufferedStream, contentOf } from "./message-body.ts";
 import type { QueryParameter, RequestContext, Route } from "./route.ts";
+import { keepAlive, type SignsOfLife, whileAlive } from "./sign-of-life.ts";
 import { wantsStream } from "./watch.ts";
 
 export interface InboxRoutesOptions {
@@ -14,10 +15,11 @@ export interface InboxRoutesOptions {
   members: Members;
   site: string;
   /** A poll is a sign of life. */
-  touch: (id: string) => void;
+  /** A poll is one. */
+  signs: SignsOfLife;
 }
 
-export function inboxRoutes({ messaging, members, site, touch }: InboxRoutesOptions): Route[] {
+export function inboxRoutes({ messaging, members, site, signs }: InboxRoutesOptions): Route[] {
   const query: Record<string, QueryParameter> = {
     max: {
       description: "At most so many messages; also how many deliveries of a queue may be open at once.",
@@ -55,7 +57,7 @@ export function inboxRoutes({ messaging, members, site, touch }: InboxRoutesOpti
   };
   const settled = async (request: RequestContext, settle: (inbox: Inbox, delivery: string) => Promise<void>) => {
     const { id = "", delivery = "" } = request.params;
-    touch(id);
+    signs.touch(id);
     const inbox = messaging.inboxes.existing(id);
     if (inbox === undefined)
       throw new MusterError(
@@ -84,12 +86,12 @@ export function inboxRoutes({ messaging, members, site, touch }: InboxRoutesOpti
         const { id = "" } = request.params;
         const visibilityMs = Number(request.query.visibilityMs ?? inboxLimits.visibilityMs.default);
         const inbox = await inboxOf(id);
-        const stop = keepTouching(() => touch(id), members.get(id)?.ttlMs ?? limits.ttlMs.default);
         if (wantsStream(request)) {
           return bufferedStream<InboxMessage>(
             request,
             async (give) => {
               const end = await inbox.stream({ visibilityMs, give });
+              const stop = keepAlive(signs, id);
               return () => {
                 stop();
                 end();
@@ -98,14 +100,11 @@ export function inboxRoutes({ messaging, members, site, touch }: InboxRoutesOpti
             (message) => ({ event: "message", id: message.delivery, data: message }),
           );
         }
-        try {
-          const max = Number(request.query.max ?? inboxLimits.max.default);
-          const waitMs = Number(request.query.waitMs ?? 0);
-          const messages = await inbox.poll({ max, waitMs, visibilityMs, signal: request.signal });
-          return { status: 200, body: { messages } };
-        } finally {
-          stop();
-        }
+        const max = Number(request.query.max ?? inboxLimits.max.default);
+        const waitMs = Number(request.query.waitMs ?? 0);
+        const { signal } = request;
+        const messages = await whileAlive(signs, id, () => inbox.poll({ max, waitMs, visibilityMs, signal }));
+        return { status: 200, body: { messages } };
       },
     },
     {
@@ -137,13 +136,6 @@ export function inboxRoutes({ messaging, members, site, touch }: InboxRoutesOpti
         settled(request, (inbox, delivery) => inbox.reply(delivery, contentOf((request.body ?? {}) as DeliveryReply))),
     },
   ];
-}
-
-/** A component that waits for messages lives: its lease is renewed three times a TTL meanwhile. */
-function keepTouching(touch: () => void, ttlMs: number): () => void {
-  touch();
-  const timer = setInterval(touch, ttlMs / 3);
-  return () => clearInterval(timer);
 }
 
 function registered(members: Members, id: string): Member {

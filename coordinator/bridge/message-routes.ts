@@ -13,6 +13,7 @@ import { deadLetterRoutes } from "./dead-letter-routes.ts";
 import { inboxRoutes } from "./inbox-routes.ts";
 import { bufferedStream, contentOf, senderOf } from "./message-body.ts";
 import type { QueryParameter, RequestContext, Route } from "./route.ts";
+import type { SignsOfLife } from "./sign-of-life.ts";
 import { answerOrWait, waitParameter, wantsStream } from "./watch.ts";
 
 export interface MessageRoutesOptions {
@@ -20,7 +21,7 @@ export interface MessageRoutesOptions {
   members: Members;
   site: string;
   /** A poll is a sign of life. */
-  touch: (id: string) => void;
+  signs: SignsOfLife;
   wallClock?: () => Date;
 }
 

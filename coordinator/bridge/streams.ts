@@ -3,7 +3,7 @@ import type { ServerResponse } from "node:http";
 import type { StreamAnswer } from "./route.ts";
 
 /** A stream's reader that is this far behind is cut off; it comes back with Last-Event-ID. */
-const bufferBytesMax = 4 * 1024 * 1024;
+const bufferBytesMax = 16 * 1024 * 1024;
 /** Keeps proxies and NATs from closing an idle stream. */
 const heartbeatMs = 15_000;
 

@@ -18,8 +18,8 @@ export interface LinkOptions {
 const reconnect: Backoff = { firstMs: 100, maxMs: 3_000 };
 /** A broker that takes the socket and then says nothing. */
 const connectTimeoutMs = 10_000;
-/** Two missed ones and the peer counts as gone: a frozen broker is noticed within 20 s. */
-const heartbeatSeconds = 10;
+/** Two missed ones and the peer counts as gone: a frozen broker is noticed within 8 s, a frozen leader replaced. */
+const heartbeatSeconds = 4;
 
 export class Link {
   readonly #options: LinkOptions;

@@ -39,7 +39,7 @@ export async function startConfigSite({ storeUrl, site = "here", ...rest }: Conf
   await configuration.start();
   const bridge = new Bridge({ host: "127.0.0.1", port: 0, logger, metrics });
   const { url } = await bridge.start();
-  bridge.serve(configRoutes({ configuration }));
+  bridge.serve(configRoutes({ configuration, signs: { touch: () => {}, ttlMsOf: () => 30_000 } }));
   return {
     configuration,
     member,
