@@ -1,6 +1,8 @@
 /** Replication by PouchDB in this process, between two servers that both are reached over HTTP. */
+import { setTimeout as delay } from "node:timers/promises";
 import PouchDB from "pouchdb";
 import { Agent, fetch as undiciFetch } from "undici";
+import { LazyCheckpoints } from "./checkpoints.ts";
 import {
   heartbeatMs,
   type Replicate,
@@ -14,6 +16,8 @@ import {
 
 /** Between two tries: from the first to at most the second, doubling. A healed link is used again within the second. */
 const retryMs = { first: 250, max: 2_000 };
+/** What a run may take to write its last checkpoint. */
+const flushMs = 1_000;
 /** Changes taken together. A batch is held in memory, and a layer may have a megabyte. */
 const batchSize = 50;
 /** A request's body at the target is kept under half of what the embedded store takes. */
@@ -73,7 +77,8 @@ class PouchReplication implements Replication {
     const { database, sourceUrl, targetUrl } = this.#spec;
     const source = this.#open(sourceUrl, database);
     const target = this.#open(targetUrl, database);
-    keepFromHarm(source);
+    const checkpoints = [new LazyCheckpoints(source), new LazyCheckpoints(target)];
+    leaveOutStatistics(source);
     takeRefusalsAsSuch(target);
     const running = source.replicate.to(target, {
       live: true,
@@ -107,10 +112,15 @@ class PouchReplication implements Replication {
     });
     // It has an error event and rejects, both: the promise is the one that always comes.
     running.on("error", () => {});
-    this.#ended = running.then(
-      () => this.#failed(new Error("the replication ended")),
-      (error: unknown) => this.#failed(error),
-    );
+    this.#ended = running
+      .then(
+        () => this.#failed(new Error("the replication ended")),
+        (error: unknown) => this.#failed(error),
+      )
+      // A link that swallows everything must not hold up a close.
+      .then(() =>
+        Promise.race([Promise.all(checkpoints.map((one) => one.flush())), delay(flushMs, undefined, { ref: false })]),
+      );
   }
 
   #now(change: Partial<ReplicationStatus>): void {
@@ -144,12 +154,11 @@ interface Progress {
 }
 
 /**
- * After each batch PouchDB asks the source for `info`, for statistics alone, and drops the promise: a link that is cut at
- * that moment would end this process.
+ * After each batch PouchDB asks the source for `info`, for statistics that nobody reads here, and drops the promise: a link
+ * that is cut at that moment would end this process.
  */
-function keepFromHarm(source: PouchDB.Database): void {
-  const info = source.info.bind(source);
-  source.info = () => info().catch(() => ({ db_name: "", doc_count: 0, update_seq: 0 }));
+function leaveOutStatistics(source: PouchDB.Database): void {
+  source.info = async () => ({ db_name: "", doc_count: 0, update_seq: 0 });
 }
 
 /**
