@@ -227,7 +227,7 @@ describe("the client over HTTP", () => {
               body: {
                 replies: [
                   { from: "a", body: 1 },
-                  { from: "b", error: "handler-failed" },
+                  { from: "b", error: { code: "handler-failed", detail: "no ink" } },
                 ],
                 missing: ["c"],
               },
@@ -236,7 +236,7 @@ describe("the client over HTTP", () => {
       expect(await component.gather({ type: "worker" }, "ask", undefined, { timeoutMs: 100 })).to.deep.equal({
         replies: [
           { from: "a", body: 1 },
-          { from: "b", error: "handler-failed" },
+          { from: "b", error: { code: "handler-failed", detail: "no ink" } },
         ],
         missing: ["c"],
       });

@@ -1,14 +1,7 @@
 /** One life of the connections to the broker: from the moment it consumes until either connection ends. */
-import type { Socket } from "node:net";
-import {
-  type Channel,
-  type ChannelModel,
-  type ConfirmChannel,
-  type ConsumeMessage,
-  connect,
-  type Options,
-} from "amqplib";
+import type { Channel, ChannelModel, ConfirmChannel, ConsumeMessage, Options } from "amqplib";
 import { exchanges, headers, queues } from "../../../config-db/names.ts";
+import { closeConnection, connectBroker } from "./amqp-connection.ts";
 import { pause } from "./backoff.ts";
 import { nextId } from "./ids.ts";
 
@@ -26,14 +19,10 @@ export interface SessionOptions {
 /** `returned`: no queue took it. `refused`: the queue is full. `lost`: unknown, the connection ended before the confirm. */
 export type PublishFailure = "returned" | "refused" | "lost";
 
-const connectTimeoutMs = 5_000;
-/** Two missed ones end a connection: a broker that froze or a cable that was pulled is noticed in 20 s. */
-const heartbeatSeconds = 10;
 /** A component that has just registered may have to wait for its queues; by then its requests go by HTTP. */
 const queueWaitMs = 5_000;
 const queueRetryMs = 50;
 const ackDelayMs = 5;
-const closeTimeoutMs = 2_000;
 
 export class AmqpSession {
   readonly #options: SessionOptions;
@@ -231,19 +220,11 @@ export class AmqpSession {
   }
 
   async #connect(use: string): Promise<ChannelModel> {
-    const url = new URL(this.#options.url);
-    if (!url.searchParams.has("heartbeat")) url.searchParams.set("heartbeat", String(heartbeatSeconds));
-    const connection = await connect(url.href, {
-      noDelay: true,
-      keepAlive: true,
-      timeout: connectTimeoutMs,
-      clientProperties: { connection_name: `muster ${this.#options.id} ${use}` },
-    });
+    const connection = await connectBroker(this.#options.url, `muster ${this.#options.id} ${use}`);
     connection.on("error", (error) => this.#finish(error));
     connection.on("close", (error) => this.#finish(error ?? "the broker closed the connection"));
     connection.on("handler-error", (error) => this.#finish(error));
     this.#connections.push(connection);
-    batchWrites(socketOf(connection));
     // The other one failed while this one was made.
     if (this.#closing !== undefined) await closeConnection(connection);
     return connection;
@@ -333,45 +314,6 @@ export class AmqpSession {
     this.#holding.abort();
     this.#resolveEnded(reason);
   }
-}
-
-function socketOf(connection: ChannelModel): Socket {
-  return (connection.connection as unknown as { stream: Socket }).stream;
-}
-
-/**
- * Makes one system call of all that is written in one turn of the event loop: amqplib writes each message and each ack
- * by itself, and under load that is what a publisher spends most of its time on.
- */
-function batchWrites(socket: Socket): void {
-  const write = socket.write.bind(socket) as (...given: unknown[]) => boolean;
-  let isCorked = false;
-  const flush = () => {
-    isCorked = false;
-    socket.uncork();
-  };
-  socket.write = (...given: unknown[]) => {
-    if (!isCorked) {
-      isCorked = true;
-      socket.cork();
-      process.nextTick(flush);
-    }
-    return write(...given);
-  };
-}
-
-/** Politely, and after a while by force: a half-open connection never answers the close. */
-async function closeConnection(connection: ChannelModel): Promise<void> {
-  const timer = setTimeout(
-    () => socketOf(connection).destroy(new Error(`no answer to the close in ${closeTimeoutMs} ms`)),
-    closeTimeoutMs,
-  );
-  // One that ends without the broker's answer only tells by the event.
-  await new Promise((resolve) => {
-    connection.once("close", resolve);
-    connection.close().then(resolve, resolve);
-  });
-  clearTimeout(timer);
 }
 
 export function sessionEnded(): Error {

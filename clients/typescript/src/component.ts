@@ -7,48 +7,18 @@ import { Configuration } from "./configuration.ts";
 import { type ComponentRecord, Directory, type DiscoveryQuery, type MembershipChange, type Pick } from "./directory.ts";
 import { DiskCache } from "./disk-cache.ts";
 import { Dispatcher, type Handler, type HandlerOptions } from "./dispatcher.ts";
-import { followEvents } from "./event-stream.ts";
-import { answerMarginMs, fromHttpBody, type HttpBody, httpBody } from "./http-sender.ts";
-import { nextId } from "./ids.ts";
+import { type Gathered, gather } from "./gather.ts";
 import { type AmqpAddress, type MemberState, Membership } from "./membership.ts";
-import { checkName, encodeBody, type Outgoing } from "./message.ts";
+import type { Outgoing } from "./message.ts";
 import { Messenger, type Way } from "./messenger.ts";
 import type { ResolvedOptions } from "./options.ts";
+import { makeOutgoing, type RequestOptions, type SendOptions, timeoutOf } from "./outgoing.ts";
 import type { PickStrategy } from "./picking.ts";
-import { traceparentInHand } from "./trace.ts";
-import { type CommandState, type Sent, TrackedCommand } from "./tracked-command.ts";
+import { type Event, followSubscription } from "./subscription.ts";
+import { type Sent, TrackedCommand } from "./tracked-command.ts";
 import { validateBySchema } from "./validation.ts";
 
-export interface SendOptions {
-  /** Not handled after that; the sender of a tracked command hears `expired`. Default: never too late. */
-  deadlineMs?: number;
-  /** How long it may wait here for the broker or a coordinator to take it. Default 30,000. */
-  sendTimeoutMs?: number;
-  traceparent?: string;
-}
-
-export interface RequestOptions {
-  /** 1–60,000, default 10,000. */
-  timeoutMs?: number;
-  traceparent?: string;
-}
-
-export interface Gathered {
-  replies: ({ from: string; body: unknown } | { from: string; error: string })[];
-  /** Who was up when it was sent and has not answered in time. */
-  missing: string[];
-}
-
-export interface Event {
-  name: string;
-  from: string | undefined;
-  type: string | undefined;
-  body: unknown;
-}
-
 const sendTimeoutDefaultMs = 30_000;
-const requestTimeout = { min: 1, max: 60_000, default: 10_000 };
-const deadlineMsMax = 604_800_000;
 const drainMs = 10_000;
 /** `connect` waits that long for messages to flow; after that they start to when they can. */
 const openTimeoutMs = 5_000;
@@ -185,11 +155,9 @@ export class Component<S extends object = Settings> {
   ): Promise<Sent> {
     const kind = "component" in to || "any" in to ? "command" : "broadcast";
     const outgoing = this.#outgoing(kind, to, name, body, options);
-    if (options.tracked === true) {
-      return await this.#sendTracked({ ...outgoing, tracked: true }, options.sendTimeoutMs ?? sendTimeoutDefaultMs);
-    }
+    if (options.tracked === true) outgoing.tracked = true;
     await this.#messenger.send(outgoing, options.sendTimeoutMs ?? sendTimeoutDefaultMs);
-    return { id: outgoing.id };
+    return options.tracked === true ? new TrackedCommand(this.#bridge, outgoing.id) : { id: outgoing.id };
   }
 
   /**
@@ -218,12 +186,8 @@ export class Component<S extends object = Settings> {
     body?: unknown,
     options: RequestOptions = {},
   ): Promise<R> {
-    const timeoutMs = checked("timeoutMs", options.timeoutMs ?? requestTimeout.default, requestTimeout);
-    const { traceparent } = options;
-    const outgoing = this.#outgoing("request", to, name, body, {
-      deadlineMs: timeoutMs,
-      ...(traceparent !== undefined && { traceparent }),
-    });
+    const timeoutMs = timeoutOf(options);
+    const outgoing = this.#outgoing("request", to, name, body, { ...options, deadlineMs: timeoutMs });
     // Any one of a type may come up later and still be in time; one component's requests do not outlive the broker.
     outgoing.persistent = "any" in to;
     const reply = await this.#messenger.request(outgoing, timeoutMs);
@@ -237,26 +201,8 @@ export class Component<S extends object = Settings> {
     body?: unknown,
     options: RequestOptions = {},
   ): Promise<Gathered> {
-    const timeoutMs = checked("timeoutMs", options.timeoutMs ?? requestTimeout.default, requestTimeout);
-    const traceparent = options.traceparent ?? traceparentInHand();
-    checkName(name);
-    const { body: gathered } = await this.#bridge.ask<{
-      replies: (HttpBody & { from: string; error?: string })[];
-      missing: string[];
-    }>({
-      method: "POST",
-      path: "/v1/requests",
-      headers: { "idempotency-key": nextId(), ...(traceparent !== undefined && { traceparent }) },
-      body: { to, name, from: this.id, ...httpBody(encodeBody(body)), timeoutMs },
-      timeoutMs: timeoutMs + answerMarginMs,
-      signal: this.#ending.signal,
-    });
-    const replies = gathered.replies.map((reply) =>
-      reply.error === undefined
-        ? { from: reply.from, body: fromHttpBody(reply) }
-        : { from: reply.from, error: reply.error },
-    );
-    return { replies, missing: gathered.missing };
+    const outgoing = this.#outgoing("request", to, name, body, options);
+    return await gather(this.#bridge, this.id, outgoing, timeoutOf(options), this.#ending.signal);
   }
 
   /** Tells whoever subscribed; nobody has to. Kept in memory only. @throws as `command`. */
@@ -272,31 +218,18 @@ export class Component<S extends object = Settings> {
    */
   subscribe(pattern: string, handler: (event: Event) => void): () => void {
     const stop = new AbortController();
-    const end = () => stop.abort();
-    this.#ending.signal.addEventListener("abort", end);
-    const { logger } = this.#options;
-    void followEvents({
-      bridge: this.#bridge,
-      path: "/v1/events",
-      query: { match: pattern },
-      signal: stop.signal,
-      onEvent: ({ data }) => {
-        try {
-          handler(readEvent(data as EventData));
-        } catch (error) {
-          logger.error({ error, pattern }, "a subscriber threw");
-        }
-      },
-    }).catch((error: unknown) => logger.error({ error, pattern }, "the subscription was refused"));
-    return () => {
+    const end = () => {
       this.#ending.signal.removeEventListener("abort", end);
-      end();
+      stop.abort();
     };
+    this.#ending.signal.addEventListener("abort", end);
+    void followSubscription(this.#bridge, pattern, handler, stop.signal, this.#options.logger);
+    return end;
   }
 
-  /** What became of a tracked command until now. @throws MusterError `not-found`: never tracked, or long over. */
-  async commandState(id: string): Promise<CommandState> {
-    return (await this.#bridge.ask<CommandState>({ path: `/v1/commands/${encodeURIComponent(id)}` })).body;
+  /** A command that was tracked, by its id: `state()` and `finished()` of it, also in a later process. */
+  trackedCommand(id: string): TrackedCommand {
+    return new TrackedCommand(this.#bridge, id);
   }
 
   /**
@@ -360,11 +293,6 @@ export class Component<S extends object = Settings> {
     this.#membership.check();
   }
 
-  async #sendTracked(outgoing: Outgoing, timeoutMs: number): Promise<TrackedCommand> {
-    await this.#messenger.send(outgoing, timeoutMs);
-    return new TrackedCommand(this.#bridge, outgoing.id);
-  }
-
   #outgoing(
     kind: Outgoing["kind"],
     to: Target | undefined,
@@ -373,32 +301,6 @@ export class Component<S extends object = Settings> {
     options: SendOptions,
   ): Outgoing {
     if (this.#closing !== undefined) throw new MusterError("unreachable", "the component is closed");
-    checkName(name);
-    const { contentType, content } = encodeBody(body);
-    const outgoing: Outgoing = { id: nextId(), kind, name, contentType, content, persistent: true };
-    if (to !== undefined) outgoing.to = to;
-    const { deadlineMs } = options;
-    if (deadlineMs !== undefined) {
-      outgoing.deadlineAtMs = Date.now() + checked("deadlineMs", deadlineMs, { min: 1, max: deadlineMsMax });
-    }
-    const traceparent = options.traceparent ?? traceparentInHand();
-    if (traceparent !== undefined) outgoing.traceparent = traceparent;
-    return outgoing;
+    return makeOutgoing(kind, to, name, body, options);
   }
-}
-
-/** As the bridge streams it. */
-interface EventData extends HttpBody {
-  name: string;
-  from?: string;
-  type?: string;
-}
-
-function readEvent(data: EventData): Event {
-  return { name: data.name, from: data.from, type: data.type, body: fromHttpBody(data) };
-}
-
-function checked(name: string, value: number, { min, max }: { min: number; max: number }): number {
-  if (Number.isInteger(value) && value >= min && value <= max) return value;
-  throw new MusterError("invalid-request", `${name} must be an integer in ${min}..${max}, got ${value}`);
 }
