@@ -47,11 +47,12 @@ describe("the embedded database as a process", function () {
     });
     expect((await ask(first.url, "GET", "/db/_design/v/_view/x")).body.rows).to.have.lengthOf(1);
     const { last_seq: since } = (await ask(first.url, "GET", "/db/_changes")).body;
-    const feed = ask(first.url, "GET", "/db/_changes?feed=continuous&since=now&heartbeat=60000");
+    // Its first bytes: the process has the request, and is not told to end before.
+    const feed = await fetch(`${first.url}/db/_changes?feed=continuous&since=now&heartbeat=100`);
     const exited = exitOf(first.child);
     first.child.kill("SIGTERM");
     expect(await exited).to.deep.equal([0, null]);
-    await feed;
+    await feed.text();
     const second = await start("--port", "0", "--directory", data);
     expect((await ask(second.url, "GET", "/db/a")).body).to.deep.equal({ _id: "a", _rev: made.rev, n: 1 });
     expect((await ask(second.url, "GET", "/db/_revs_limit")).body).to.equal(7);
