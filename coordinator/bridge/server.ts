@@ -214,7 +214,9 @@ class AskedContext implements RequestContext {
     if (this.#abort === undefined) {
       const abort = new AbortController();
       this.#abort = abort;
-      this.#response.once("close", () => abort.abort());
+      // It may have gone while the body was read or something was waited for.
+      if (this.#response.destroyed) abort.abort();
+      else this.#response.once("close", () => abort.abort());
     }
     return this.#abort.signal;
   }

@@ -72,6 +72,7 @@ export class Inbox {
   #opened: ReturnType<Broker["channel"]> | undefined;
   #tags: string[] = [];
   #prefetch = 0;
+  #closed = false;
   #pumping = false;
   #idle: NodeJS.Timeout | undefined;
 
@@ -96,7 +97,14 @@ export class Inbox {
     signal: AbortSignal;
   }): Promise<InboxMessage[]> {
     const { max, waitMs, visibilityMs, signal } = options;
+    // A poll whose client has gone meanwhile would take messages for nobody, and keep them until they are overdue.
+    const isMoot = () => signal.aborted || this.#closed;
+    if (isMoot()) return [];
     await this.#wake(max);
+    if (isMoot()) {
+      this.#rest();
+      return [];
+    }
     if (this.#ready.length > 0) return this.#handOut(max, visibilityMs);
     return new Promise((resolve) => {
       const waiter: Waiter = { max, visibilityMs, give: resolve };
@@ -124,6 +132,10 @@ export class Inbox {
 
   /** Gives every message as it comes, until the returned function is called. */
   async stream(stream: Stream): Promise<() => void> {
+    if (this.#closed) {
+      const told = "the inbox was given back at the moment it was opened; open it again";
+      throw new MusterError("broker-unavailable", told, { retryAfterMs: 1_000 });
+    }
     await this.#wake(inboxLimits.max.default);
     this.#streams.add(stream);
     this.#pump();
@@ -166,6 +178,7 @@ export class Inbox {
   }
 
   async close(): Promise<void> {
+    this.#closed = true;
     clearTimeout(this.#idle);
     for (const { timer } of [...this.#open.values(), ...this.#held.values()]) clearTimeout(timer);
     this.#open.clear();
@@ -255,7 +268,7 @@ export class Inbox {
   /** Left alone for a while, the channel is closed: what is unacked on it goes back to its queue. */
   #rest(): void {
     clearTimeout(this.#idle);
-    if (this.#waiters.length > 0 || this.#streams.size > 0) return;
+    if (this.#closed || this.#waiters.length > 0 || this.#streams.size > 0) return;
     this.#idle = setTimeout(() => {
       if (this.#open.size > 0 || this.#held.size > 0) {
         this.#rest();
