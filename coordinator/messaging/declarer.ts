@@ -34,8 +34,13 @@ export class Declarer {
       await channel.assertExchange(name, type, { durable: true });
       if (name.startsWith(exchanges.type(""))) this.#typeExchanges.add(name);
     }
-    for (const queue of plan.queues) await this.#declareQueue(channel, queue);
-    for (const { queue, exchange, key } of plan.bindings) await channel.bindQueue(queue, exchange, key);
+    // Each is bound before the next is declared: who finds the last queue of a plan finds all others bound.
+    for (const queue of plan.queues) {
+      await this.#declareQueue(channel, queue);
+      for (const { exchange, key } of plan.bindings.filter((binding) => binding.queue === queue.name)) {
+        await channel.bindQueue(queue.name, exchange, key);
+      }
+    }
   }
 
   async #declareQueue(

@@ -70,7 +70,7 @@ export function sitePlan(site: string): Plan {
   };
 }
 
-/** What a component has of its own, and what its type shares. */
+/** What a component has of its own, and what its type shares. Clients wait for the commands queue: it is the last. */
 export function componentPlan(component: { id: string; type: string }): Plan {
   const { id, type } = component;
   return {

@@ -1,9 +1,8 @@
 /** One life of the connections to the broker: from the moment it consumes until either connection ends. */
 import type { Channel, ChannelModel, ConfirmChannel, ConsumeMessage, Options } from "amqplib";
-import { exchanges, headers, queues } from "../../../config-db/names.ts";
+import { queues } from "../../../config-db/names.ts";
 import { closeConnection, connectBroker } from "./amqp-connection.ts";
 import { pause } from "./backoff.ts";
-import { nextId } from "./ids.ts";
 
 export interface SessionOptions {
   url: string;
@@ -71,8 +70,7 @@ export class AmqpSession {
       out.on("return", ({ properties }) => this.#returned.add(properties.messageId as string));
       // Before anything is consumed: what was waiting arrives, and is to be settled, while the rest still opens.
       this.#out = out;
-      await this.#untilBound();
-      // The commands queue is declared last: when it is there, all are.
+      // The commands queue is declared last: when it is there, all others are, and are bound.
       const lasting = [queues.commands(id), queues.any(type), queues.broadcasts(id)];
       await this.#consume(
         consuming,
@@ -251,28 +249,6 @@ export class AmqpSession {
       } catch (error) {
         const isMissing = (error as { code?: number }).code === 404;
         if (!isMissing || this.#ended || performance.now() > giveUpAtMs) throw error;
-        await pause(queueRetryMs);
-      }
-    }
-  }
-
-  /**
-   * Sends an empty reply to itself until it arrives: queues are declared first and bound after, and a reply that comes in
-   * between would be lost. Nobody waits for this one.
-   */
-  async #untilBound(): Promise<void> {
-    const { id } = this.#options;
-    const giveUpAtMs = performance.now() + queueWaitMs;
-    for (;;) {
-      try {
-        const messageId = nextId();
-        const told = { [headers.kind]: "reply", [headers.from]: id };
-        const options = { messageId, correlationId: messageId, deliveryMode: 1, mandatory: true, headers: told };
-        await this.confirmed(exchanges.reply, id, Buffer.alloc(0), options);
-        return;
-      } catch (error) {
-        const isUnbound = error instanceof PublishError && error.failure === "returned";
-        if (!isUnbound || performance.now() > giveUpAtMs) throw error;
         await pause(queueRetryMs);
       }
     }
