@@ -244,7 +244,7 @@ export class Coordinator {
         [databases.config]: (changes: Parameters<Configuration["apply"]>[0]) => {
           configuration.apply(changes);
           conflicts.apply(changes);
-          peers.applyLocal(changes);
+          peers.applyConfig(changes);
         },
         [databases.registry]: (changes: Parameters<Configuration["apply"]>[0]) => {
           leadership.apply(changes);

@@ -11,6 +11,10 @@ export interface ReplicationSpec {
   /** Servers' URLs, credentials in them if they want any. */
   sourceUrl: string;
   targetUrl: string;
+  /** True when the target is known to have this revision: an engine that can need not ask it. */
+  targetHas?(id: string, rev: string): boolean;
+  /** What an engine may wait between two looks at a source that changes all the time: fewer, larger batches. */
+  restMs?: number;
 }
 
 export interface ReplicationStatus {

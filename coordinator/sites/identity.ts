@@ -61,12 +61,15 @@ export type Probe =
 /** Asks who answers at a peer's URL. Never throws. */
 export async function probe(store: Store, peer: string, own: SiteIdentity): Promise<Probe> {
   try {
-    const welcome = await store.request<unknown>({ path: "", timeoutMs });
-    const couchdb = (welcome as { couchdb?: unknown } | null)?.couchdb;
-    if (couchdb === undefined) {
-      return { found: "error", reason: `${store.url} is not a CouchDB: its answer does not say "couchdb"` };
+    const identity = await readIdentity(store);
+    if (typeof identity?.site !== "string") {
+      const welcome = await store.request<unknown>({ path: "", timeoutMs });
+      const couchdb = (welcome as { couchdb?: unknown } | null)?.couchdb;
+      if (couchdb === undefined) {
+        return { found: "error", reason: `${store.url} is not a CouchDB: its answer does not say "couchdb"` };
+      }
     }
-    return judgeIdentity(await readIdentity(store), peer, own, store.url);
+    return judgeIdentity(identity, peer, own, store.url);
   } catch (error) {
     return judgeFault(error, store.url);
   }

@@ -19,6 +19,10 @@ export interface PeerLinkOptions {
   replicate: Replicate;
   /** Only a site's leader replicates; all coordinators look. */
   leads(): boolean;
+  /** True when our own store is known to have this revision. */
+  has(database: string, id: string, rev: string): boolean;
+  /** How many peers there are: the more there are, the more often each change is offered. */
+  peers(): number;
   /** Changes of our own store since this process began: what grows while a peer is away. */
   localChanges(): number;
   logger: Logger;
@@ -50,10 +54,17 @@ interface Running {
   idleAtMs: number;
 }
 
-/** A replication that has not been through for so long stalls, whatever its engine says. */
-const stallMs = 6_000;
+/** Peers above those with whom nothing is held back: docs/sites.md, "Which shape". */
+const manyPeers = (peers: number) => Math.max(0, peers - 4);
+/**
+ * A replication that has not been through for so long stalls, whatever its engine says. Longer with many peers: the others
+ * bring the same, and a site that is busy must not be written to by all of them on top.
+ */
+const stallMs = (peers: number) => 6_000 + manyPeers(peers) * 1_000;
+/** With many peers a link rests between two batches, so long for each, at most. */
+const [restPerPeerMs, restMaxMs] = [40, 600];
 /** Often enough that a peer which is back is in sync within seconds. */
-const lookEveryMs = { up: 3_000, away: 1_000 };
+const lookEveryMs = { up: (peers: number) => 3_000 + manyPeers(peers) * 250, away: 1_000 };
 const sampleEveryMs = 500;
 const replicatedDatabases: string[] = [databases.config, databases.registry];
 
@@ -99,9 +110,10 @@ export class PeerLink {
 
   /** True while all that the peer has comes here as well: then it need not write to us. One that stalls does not count. */
   get reads(): boolean {
-    const now = this.#options.clock();
+    const { clock, peers } = this.#options;
+    const since = clock() - stallMs(peers());
     const pulls = [...this.#replications.values()].filter(({ direction }) => direction === "pull");
-    return pulls.length > 0 && pulls.every(({ idleAtMs }) => now - idleAtMs < stallMs);
+    return pulls.length > 0 && pulls.every(({ idleAtMs }) => idleAtMs > since);
   }
 
   status(): LinkStatus {
@@ -156,7 +168,10 @@ export class PeerLink {
         if (before !== "site" || replication.status().state === "error") replication.retry();
       }
     }
-    this.#lookTimer = setTimeout(() => this.look(), found.found === "site" ? lookEveryMs.up : lookEveryMs.away);
+    this.#lookTimer = setTimeout(
+      () => this.look(),
+      found.found === "site" ? lookEveryMs.up(this.#options.peers()) : lookEveryMs.away,
+    );
   }
 
   /** Starts and ends replications until there are those of these directions. */
@@ -176,10 +191,12 @@ export class PeerLink {
   }
 
   #spec(database: string, direction: Direction) {
-    const { peer, storeUrl, own } = this.#options;
+    const { peer, storeUrl, own, has, peers } = this.#options;
+    const restMs = Math.min(restMaxMs, manyPeers(peers()) * restPerPeerMs);
     const id = `muster:${own().site}:${peer.name}:${database}:${direction}`;
     const [sourceUrl, targetUrl] = direction === "pull" ? [peer.couchdbUrl, storeUrl] : [storeUrl, peer.couchdbUrl];
-    return { id, database, sourceUrl, targetUrl };
+    const targetHas = direction === "pull" ? { targetHas: has.bind(undefined, database) } : {};
+    return { id, database, sourceUrl, targetUrl, restMs, ...targetHas };
   }
 
   #isInSync(): boolean {

@@ -9,6 +9,7 @@ import { type Change, type Document, Store } from "../../config-db/store.ts";
 import type { PeerSetting } from "../settings.ts";
 import type { Leaf } from "./ancestry.ts";
 import { installIdentity, type SiteIdentity, writeIdentity } from "./identity.ts";
+import { KnownRevisions } from "./known-revisions.ts";
 import { type LinkStatus, PeerLink } from "./peer-link.ts";
 import { Peers } from "./peers.ts";
 import { type RegistryRecord, resolveRecord } from "./registry-resolve.ts";
@@ -61,6 +62,7 @@ export class Sites {
   readonly #duplicates = new Map<string, { atMs: number; urls: string[] }>();
   readonly #resolver: Resolver;
   readonly #listeners = new Set<() => void>();
+  readonly #known = new KnownRevisions();
   #identity: SiteIdentity | undefined;
   #engine: ReplicationEngine | undefined;
   #localChanges = 0;
@@ -107,7 +109,7 @@ export class Sites {
 
   /** Takes in changes of `muster-registry`. */
   apply(changes: Change[]): void {
-    this.applyLocal(changes);
+    this.#note(databases.registry, changes);
     this.#resolver.apply(changes);
     for (const { id, deleted, doc } of changes) {
       if (!id.startsWith("site:")) continue;
@@ -121,8 +123,14 @@ export class Sites {
     }
   }
 
-  /** Counts changes of a replicated database: what a peer that is away may lack. */
-  applyLocal(changes: Change[]): void {
+  /** Takes in changes of `muster-config`. */
+  applyConfig(changes: Change[]): void {
+    this.#note(databases.config, changes);
+  }
+
+  #note(database: string, changes: Change[]): void {
+    this.#known.apply(database, changes);
+    // What a peer that is away may lack.
     this.#localChanges += changes.length;
   }
 
@@ -208,6 +216,8 @@ export class Sites {
       storeUrl,
       replicate: engine.replicate,
       leads,
+      has: (database, id, rev) => this.#known.has(database, id, rev),
+      peers: () => this.#links.size,
       localChanges: () => this.#localChanges,
       logger,
       clock,

@@ -56,7 +56,10 @@ export async function joinSite(name: string, options: JoinedSiteOptions = {}): P
   const feed = new ChangesFeed(store.database<Document>(databases.registry), {
     onChanges: (changes) => sites.apply(changes),
   });
-  await feed.start();
+  const configFeed = new ChangesFeed(store.database<Document>(databases.config), {
+    onChanges: (changes) => sites.applyConfig(changes),
+  });
+  await Promise.all([feed.start(), configFeed.start()]);
   await sites.start();
   const config = store.database<Document & Record<string, unknown>>(databases.config);
   return {
@@ -73,7 +76,7 @@ export async function joinSite(name: string, options: JoinedSiteOptions = {}): P
     read: (id) => config.get(id),
     close: async () => {
       await sites.close();
-      await feed.close();
+      await Promise.all([feed.close(), configFeed.close()]);
       await started?.close();
     },
   };
