@@ -43,14 +43,26 @@ interface FetchOptions {
 }
 
 async function ask(dispatcher: Agent, url: string, { method = "GET", headers = [], body, signal }: FetchOptions) {
-  const { statusCode, body: answer } = await request(url, {
+  const {
+    statusCode,
+    headers: answerHeaders,
+    body: answer,
+  } = await request(url, {
     dispatcher,
     method: method as Dispatcher.HttpMethod,
     headers: Object.fromEntries(headers),
     body: body ?? null,
     signal: signal ?? null,
   });
-  return { ok: statusCode < 400, status: statusCode, json: () => answer.json(), text: () => answer.text() };
+  return {
+    ok: statusCode < 400,
+    status: statusCode,
+    headers: { get: (name: string) => answerHeaders[name.toLowerCase()] ?? null },
+    json: () => answer.json(),
+    text: () => answer.text(),
+    // For attachments; it is Node's, so PouchDB takes it as it is.
+    buffer: async () => Buffer.from(await answer.arrayBuffer()),
+  };
 }
 
 class PouchReplication implements Replication {
@@ -97,6 +109,7 @@ class PouchReplication implements Replication {
     const target = this.#open(targetUrl, database);
     const checkpoints = [new LazyCheckpoints(source), new LazyCheckpoints(target)];
     leaveOutStatistics(source);
+    fetchByBulkGet(source);
     takeRefusalsAsSuch(target);
     if (targetHas !== undefined) askOnlyForUnknown(target, targetHas);
     const running = source.replicate.to(target, {
@@ -180,6 +193,25 @@ interface Progress {
  */
 function leaveOutStatistics(source: PouchDB.Database): void {
   source.info = async () => ({ db_name: "", doc_count: 0, update_seq: 0 });
+}
+
+/**
+ * Fetches revisions by `_bulk_get` alone. PouchDB takes the first failure of it, such as a link that is cut at that moment, to
+ * mean that the server does not know it, and asks for each revision by itself from then on, for as long as the process lives.
+ */
+function fetchByBulkGet(source: PouchDB.Database): void {
+  const handle = source as unknown as {
+    fetch(path: string, options: object): Promise<{ ok: boolean; status: number; json(): Promise<unknown> }>;
+    bulkGet(request: { docs: object[] }): Promise<unknown>;
+  };
+  handle.bulkGet = async ({ docs }) => {
+    const headers = new Headers({ "content-type": "application/json", accept: "application/json" });
+    const options = { method: "POST", headers, body: JSON.stringify({ docs }) };
+    const answer = await handle.fetch("_bulk_get?revs=true&latest=true", options);
+    const result = await answer.json();
+    if (answer.ok) return result;
+    throw Object.assign(new Error(`_bulk_get answered ${answer.status}`), { status: answer.status }, result);
+  };
 }
 
 type RevisionsByDocument = Record<string, string[]>;

@@ -1,4 +1,4 @@
-import { createServer, type Server } from "node:http";
+import { createServer, request as forward, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { expect } from "chai";
 import { databases } from "../../config-db/names.ts";
@@ -24,6 +24,16 @@ describe("replication between sites", function () {
     for (let part = open.pop(); part !== undefined; part = open.pop()) await part.close();
   });
 
+  const listening = async (server: Server): Promise<string> => {
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    opened({
+      close: async () => {
+        server.closeAllConnections();
+        server.close();
+      },
+    });
+    return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  };
   const writeLayer = async (site: JoinedSite, settings: Record<string, unknown> = { a: 1 }): Promise<string> => {
     const { _id, ...content } = layerDocument(settings);
     await site.write(_id, content);
@@ -64,6 +74,22 @@ describe("replication between sites", function () {
     });
     await arrives(west, await writeLayer(east));
     await arrives(east, await writeLayer(west));
+  });
+
+  it("carries attachments, byte for byte", async () => {
+    const west = opened(await joinSite("west"));
+    const east = opened(await joinSite("east", { peers: [{ name: "west", couchdbUrl: west.storeUrl }] }));
+    const bytes = Buffer.from(Array.from({ length: 100_000 }, (_, n) => (n * 31) % 256));
+    for (const [from, to] of [[west, east] as const, [east, west] as const]) {
+      const id = await writeLayer(from);
+      const { _rev: rev = "" } = (await from.read(id)) as Document;
+      const database = from.store.database<Document>(databases.config);
+      await database.putAttachment(id, rev, "rules.bin", { bytes, contentType: "application/octet-stream" });
+      await eventually(async () => {
+        const copy = await to.store.database<Document>(databases.config).getAttachment(id, "rules.bin");
+        expect(copy?.equals(bytes)).to.equal(true);
+      }, patient);
+    }
   });
 
   it("leaves each site its own design documents", async () => {
@@ -125,6 +151,33 @@ describe("replication between sites", function () {
     proxy.heal();
     await arrives(west, await writeLayer(east));
     await isUp(east, "west");
+  });
+
+  it("goes on where a link broke while documents were fetched, as before", async () => {
+    const west = opened(await joinSite("west"));
+    const asked: string[] = [];
+    let breaks = 1;
+    const server = createServer((request, response) => {
+      const { pathname, search } = new URL(request.url ?? "", west.storeUrl);
+      if (/_bulk_get|open_revs/.test(pathname + search)) asked.push(pathname + search);
+      if (pathname.endsWith("/_bulk_get") && breaks-- > 0) return request.socket.destroy();
+      const { method, headers } = request;
+      const onward = forward(west.storeUrl + request.url, { method, headers }, (answer) => {
+        response.writeHead(answer.statusCode ?? 500, answer.headers);
+        answer.pipe(response);
+      });
+      onward.on("error", () => response.destroy());
+      response.on("close", () => onward.destroy());
+      request.pipe(onward);
+      return undefined;
+    });
+    const couchdbUrl = await listening(server);
+    const written = await writeLayer(west);
+    const east = opened(await joinSite("east", { peers: [{ name: "west", couchdbUrl }] }));
+    await arrives(east, written);
+    await arrives(east, await writeLayer(west));
+    expect(breaks, "the link was broken").to.be.lessThan(1);
+    for (const path of asked) expect(path).to.match(/_bulk_get\?/);
   });
 
   describe("where one store is a real CouchDB", () => {
@@ -206,15 +259,8 @@ describe("replication between sites", function () {
       });
 
     it("names one that is not a CouchDB", async () => {
-      const server: Server = createServer((_request, response) => response.end("<html>hello</html>"));
-      await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-      opened({
-        close: async () => {
-          server.closeAllConnections();
-          server.close();
-        },
-      });
-      const east = await named("north", `http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+      const server = createServer((_request, response) => response.end("<html>hello</html>"));
+      const east = await named("north", await listening(server));
       await tells(east, "north", /is not a CouchDB/);
     });
 
