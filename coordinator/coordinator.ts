@@ -115,11 +115,12 @@ export class Coordinator {
   }
 
   #messaging(store: Store, members: Members, leads: () => boolean): Messaging | undefined {
-    const { amqpUrl, amqpManagementUrl, site } = this.#settings;
+    const { amqpUrl, amqpManagementUrl, queueSettleMs, site } = this.#settings;
     if (amqpUrl === undefined) return undefined;
     const management = amqpManagementUrl === undefined ? {} : { managementUrl: amqpManagementUrl };
     const metrics = this.#metrics;
-    return new Messaging({ amqpUrl, site, store, members, leads, metrics, logger: this.#logger, ...management });
+    const logger = this.#logger;
+    return new Messaging({ amqpUrl, queueSettleMs, site, store, members, leads, metrics, logger, ...management });
   }
 
   #compose(store: Store, publicUrl: string) {

@@ -31,7 +31,9 @@ export interface Settings {
   /** The broker; absent: a private node of the start script's, or none (a station). */
   amqpUrl?: string;
   amqpPort: number;
+  /** `off`: there is none. */
   amqpManagementUrl?: string;
+  queueSettleMs: number;
   peers: PeerSetting[];
   auth: "off" | "token";
   operatorToken?: string;
@@ -58,6 +60,14 @@ const url =
       throw new Error(`must be a URL that starts with ${protocols.map((name) => `${name}://`).join(" or ")}`);
     }
     return text.replace(/\/$/, "");
+  };
+const milliseconds =
+  (min: number, max: number): Setting["parse"] =>
+  (text) => {
+    const value = Number(text);
+    if (!/^\d+$/.test(text) || value < min || value > max)
+      throw new Error(`must be milliseconds from ${min} to ${max}`);
+    return value;
   };
 const oneOf =
   (...words: string[]): Setting["parse"] =>
@@ -111,7 +121,15 @@ const settings: Record<string, Setting> = {
   "couchdb-public-url": { description: "how others reach this site's CouchDB", parse: url("http", "https") },
   "amqp-url": { description: "the broker, credentials in the URL; else a private node", parse: url("amqp", "amqps") },
   "amqp-port": { description: "port of the private broker node", default: "5672", parse: port },
-  "amqp-management-url": { description: "the broker's management API, for policies", parse: url("http", "https") },
+  "amqp-management-url": {
+    description: "the broker's management API, for policies; off when it has none",
+    parse: (text) => (text === "off" ? text : url("http", "https")(text)),
+  },
+  "queue-settle-ms": {
+    description: "age at which a new queue takes commands: a younger one can be lost with a broker of one node",
+    default: "1100",
+    parse: milliseconds(0, 60_000),
+  },
   peers: { description: "other sites: name=couchUrl[,amqpUrl], with ; between", default: "", parse: peers },
   auth: { description: "token, or off (loopback only)", parse: oneOf("token", "off") },
   "operator-token": {

@@ -2,7 +2,7 @@
 import type { ConfirmChannel } from "amqplib";
 import type { Logger } from "pino";
 import { exchanges } from "../../config-db/names.ts";
-import { type Plan, type PolicyPlan, policyAsArguments } from "./topology.ts";
+import { type BindingPlan, type Plan, type PolicyPlan, policyAsArguments } from "./topology.ts";
 
 export interface DeclarerOptions {
   /** Given as arguments to queues while no management API can set them as policies. */
@@ -27,7 +27,10 @@ export class Declarer {
     this.#typeExchanges.clear();
   }
 
-  /** @throws what the broker says; the channel is lost then, and the next try goes on from what stands. */
+  /**
+   * All but the bindings that wait for a queue to settle.
+   * @throws what the broker says; the channel is lost then, and the next try goes on from what stands.
+   */
   async declare(channel: ConfirmChannel, plan: Plan): Promise<void> {
     for (const { name, type } of plan.exchanges) {
       if (this.#typeExchanges.has(name)) continue;
@@ -37,10 +40,13 @@ export class Declarer {
     // Each is bound before the next is declared: who finds the last queue of a plan finds all others bound.
     for (const queue of plan.queues) {
       await this.#declareQueue(channel, queue);
-      for (const { exchange, key } of plan.bindings.filter((binding) => binding.queue === queue.name)) {
-        await channel.bindQueue(queue.name, exchange, key);
-      }
+      await bind(channel, plan, (binding) => binding.queue === queue.name && binding.settled !== true);
     }
+  }
+
+  /** The bindings that `declare` left out. @throws as `declare` */
+  async open(channel: ConfirmChannel, plan: Plan): Promise<void> {
+    await bind(channel, plan, (binding) => binding.settled === true);
   }
 
   async #declareQueue(
@@ -64,4 +70,8 @@ export class Declarer {
       throw error;
     }
   }
+}
+
+async function bind(channel: ConfirmChannel, plan: Plan, which: (binding: BindingPlan) => boolean): Promise<void> {
+  for (const { queue, exchange, key } of plan.bindings.filter(which)) await channel.bindQueue(queue, exchange, key);
 }

@@ -36,7 +36,7 @@ export class Inboxes {
    */
   async of({ id, type }: Provisioned): Promise<Inbox> {
     const { broker, consumer, provisioning, logger } = this.#options;
-    await provisioning.provision({ id, type });
+    await provisioning.declared({ id, type });
     const found = this.#inboxes.get(id);
     if (found !== undefined && found.component.type === type) return found;
     if (found !== undefined) await this.drop(id);

@@ -51,6 +51,8 @@ export interface MessagingOptions {
   leads?: () => boolean;
   logger: Logger;
   limits?: Partial<QueueLimits & TrackingLimits & { deadLettersMax: number }>;
+  /** How long a new commands queue stands before it takes commands, in milliseconds. */
+  queueSettleMs?: number;
   retry?: Partial<RetryPolicy>;
   metrics?: Metrics;
   wallClock?: () => Date;
@@ -94,6 +96,7 @@ export class Messaging {
       site,
       limits: { ...defaultQueueLimits, ...limits },
       members: () => this.#ownMembers(),
+      ...(options.queueSettleMs === undefined ? {} : { settleMs: options.queueSettleMs }),
       logger,
     });
     const provisioning = this.#provisioning;

@@ -2,6 +2,10 @@
  * Makes the broker match the topology, and keeps it so. Declaring a component's queues takes 20 ms, registrations come by
  * the thousand: so they are declared in the background, those that somebody waits for first, and what the broker has
  * already (asked once a connection, of its management API) is not declared again.
+ *
+ * It is done in rounds. RabbitMQ writes down which quorum queues there are when none was made for half a second to a second;
+ * killed before, it has forgotten the queue and all that it confirmed. So each round declares, waits without declaring, and
+ * only then binds for commands what it declared (docs/adr/0308).
  */
 import { setTimeout as delay } from "node:timers/promises";
 import type { ConfirmChannel } from "amqplib";
@@ -29,6 +33,8 @@ export interface ProvisioningOptions {
   /** The components of this site that have queues, now. */
   members: () => Iterable<Provisioned>;
   logger: Logger;
+  /** How long no queue is declared before new ones take commands. 0: they do at once, and can be lost in their first second. */
+  settleMs?: number;
   /** How long to wait for the management API at the first start before going on without it. */
   managementGraceMs?: number;
 }
@@ -36,12 +42,25 @@ export interface ProvisioningOptions {
 interface Job extends Provisioned {
   urgent: boolean;
   done: boolean;
-  finished: Promise<void>;
-  finish: () => void;
+  /** All queues are there, and bound for all but commands. */
+  declared: Deferred;
+  finished: Deferred;
 }
 
+interface Declared {
+  job: Job;
+  /** A channel that has ended since tells that the broker may have forgotten what was declared on it. */
+  on: ConfirmChannel;
+}
+
+type Lasting = ReturnType<Broker["channel"]>["channel"];
+
+/** Twice RabbitMQ's half second, for it only looks then whether anything changed since, and what a late timer takes. */
+export const settleDefaultMs = 1_100;
 /** Two declare faster than one, for each waits for the broker's disk; more only take it from the messages. */
-const workers = 2;
+const declarers = 2;
+/** What a round declares at most: whoever comes next waits for the rest of it, the settling, and a round of its own. */
+const roundMs = 2_000;
 const retryMs = 1_000;
 /** How long a sender waits for the queues of its target. */
 const provisionTimeoutMs = 10_000;
@@ -80,11 +99,13 @@ export class Provisioning {
       },
     });
     this.#channels.push(prepared);
-    for (let n = 0; n < workers; n += 1) {
+    const declaring: Lasting[] = [];
+    for (let n = 0; n < declarers; n += 1) {
       const opened = this.#options.broker.channel({ name: `declare ${n}`, declares: true });
       this.#channels.push(opened);
-      this.#running.push(this.#work(opened.channel));
+      declaring.push(opened.channel);
     }
+    this.#running.push(this.#work(declaring));
     this.#running.push(this.#policies.keep(this.#abort.signal));
   }
 
@@ -123,19 +144,28 @@ export class Provisioning {
    * @throws MusterError `invalid-request` for an id whose queues would be others'; `broker-unavailable`.
    */
   async provision(component: Provisioned): Promise<void> {
+    await this.#until(component, "finished");
+  }
+
+  /** As `provision`, but only until the queues can be read and take what is not a command. @throws as `provision` */
+  async declared(component: Provisioned): Promise<void> {
+    await this.#until(component, "declared");
+  }
+
+  async #until(component: Provisioned, step: "declared" | "finished"): Promise<void> {
     if (reservedIdPattern.test(component.id))
       throw new MusterError(
         "invalid-request",
         `"${component.id}" cannot be a component's id: ids must not be, or begin with, any., site., leader. or outcomes.`,
       );
     if (this.stands(component)) return;
-    await withTimeout(this.#job(component, true).finished);
+    await withTimeout(this.#job(component, true)[step].promise);
   }
 
-  /** Has the queues declared again: a message came back although they should stand. */
-  async repair(component: Provisioned): Promise<void> {
+  /** Has the queues declared again: a message came back although they should stand. @throws as `provision` */
+  async repair(component: Provisioned, forCommands: boolean): Promise<void> {
     this.#standing.delete(component.id);
-    await this.provision(component);
+    await this.#until(component, forCommands ? "finished" : "declared");
   }
 
   /** The exchange of a type must stand before anything is published to it: a missing one costs the whole channel. */
@@ -190,8 +220,7 @@ export class Provisioning {
       return waiting;
     }
     if (waiting !== undefined) this.#end(waiting);
-    const { promise, resolve } = deferred();
-    const job: Job = { id, type, urgent, done: false, finished: promise, finish: resolve };
+    const job: Job = { id, type, urgent, done: false, declared: deferred(), finished: deferred() };
     this.#jobs.set(id, job);
     (urgent ? this.#urgent : this.#background).push(job);
     this.#wake();
@@ -201,38 +230,76 @@ export class Provisioning {
   #end(job: Job): void {
     job.done = true;
     if (this.#jobs.get(job.id) === job) this.#jobs.delete(job.id);
-    job.finish();
+    job.declared.resolve();
+    job.finished.resolve();
   }
 
-  async #work(lasting: ReturnType<Broker["channel"]>["channel"]): Promise<void> {
+  async #work(declaring: Lasting[]): Promise<void> {
     const { signal } = this.#abort;
-    const { broker, logger } = this.#options;
     while (!signal.aborted) {
-      const job = this.#urgent.shift() ?? this.#background.shift();
-      if (job === undefined) {
-        await this.#markVersion(lasting);
+      if (this.#urgent.length + this.#background.length === 0) {
+        await this.#markVersion(declaring[0]);
         await this.#idle();
         continue;
       }
+      const declared: Declared[] = [];
+      const untilMs = performance.now() + roundMs;
+      await Promise.all(declaring.map((lasting) => this.#declare(lasting, untilMs, declared)));
+      await this.#open(declared);
+    }
+  }
+
+  async #declare(lasting: Lasting, untilMs: number, declared: Declared[]): Promise<void> {
+    const { signal } = this.#abort;
+    while (!signal.aborted && performance.now() < untilMs) {
+      const job = this.#urgent.shift() ?? this.#background.shift();
+      if (job === undefined) return;
       if (job.done) continue;
       try {
         await abortable(this.#ready.promise, signal);
         const channel = await lasting.opened(signal);
         await this.#declarer.declare(channel, componentPlan(job));
+        job.declared.resolve();
+        declared.push({ job, on: channel });
+      } catch (error) {
+        await this.#retry([job], error);
+      }
+    }
+  }
+
+  async #open(declared: Declared[]): Promise<void> {
+    const { signal } = this.#abort;
+    const { settleMs = settleDefaultMs } = this.#options;
+    if (declared.length > 0 && settleMs > 0) await delay(settleMs, undefined, { signal }).catch(() => undefined);
+    for (const [at, { job, on }] of declared.entries()) {
+      if (signal.aborted) return;
+      // A removal that came meanwhile has ended the job.
+      if (job.done) continue;
+      try {
+        await this.#declarer.open(on, componentPlan(job));
         const before = this.#standing.get(job.id);
-        if (before !== undefined && before !== job.type) await leaveType(channel, job.id, before);
-        // A removal that came meanwhile has ended the job.
+        if (before !== undefined && before !== job.type) await leaveType(on, job.id, before);
         if (!job.done) this.#standing.set(job.id, job.type);
         this.#end(job);
       } catch (error) {
-        if (signal.aborted) return;
-        // A broker that is away is told by its connection.
-        const level = broker.state === "connected" ? "warn" : "debug";
-        logger[level]({ component: job.id, error: String(error) }, "queues could not be declared, trying again");
-        (job.urgent ? this.#urgent : this.#background).push(job);
-        await delay(retryMs, undefined, { signal }).catch(() => undefined);
+        // A job on the other channel may have to be declared again without need; that does no harm.
+        const left = declared.slice(at).map((rest) => rest.job);
+        await this.#retry(left, error);
+        return;
       }
     }
+  }
+
+  async #retry(jobs: Job[], error: unknown): Promise<void> {
+    const { signal } = this.#abort;
+    if (signal.aborted) return;
+    const { broker, logger } = this.#options;
+    // A broker that is away is told by its connection.
+    const level = broker.state === "connected" ? "warn" : "debug";
+    const components = jobs.slice(0, 10).map(({ id }) => id);
+    logger[level]({ components, error: String(error) }, "queues could not be declared, trying again");
+    for (const job of jobs) (job.urgent ? this.#urgent : this.#background).push(job);
+    await delay(retryMs, undefined, { signal }).catch(() => undefined);
   }
 
   async #idle(): Promise<void> {
@@ -246,8 +313,8 @@ export class Provisioning {
   }
 
   /** All was declared by this version: a later start may ask instead of declaring. */
-  async #markVersion(lasting: ReturnType<Broker["channel"]>["channel"]): Promise<void> {
-    if (this.#jobs.size > 0 || lasting.current === undefined) return;
+  async #markVersion(lasting: Lasting | undefined): Promise<void> {
+    if (this.#jobs.size > 0 || lasting?.current === undefined) return;
     await lasting.current.assertExchange(versionMarker, "fanout", { durable: true }).catch(() => undefined);
   }
 }

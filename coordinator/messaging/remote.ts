@@ -91,7 +91,7 @@ export class Remote {
     if (passage.exchange === exchanges.reply) return;
     const home = homeOf(passage, members, site);
     if (home.member !== undefined) {
-      await provisioning.repair(home.member);
+      await provisioning.repair(home.member, passage.exchange !== exchanges.requests);
       if ((await this.#publish(message, passage)) !== "unroutable") return;
     } else if (home.site !== undefined && !passage.isLast && (await this.#send(message, home.site, passage))) return;
     await this.#fail(message, passage);

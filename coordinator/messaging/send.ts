@@ -99,7 +99,7 @@ export class Sender {
     if (plan.key === "") {
       // A fanout cannot say whom it missed.
       if (plan.exchange !== exchanges.all) await provisioning.typeExchange(plan.recipients[0]?.type ?? "");
-      await Promise.all(here.map((member) => provisioning.provision(member)));
+      await Promise.all(here.map((member) => provisioning.declared(member)));
       expectTaken(await this.#publish(plan, letter, false), plan);
       return;
     }
@@ -107,7 +107,7 @@ export class Sender {
     if (outcome !== "unroutable") return expectTaken(outcome, plan);
     // Registered, and yet no queue: it waits to be declared, or somebody deleted it.
     const [first] = here;
-    if (first !== undefined) await provisioning.repair(first);
+    if (first !== undefined) await provisioning.repair(first, plan.exchange !== exchanges.requests);
     expectTaken(await this.#publish(plan, letter, true), plan);
   }
 

@@ -28,12 +28,13 @@ export interface BindingPlan {
   queue: string;
   exchange: string;
   key: string;
+  /** Bound only when the queue has settled: what comes to it before could be lost with the broker (docs/adr/0308). */
+  settled?: true;
 }
 
 export interface Plan {
   exchanges: ExchangePlan[];
   queues: QueuePlan[];
-  /** In this order: a component is reachable for commands when all else is there. */
   bindings: BindingPlan[];
 }
 
@@ -83,14 +84,14 @@ export function componentPlan(component: { id: string; type: string }): Plan {
       { name: queues.commands(id), type: "quorum" },
     ],
     bindings: [
-      { queue: queues.any(type), exchange: exchanges.any, key: type },
+      { queue: queues.any(type), exchange: exchanges.any, key: type, settled: true },
       { queue: queues.broadcasts(id), exchange: exchanges.type(type), key: "" },
       { queue: queues.broadcasts(id), exchange: exchanges.all, key: "" },
       { queue: queues.broadcasts(id), exchange: exchanges.signals, key: id },
       { queue: queues.broadcasts(id), exchange: exchanges.signals, key: typeSignalKey(type) },
       { queue: queues.replies(id), exchange: exchanges.reply, key: id },
       { queue: queues.requests(id), exchange: exchanges.requests, key: id },
-      { queue: queues.commands(id), exchange: exchanges.unicast, key: id },
+      { queue: queues.commands(id), exchange: exchanges.unicast, key: id, settled: true },
     ],
   };
 }

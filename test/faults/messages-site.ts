@@ -3,6 +3,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { settleDefaultMs } from "../../coordinator/messaging/provisioning.ts";
 import { type Broker, startBroker } from "../../scripts/broker.ts";
 import { findFreePort } from "../../scripts/ports.ts";
 import { type RunningCoordinator, startCoordinator } from "../support/coordinator.ts";
@@ -38,7 +39,7 @@ export class FaultSite {
     const port = await findFreePort();
     const broker = await startBroker({ directory, port });
     const args = ["--amqp-management-url", broker.managementUrl];
-    const coordinator = await startCoordinator({ amqpUrl: broker.url, args });
+    const coordinator = await startCoordinator({ amqpUrl: broker.url, queueSettleMs: settleDefaultMs, args });
     return new FaultSite(directory, port, broker, coordinator);
   }
 

@@ -86,7 +86,13 @@ export class Partition {
   async joined(timeoutMs = patient.timeoutMs): Promise<void> {
     await eventually(
       async () => {
-        for (const { name, call } of this.sites) {
+        for (const { name, call, vhost } of this.sites) {
+          // A link between brokers stands when it has bound at this end what is bound at the other.
+          const bound = (await vhost?.api("GET", "/exchanges/{vhost}/muster.remote/bindings/source")) as
+            | object[]
+            | undefined;
+          if (bound !== undefined && bound.length < this.sites.length)
+            throw new Error(`${name} has ${bound.length} links`);
           for (const row of (await call("GET", "/v1/sites")).body.sites) {
             if (row.state !== "up") throw new Error(`${name} says of ${row.name}: ${JSON.stringify(row)}`);
           }

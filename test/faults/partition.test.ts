@@ -69,6 +69,9 @@ describe("a site that is cut off", function () {
     expect((await east.call("PUT", `/v1/config/layers/type:${guarded}`, { settings: { size: 5 } })).status).to.equal(
       201,
     );
+    const guardedId = `guarded-${word()}`;
+    homes.set(guardedId, east);
+    await register(east, guardedId, guarded as string);
     await untilEqual(partition, layers, 30_000);
 
     partition.cutOff("west");
@@ -123,6 +126,23 @@ describe("a site that is cut off", function () {
     partition.heal();
     const equalMs = await untilEqual(partition, layers, 10_000);
     process.stdout.write(`      equal after ${Math.round(equalMs)} ms\n`);
+
+    // The schema of one side and the layer of the other: one is held back and named, the same everywhere.
+    await eventually(
+      async () => {
+        const shown = await Promise.all(
+          partition.sites.map(async ({ call }) => {
+            const { body, headers } = await call("GET", `/v1/components/${guardedId}/config`);
+            const { faults } = (await call("GET", "/v1/config/faults")).body;
+            const held = faults.map(({ document, rev }: Record<string, string>) => `${document}@${rev}`).sort();
+            expect(held.join()).to.match(new RegExp(`^(layer:type|schema):${guarded}@`));
+            return JSON.stringify([headers.get("etag"), body, held]);
+          }),
+        );
+        expect(new Set(shown).size, shown.join(" ")).to.equal(1);
+      },
+      { timeoutMs: 10_000 },
+    );
 
     for (const site of partition.sites) {
       expect(await lostEdits(site, edits), site.name).to.deep.equal([]);

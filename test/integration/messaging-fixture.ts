@@ -88,7 +88,9 @@ export function createMessaging(
   store: Store,
   options: Partial<MessagingOptions> = {},
 ): Messaging {
-  return new Messaging({ amqpUrl: url, managementUrl, site, store, members, logger: silent, ...options });
+  // What settling is for is shown by the fault tests.
+  const given = { amqpUrl: url, managementUrl, queueSettleMs: 0 };
+  return new Messaging({ ...given, site, store, members, logger: silent, ...options });
 }
 
 /** A foreign AMQP client: it may publish and consume anything. */

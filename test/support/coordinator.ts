@@ -11,6 +11,8 @@ export interface CoordinatorOptions {
   couchdbUrl?: string;
   /** Kept by `close()`; absent: a temporary one that is deleted. */
   dataDir?: string;
+  /** As in production where a broker is killed; absent: commands may be sent at once. */
+  queueSettleMs?: number;
   /** More flags, as on the command line. */
   args?: string[];
 }
@@ -42,6 +44,7 @@ export async function startCoordinator(options: CoordinatorOptions = {}): Promis
     site: options.site,
     "amqp-url": options.amqpUrl,
     "couchdb-url": options.couchdbUrl,
+    "queue-settle-ms": String(options.queueSettleMs ?? 0),
   };
   const args = Object.entries(flags).flatMap(([flag, value]) => (value === undefined ? [] : [`--${flag}`, value]));
   const environment = Object.keys(process.env).filter((name) => name.startsWith("MUSTER_"));
