@@ -5,6 +5,7 @@ import { limits } from "../../config-db/limits.ts";
 import { type Inbox, type InboxMessage, inboxLimits } from "../messaging/inbox.ts";
 import type { Member, Members } from "../messaging/members.ts";
 import type { Messaging } from "../messaging/messaging.ts";
+import type { Settlement } from "../messaging/settling.ts";
 import { bufferedStream, contentOf } from "./message-body.ts";
 import type { QueryParameter, RequestContext, Route } from "./route.ts";
 import { keepAlive, type SignsOfLife, whileAlive } from "./sign-of-life.ts";
@@ -15,7 +16,6 @@ export interface InboxRoutesOptions {
   members: Members;
   site: string;
   /** A poll is a sign of life. */
-  /** A poll is one. */
   signs: SignsOfLife;
 }
 
@@ -55,16 +55,10 @@ export function inboxRoutes({ messaging, members, site, signs }: InboxRoutesOpti
       );
     return messaging.inboxes.of(member);
   };
-  const settled = async (request: RequestContext, settle: (inbox: Inbox, delivery: string) => Promise<void>) => {
+  const settled = async (request: RequestContext, settlement: Settlement) => {
     const { id = "", delivery = "" } = request.params;
     signs.touch(id);
-    const inbox = messaging.inboxes.existing(id);
-    if (inbox === undefined)
-      throw new MusterError(
-        "no-such-delivery",
-        `"${id}" has nothing open at this coordinator: the message comes again`,
-      );
-    await settle(inbox, delivery);
+    await messaging.settling.settle(id, delivery, settlement);
     return { status: 204 };
   };
   const settling = (verb: string, summary: string): Pick<Route, "method" | "path" | "summary" | "answers"> => ({
@@ -119,21 +113,19 @@ export function inboxRoutes({ messaging, members, site, signs }: InboxRoutesOpti
     },
     {
       ...settling("ack", "The message was handled"),
-      handle: (request) => settled(request, (inbox, delivery) => inbox.ack(delivery)),
+      handle: (request) => settled(request, { how: "ack" }),
     },
     {
       ...settling("nack", "The message could not be handled: it comes again, in the end it is a dead letter"),
       body: "delivery-nack",
       bodyOptional: true,
-      handle: (request) =>
-        settled(request, (inbox, delivery) => inbox.nack(delivery, (request.body ?? {}) as DeliveryNack)),
+      handle: (request) => settled(request, { how: "nack", ...((request.body ?? {}) as DeliveryNack) }),
     },
     {
       ...settling("reply", "Answer a request"),
       body: "delivery-reply",
       bodyOptional: true,
-      handle: (request) =>
-        settled(request, (inbox, delivery) => inbox.reply(delivery, contentOf((request.body ?? {}) as DeliveryReply))),
+      handle: (request) => settled(request, { how: "reply", ...contentOf((request.body ?? {}) as DeliveryReply) }),
     },
   ];
 }

@@ -17,8 +17,8 @@ export const inboxLimits = {
   max: { min: 1, max: 100, default: 10 },
   /** Over 30 minutes RabbitMQ closes the channel and gives the message out again, which then joins the open delivery. */
   visibilityMs: { min: 100, max: 3_600_000, default: 30_000 },
-  /** After so long without a poll the queues are left to others. */
-  idleMs: 30_000,
+  /** After so long without a poll the queues are left to others: the next poll may reach another coordinator. */
+  lingerMs: 1_000,
   /** Inboxes in use at once per coordinator: each holds a channel, of which a connection has 2,047. */
   inboxes: 1_500,
 } as const;
@@ -71,10 +71,13 @@ export class Inbox {
   readonly #held = new Map<string, Open>();
   #opened: ReturnType<Broker["channel"]> | undefined;
   #tags: string[] = [];
+  /** 0 while nothing is consumed. */
   #prefetch = 0;
   #closed = false;
   #pumping = false;
-  #idle: NodeJS.Timeout | undefined;
+  #linger: NodeJS.Timeout | undefined;
+  /** Consumers are begun and ended one after the other. */
+  #turn: Promise<void> = Promise.resolve();
 
   constructor(options: InboxOptions) {
     this.#options = options;
@@ -179,7 +182,7 @@ export class Inbox {
 
   async close(): Promise<void> {
     this.#closed = true;
-    clearTimeout(this.#idle);
+    clearTimeout(this.#linger);
     for (const { timer } of [...this.#open.values(), ...this.#held.values()]) clearTimeout(timer);
     this.#open.clear();
     this.#held.clear();
@@ -193,11 +196,20 @@ export class Inbox {
   // --- consuming -----------------------------------------------------------------------------------------------
 
   async #wake(wanted: number): Promise<void> {
-    clearTimeout(this.#idle);
-    const before = this.#prefetch;
-    this.#prefetch = Math.max(before, wanted);
+    clearTimeout(this.#linger);
+    await this.#inTurn(() => this.#consumeAhead(wanted));
+  }
+
+  async #inTurn(work: () => Promise<void>): Promise<void> {
+    const done = this.#turn.then(work);
+    this.#turn = done.catch(() => undefined);
+    await done;
+  }
+
+  async #consumeAhead(wanted: number): Promise<void> {
+    if (this.#closed || wanted <= this.#prefetch) return;
+    this.#prefetch = wanted;
     if (this.#opened === undefined) {
-      this.#prefetch = wanted;
       this.#opened = this.#options.broker.channel({
         name: `inbox ${this.#options.component.id}`,
         setup: (channel) => this.#consumeAll(channel),
@@ -206,16 +218,17 @@ export class Inbox {
           this.#ready.length = 0;
         },
       });
-    } else if (this.#prefetch > before) {
-      const channel = this.#opened.channel.current;
-      if (channel === undefined) return;
-      for (const tag of this.#tags.splice(0)) await channel.cancel(tag);
-      await this.#consumeAll(channel);
+      return;
     }
+    const channel = this.#opened.channel.current;
+    if (channel === undefined) return;
+    await this.#cancelAll(channel);
+    await this.#consumeAll(channel);
   }
 
   async #consumeAll(channel: ConfirmChannel): Promise<void> {
     const { id, type } = this.#options.component;
+    this.#prefetch ||= inboxLimits.max.default;
     this.#tags = [];
     for (const queue of [queues.commands(id), queues.requests(id), queues.broadcasts(id), queues.any(type)]) {
       const shared = queue === queues.any(type) ? { sharedBy: type } : {};
@@ -226,6 +239,10 @@ export class Inbox {
       });
       this.#tags.push(tag);
     }
+  }
+
+  async #cancelAll(channel: ConfirmChannel): Promise<void> {
+    for (const tag of this.#tags.splice(0)) await channel.cancel(tag);
   }
 
   async #arrived(channel: Channel, message: ConsumeMessage, shared: { sharedBy?: string }): Promise<void> {
@@ -265,22 +282,35 @@ export class Inbox {
     });
   }
 
-  /** Left alone for a while, the channel is closed: what is unacked on it goes back to its queue. */
+  /** Left alone for a while, what nobody took goes back to its queue. */
   #rest(): void {
-    clearTimeout(this.#idle);
-    if (this.#closed || this.#waiters.length > 0 || this.#streams.size > 0) return;
-    this.#idle = setTimeout(() => {
-      if (this.#open.size > 0 || this.#held.size > 0) {
-        this.#rest();
-        return;
-      }
-      const opened = this.#opened;
+    clearTimeout(this.#linger);
+    if (this.#isWanted()) return;
+    this.#linger = setTimeout(() => {
+      this.#inTurn(() => this.#leave()).catch(() => undefined);
+    }, inboxLimits.lingerMs);
+    this.#linger.unref();
+  }
+
+  #isWanted(): boolean {
+    return this.#closed || this.#waiters.length > 0 || this.#streams.size > 0;
+  }
+
+  async #leave(): Promise<void> {
+    const opened = this.#opened;
+    if (opened === undefined || this.#isWanted()) return;
+    this.#prefetch = 0;
+    if (this.#open.size === 0 && this.#held.size === 0) {
       this.#opened = undefined;
-      this.#prefetch = 0;
       this.#ready.length = 0;
-      opened?.close().catch(() => undefined);
-    }, inboxLimits.idleMs);
-    this.#idle.unref();
+      await opened.close();
+      return;
+    }
+    // What is handed out is settled on this channel.
+    const channel = opened.channel.current;
+    if (channel === undefined) return;
+    await this.#cancelAll(channel);
+    for (const { message } of this.#ready.splice(0)) channel.nack(message, false, true);
   }
 
   // --- deliveries ----------------------------------------------------------------------------------------------
@@ -338,7 +368,8 @@ export class Inbox {
       this.#held.delete(messageId);
       consumer
         .fail(delivery, verdict, failure)
-        .catch((error) => logger.warn({ error: String(error) }, "a failed message could not be sent again"));
+        .catch((error) => logger.warn({ error: String(error) }, "a failed message could not be sent again"))
+        .finally(() => this.#rest());
     }, verdict.delayMs);
     this.#held.set(messageId, { delivery, timer });
   }

@@ -17,8 +17,8 @@ export interface InboxesOptions {
 export class Inboxes {
   readonly #options: InboxesOptions;
   readonly #inboxes = new Map<string, Inbox>();
-  /** In every delivery id: of another coordinator of the site, or of an earlier process, they are not open here. */
-  readonly #token = randomBytes(4).toString("hex");
+  /** Begins every delivery id: tells this process from other coordinators of the site, and from earlier ones. */
+  readonly token = randomBytes(4).toString("hex");
   #deliveries = 0;
 
   constructor(options: InboxesOptions) {
@@ -45,14 +45,14 @@ export class Inboxes {
       throw new MusterError(
         "too-many",
         `${inboxLimits.inboxes} components poll this coordinator already; use another coordinator of the site, or try again`,
-        { retryAfterMs: inboxLimits.idleMs },
+        { retryAfterMs: inboxLimits.lingerMs },
       );
     const inbox = new Inbox({
       component: { id, type },
       broker,
       consumer,
       logger,
-      deliveryId: () => `${this.#token}-${(++this.#deliveries).toString(36)}`,
+      deliveryId: () => `${this.token}-${(++this.#deliveries).toString(36)}`,
     });
     this.#inboxes.set(id, inbox);
     return inbox;

@@ -27,6 +27,7 @@ import { removeQueues } from "./removal.ts";
 import { Renewals } from "./renewals.ts";
 import { Requester } from "./request.ts";
 import { Sender } from "./send.ts";
+import { Settling } from "./settling.ts";
 import { type Signal, Signals } from "./signals.ts";
 import { Tap } from "./tap.ts";
 import { defaultQueueLimits, type QueueLimits } from "./topology.ts";
@@ -72,6 +73,7 @@ export class Messaging {
   readonly requester: Requester;
   readonly events: Events;
   readonly inboxes: Inboxes;
+  readonly settling: Settling;
   readonly tracking: Tracking;
   readonly commands: Commands;
   readonly deadLetters: DeadLetters;
@@ -108,9 +110,11 @@ export class Messaging {
     this.requester = new Requester({ broker, sender: this.sender, site });
     this.events = new Events({ broker, wallClock });
     this.inboxes = new Inboxes({ broker, consumer, provisioning, logger });
+    const { inboxes, requester } = this;
+    this.settling = new Settling({ broker, inboxes, requester, site, logger, wallClock });
     const trackingLimits = { ...defaultTrackingLimits, ...limits };
     this.tracking = new Tracking({ store, broker, site, logger, limits: trackingLimits, wallClock, ready });
-    const { sender, tracking, inboxes } = this;
+    const { sender, tracking } = this;
     this.commands = new Commands({ sender, tracking, site, wallClock });
     const max = limits.deadLettersMax ?? deadLettersMax;
     this.deadLetters = new DeadLetters({ store, broker, sender, tracking, logger, wallClock, max, ready });
@@ -131,6 +135,7 @@ export class Messaging {
     this.#broker.start();
     this.#provisioning.start();
     this.requester.start();
+    this.settling.start();
     await this.tracking.start();
     this.deadLetters.start();
     this.#webhooks.start();
@@ -147,6 +152,7 @@ export class Messaging {
     await this.events.close();
     await this.deadLetters.close();
     await this.tracking.close();
+    await this.settling.close();
     await this.requester.close();
     await this.#renewals.close();
     await this.#provisioning.close();

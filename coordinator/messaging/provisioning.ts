@@ -77,6 +77,7 @@ export class Provisioning {
   readonly #background: Job[] = [];
   readonly #running: Promise<void>[] = [];
   readonly #policies: PolicyKeeper;
+  readonly #settleMs: number;
   #ready: Deferred;
   readonly #asleep = new Set<() => void>();
 
@@ -86,6 +87,7 @@ export class Provisioning {
     const policies = policyPlans(options.limits);
     this.#policies = new PolicyKeeper({ broker, management, policies, logger, graceMs: managementGraceMs });
     this.#declarer = new Declarer({ policies, useArguments: () => this.#policies.asArguments, logger });
+    this.#settleMs = options.settleMs ?? settleDefaultMs;
     this.#ready = deferred();
   }
 
@@ -259,6 +261,7 @@ export class Provisioning {
         await abortable(this.#ready.promise, signal);
         const channel = await lasting.opened(signal);
         await this.#declarer.declare(channel, componentPlan(job));
+        if (this.#settleMs === 0) await this.#declarer.open(channel, componentPlan(job));
         job.declared.resolve();
         declared.push({ job, on: channel });
       } catch (error) {
@@ -269,8 +272,8 @@ export class Provisioning {
 
   async #open(declared: Declared[]): Promise<void> {
     const { signal } = this.#abort;
-    const { settleMs = settleDefaultMs } = this.#options;
-    if (declared.length > 0 && settleMs > 0) await delay(settleMs, undefined, { signal }).catch(() => undefined);
+    if (declared.length > 0 && this.#settleMs > 0)
+      await delay(this.#settleMs, undefined, { signal }).catch(() => undefined);
     for (const [at, { job, on }] of declared.entries()) {
       if (signal.aborted) return;
       // A removal that came meanwhile has ended the job.

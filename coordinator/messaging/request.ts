@@ -1,6 +1,6 @@
 /** Requests that the coordinator makes for others: to one, to any one of a type, or to many, gathering who answers. */
 import { randomBytes } from "node:crypto";
-import { MusterError } from "../../config-db/errors.ts";
+import { type ErrorCode, errorCodes, MusterError } from "../../config-db/errors.ts";
 import { exchanges, replyKeys } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { type HttpBody, type Letter, readLetter, toHttpBody } from "./envelope.ts";
@@ -87,6 +87,22 @@ export class Requester {
     );
   }
 
+  /**
+   * Asks another coordinator of the site, by its key on `muster.requests`.
+   * @throws MusterError what was thrown there; `no-such-target` when it is gone; `broker-unavailable` without an answer.
+   */
+  async delegate(key: string, letter: Letter, timeoutMs: number): Promise<void> {
+    const plan = { exchange: exchanges.requests, key, recipients: [] };
+    const forever = new AbortController().signal;
+    const [reply] = await this.#exchange(plan, letter, timeoutMs, forever, (replies) => replies.length > 0);
+    if (reply === undefined)
+      throw new MusterError("broker-unavailable", `another coordinator of the site did not answer in ${timeoutMs} ms`, {
+        retryAfterMs: timeoutMs,
+      });
+    const failure = failureOf(reply);
+    if (failure !== undefined) throw new MusterError(codeOf(failure.code), failure.detail);
+  }
+
   /** Sends a request to many and resolves when all have answered, or with who has when the time is over. */
   async gather(plan: RoutePlan, letter: Letter, timeoutMs: number, signal: AbortSignal): Promise<Gathered> {
     const awaited = new Set(plan.recipients.map((member) => member.id));
@@ -144,6 +160,10 @@ export class Requester {
       this.#pending.delete(messageId);
     }
   }
+}
+
+function codeOf(given: string): ErrorCode {
+  return given in errorCodes ? (given as ErrorCode) : "internal";
 }
 
 function tooLarge({ envelope }: Letter): Letter {

@@ -13,10 +13,10 @@ describe("a client in full load while the broker is killed", function () {
   before(async () => {
     site = await FaultSite.start();
   });
-  after(async () => {
-    await Promise.all(open.map((component) => component.close()));
-    await site?.close();
+  afterEach(async () => {
+    await Promise.all(open.splice(0).map((component) => component.close()));
   });
+  after(async () => await site?.close());
 
   async function join(id: string): Promise<Component> {
     const component = await connect({ url: site.coordinator.url, id, type: "fault", cacheDirectory: false });

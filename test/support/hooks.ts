@@ -10,6 +10,10 @@ let run: Mocha.Runner | undefined;
 /** Mocha calls this once, before the first test of the run, with its runner. */
 export function mochaGlobalSetup(this: Mocha.Runner): void {
   run = this;
+  // Mocha keeps a first failure to itself when the second try passes, or fails otherwise.
+  this.on("retry", (test: Mocha.Test, error: Error) => {
+    process.stdout.write(`tried again: ${test.fullTitle()}\n${error.stack ?? error}\n`);
+  });
   // The test under way still ends, then comes the report on all so far. A second time ends it at once.
   process.once("SIGINT", () => this.abort());
 }

@@ -1,0 +1,133 @@
+/**
+ * Settles what an inbox handed out: here, or at the coordinator of the site that did. Behind a load balancer a component reaches
+ * another one with every request; the delivery's id tells which one has it open.
+ */
+import { randomUUID } from "node:crypto";
+import type { Logger } from "pino";
+import { isMusterError, MusterError } from "../../config-db/errors.ts";
+import { exchanges } from "../../config-db/names.ts";
+import type { Broker } from "./broker.ts";
+import { type Letter, publishOptions, readLetter } from "./envelope.ts";
+import type { Inboxes } from "./inboxes.ts";
+import { consume } from "./lasting-channel.ts";
+import type { Requester } from "./request.ts";
+import { draftLetter } from "./send.ts";
+
+/** What is said of a delivery: handled, failed (Inbox.nack), or handled with this answer. */
+export type Settlement =
+  | { how: "ack" }
+  | { how: "nack"; reason?: string; delayMs?: number; final?: boolean }
+  | { how: "reply"; content: Buffer; contentType: string };
+
+export interface SettlingOptions {
+  broker: Broker;
+  inboxes: Inboxes;
+  requester: Requester;
+  site: string;
+  logger: Logger;
+  wallClock: () => Date;
+}
+
+const deliveryPattern = /^([0-9a-f]{8})-[0-9a-z]+$/;
+const answerTimeoutMs = 5_000;
+const prefetch = 100;
+const nothing = Buffer.alloc(0);
+
+export class Settling {
+  readonly #options: SettlingOptions;
+  #channel: ReturnType<Broker["channel"]> | undefined;
+
+  constructor(options: SettlingOptions) {
+    this.#options = options;
+  }
+
+  start(): void {
+    const { broker, inboxes, logger } = this.#options;
+    this.#channel = broker.channel({
+      name: "settling",
+      setup: async (channel) => {
+        // Ends with the connection, as the deliveries do that it speaks of.
+        const { queue } = await channel.assertQueue("", { exclusive: true, autoDelete: true, durable: false });
+        await channel.assertExchange(exchanges.requests, "direct", { durable: true });
+        await channel.bindQueue(queue, exchanges.requests, keyOf(inboxes.token));
+        await consume(channel, queue, { prefetch }, (message) => {
+          channel.ack(message);
+          const letter = readLetter(message);
+          if ("fault" in letter) return;
+          this.#serve(letter).catch((error) => logger.warn({ error: String(error) }, "a settlement was not answered"));
+        });
+      },
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.#channel?.close();
+  }
+
+  /**
+   * Resolves when the delivery is settled.
+   * @throws MusterError `no-such-delivery`; `refused` for a reply to what is no request; `broker-unavailable`: it stays open.
+   */
+  async settle(component: string, delivery: string, settlement: Settlement): Promise<void> {
+    const { inboxes, requester, wallClock } = this.#options;
+    const token = deliveryPattern.exec(delivery)?.[1];
+    if (token === undefined) throw noSuchDelivery(component, delivery);
+    if (token === inboxes.token) return this.#settleHere(component, delivery, settlement);
+    const { content, contentType, ...told } = { content: nothing, contentType: "application/json", ...settlement };
+    const draft = { messageId: randomUUID(), kind: "request", name: "settle", contentType } as const;
+    const letter = draftLetter({ ...draft, extra: { component, delivery, ...told } }, content, wallClock().getTime());
+    try {
+      await requester.delegate(keyOf(token), letter, answerTimeoutMs);
+    } catch (error) {
+      // That coordinator has ended, and its deliveries with it.
+      if (isMusterError(error, "no-such-target")) throw noSuchDelivery(component, delivery);
+      throw error;
+    }
+  }
+
+  async #settleHere(component: string, delivery: string, settlement: Settlement): Promise<void> {
+    const inbox = this.#options.inboxes.existing(component);
+    if (inbox === undefined) throw noSuchDelivery(component, delivery);
+    if (settlement.how === "ack") await inbox.ack(delivery);
+    else if (settlement.how === "nack") await inbox.nack(delivery, settlement);
+    else await inbox.reply(delivery, settlement);
+  }
+
+  async #serve({ envelope, content }: Letter): Promise<void> {
+    const { broker, wallClock } = this.#options;
+    const { messageId, replyTo = "", contentType, extra = {} } = envelope;
+    const { component, delivery, ...told } = extra;
+    const failure = await this.#settleHere(String(component), String(delivery), {
+      ...told,
+      content,
+      contentType,
+    } as unknown as Settlement).then(
+      () => ({}),
+      (error: unknown) => ({
+        error: isMusterError(error) ? error.code : "internal",
+        reason: isMusterError(error) ? error.message : "the coordinator that has the delivery failed to settle it",
+      }),
+    );
+    const nowMs = wallClock().getTime();
+    const answer = {
+      messageId: randomUUID(),
+      kind: "reply",
+      name: "settle",
+      correlationId: messageId,
+      ...failure,
+    } as const;
+    const { envelope: given } = draftLetter(answer, nothing, nowMs);
+    const options = publishOptions(given, nowMs, { persistent: false });
+    await broker.publish({ exchange: exchanges.reply, key: replyTo, content: nothing, options });
+  }
+}
+
+/** No component's id has a colon. */
+function keyOf(token: string): string {
+  return `settling:${token}`;
+}
+
+function noSuchDelivery(component: string, delivery: string): MusterError {
+  const told = `"${delivery.slice(0, 100)}" of "${component}" is not open at any coordinator of this site`;
+  return new MusterError("no-such-delivery", `${told}: it was settled already, or the message comes again`);
+}

@@ -1,0 +1,84 @@
+import { expect } from "chai";
+import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
+import { useVhost } from "../support/broker.ts";
+import { type RunningCoordinator, startCoordinator } from "../support/coordinator.ts";
+import { eventually } from "../support/eventually.ts";
+import { unique } from "./messaging-fixture.ts";
+
+describe("an inbox behind two coordinators of a site", function () {
+  this.timeout(60_000);
+  const vhost = useVhost();
+  let store: Embedded;
+  let one: RunningCoordinator;
+  let other: RunningCoordinator;
+  let id: string;
+
+  before(async () => {
+    store = await startEmbedded();
+    const args = ["--amqp-management-url", vhost.managementUrl];
+    const start = () => startCoordinator({ amqpUrl: vhost.url, couchdbUrl: store.url, args });
+    one = await start();
+    other = await start();
+  });
+  after(async () => {
+    await Promise.all([one?.close(), other?.close()]);
+    await store?.close();
+  });
+  beforeEach(async () => {
+    id = unique("c");
+    expect((await one.call("PUT", `/v1/components/${id}`, { type: unique("t") })).status).to.equal(201);
+    // Each learns of it from the store.
+    await eventually(async () => expect((await other.call("GET", `/v1/components/${id}`)).status).to.equal(200));
+  });
+
+  const send = async (to: RunningCoordinator) => {
+    const sent = await to.call("POST", "/v1/commands", { to: { component: id }, name: "work" });
+    expect(sent.status, JSON.stringify(sent.body)).to.equal(202);
+    return sent.body.id as string;
+  };
+  const take = async (from: RunningCoordinator) => {
+    const { messages } = (await from.call("GET", `/v1/components/${id}/inbox?waitMs=10000`)).body;
+    expect(messages).to.have.length(1);
+    return messages[0] as { id: string; delivery: string; attempt: number };
+  };
+  const settle = (at: RunningCoordinator, delivery: string, verb: string, body?: unknown) =>
+    at.call("POST", `/v1/components/${id}/inbox/${delivery}/${verb}`, body);
+  const stateOf = async (command: string) =>
+    (await one.call("GET", `/v1/commands/${command}`)).body.targets[id].state as string;
+
+  it("takes an ack at either of them", async () => {
+    const command = await send(one);
+    const { delivery } = await take(one);
+    expect((await settle(other, delivery, "ack")).status).to.equal(204);
+    await eventually(async () => expect(await stateOf(command)).to.equal("done"));
+    const again = await settle(other, delivery, "ack");
+    expect([again.status, again.body.code]).to.deep.equal([404, "no-such-delivery"]);
+  });
+
+  it("takes a failure at either of them, and hands the message out again", async () => {
+    await send(other);
+    const first = await take(one);
+    expect((await settle(other, first.delivery, "nack", { reason: "not yet", delayMs: 0 })).status).to.equal(204);
+    expect((await take(other)).attempt).to.equal(2);
+  });
+
+  it("takes a reply at either of them, bytes unchanged, and refuses one to a command", async () => {
+    const asked = one.call("POST", "/v1/requests", { to: { component: id }, name: "sum", timeoutMs: 10_000 });
+    const { delivery } = await take(other);
+    const body = { contentType: "application/octet-stream", bodyBase64: Buffer.from([0, 255, 128]).toString("base64") };
+    expect((await settle(one, delivery, "reply", body)).status).to.equal(204);
+    expect((await asked).body).to.deep.equal({ from: id, ...body });
+
+    await send(one);
+    const command = await take(one);
+    const refused = await settle(other, command.delivery, "reply", { body: 1 });
+    expect([refused.status, refused.body.code]).to.deep.equal([422, "refused"]);
+  });
+
+  it("says 404 of what no coordinator has open, and of what one had that is gone", async () => {
+    for (const delivery of ["nonsense", "00000000-1"]) {
+      const answer = await settle(other, delivery, "ack");
+      expect([answer.status, answer.body.code], delivery).to.deep.equal([404, "no-such-delivery"]);
+    }
+  });
+});
