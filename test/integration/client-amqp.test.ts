@@ -245,6 +245,38 @@ describe("the client over AMQP", function () {
       expect(dead.properties.headers).to.include({ [headers.reason]: "never" });
     });
 
+    it("is a dead letter as soon as these take it, when they are full at first", async () => {
+      const target = await join();
+      let runs = 0;
+      target.handle("set", () => {
+        runs += 1;
+        throw new PermanentFailure("never");
+      });
+      const full = { pattern: "^muster\\.dead$", "apply-to": "queues", priority: 99 };
+      const limit = (length: number) => {
+        const definition = { "max-length": length, overflow: "reject-publish" };
+        return vhost.api("PUT", "/policies/{vhost}/full", { ...full, definition });
+      };
+      await limit(0);
+      const probing = await raw.createConfirmChannel();
+      await eventually(async () => {
+        probing.publish(exchanges.dead, "probe", Buffer.from("x"));
+        const isRefused = await probing.waitForConfirms().then(
+          () => false,
+          () => true,
+        );
+        expect(isRefused).to.equal(true);
+      });
+      const id = publish(target, Buffer.from("1"), {});
+      await eventually(() => expect(runs).to.equal(1));
+      await limit(1_000);
+      await deadLetter(({ properties }) => properties.messageId === id);
+      expect(runs).to.equal(1);
+      // What was not acked would be back by then.
+      await target.close();
+      expect((await channel.checkQueue(queues.commands(target.id))).messageCount).to.equal(0);
+    });
+
     it("does not hold up those behind it", async () => {
       const target = await join({ prefetch: 4 });
       const seen: unknown[] = [];

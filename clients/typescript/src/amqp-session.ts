@@ -22,6 +22,7 @@ export type PublishFailure = "returned" | "refused" | "lost";
 const queueWaitMs = 5_000;
 const queueRetryMs = 50;
 const ackDelayMs = 5;
+const refusedPauseMs = 500;
 
 export class AmqpSession {
   readonly #options: SessionOptions;
@@ -138,13 +139,30 @@ export class AmqpSession {
     }
   }
 
-  /** Rejects unless the broker has taken the message over. */
-  confirmed(exchange: string, key: string, content: Buffer, options: Options.Publish): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.publish(exchange, key, content, options, (failure) => {
-        if (failure === undefined) resolve();
-        else reject(new PublishError(failure, exchange, key));
-      });
+  /**
+   * Resolves when the broker has taken the message over. A full queue is tried again for as long as the session lives: what ends
+   * a delivery must not be given up, or the delivery would stay open and come to nobody.
+   * @throws PublishError otherwise.
+   */
+  async confirmed(exchange: string, key: string, content: Buffer, options: Options.Publish): Promise<void> {
+    for (;;) {
+      const failure = await this.#publishOnce(exchange, key, content, options);
+      if (failure === undefined) return;
+      if (failure.failure !== "refused" || this.#holding.signal.aborted) throw failure;
+      await pause(refusedPauseMs, this.#holding.signal);
+    }
+  }
+
+  #publishOnce(
+    exchange: string,
+    key: string,
+    content: Buffer,
+    options: Options.Publish,
+  ): Promise<PublishError | undefined> {
+    return new Promise((resolve) => {
+      this.publish(exchange, key, content, options, (failure) =>
+        resolve(failure === undefined ? undefined : new PublishError(failure, exchange, key)),
+      );
     });
   }
 
