@@ -16,24 +16,27 @@ function validate({ samplingIntervalMs }: Record<string, unknown>): Settings {
   throw new Error(`samplingIntervalMs must be an integer of at least 100, got ${JSON.stringify(samplingIntervalMs)}`);
 }
 
+const meter = new Meter();
+meter.start();
+let latest: Figures = meter.read();
+let peakCpuPercent = 0;
+let sampling: NodeJS.Timeout | undefined;
+
 const cacheDirectory = process.env.DEMO_CACHE_DIRECTORY;
-const component = await connect<Settings>({
+const connecting = connect<Settings>({
   type: "collector",
   ttlMs: 5_000,
   tags: ["demo"],
   validate,
   ...(cacheDirectory !== undefined && { cacheDirectory }),
 });
+// From the first moment on: one that is told to end while it connects has registered, and must say that it leaves.
+for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => void leave());
+const component = await connecting;
 
 // Events are news: where nobody can take one now, the next tells more than this one would late.
 const tell = (name: string, body: unknown) =>
   component.event(name, body, { sendTimeoutMs: 5_000 }).catch(() => undefined);
-
-const meter = new Meter();
-meter.start();
-let latest: Figures = meter.read();
-let peakCpuPercent = 0;
-let sampling: NodeJS.Timeout | undefined;
 
 function sample(): void {
   latest = meter.read();
@@ -59,9 +62,9 @@ await component.config.onChange(({ samplingIntervalMs }, { etag }) => {
 async function leave(): Promise<void> {
   clearInterval(sampling);
   meter.stop();
-  await component.close();
+  await (await connecting).close();
+  process.exit();
 }
-for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => void leave());
 component.onState((state) => {
   // A newer process has this id and does the work now.
   if (state === "superseded") void leave();
