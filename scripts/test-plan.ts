@@ -6,6 +6,8 @@ export interface Step {
   tool?: string[];
   /** A folder whose `*.test.ts` mocha runs, or single test files. */
   tests?: string[];
+  /** Mocha processes that share the files: these tests wait for other processes most of the time. Default 1. */
+  processes?: number;
 }
 
 /** In the order in which they are run: what fails fastest comes first, and unit tests explain what fails later. */
@@ -18,9 +20,15 @@ export const steps: Step[] = [
     tool: ["--import", "tsx", "scripts/generate.ts", "--check"],
   },
   { name: "unit", heading: "Unit tests", tests: ["test/unit"] },
-  { name: "integration", heading: "Integration tests", tests: ["test/integration"] },
-  { name: "faults", heading: "Fault tests", tests: ["test/faults"] },
+  { name: "integration", heading: "Integration tests", tests: ["test/integration"], processes: 2 },
+  { name: "faults", heading: "Fault tests", tests: ["test/faults"], processes: 2 },
 ];
+
+/** Deals `items` out, one to each share in turn; none is empty. */
+export function deal<Item>(items: Item[], shares: number): Item[][] {
+  const dealt = Array.from({ length: shares }, (_, share) => items.filter((_item, at) => at % shares === share));
+  return dealt.filter((share) => share.length > 0);
+}
 
 /** Whether a step is likely to ask for the shared broker. One that does unexpectedly starts its own. */
 export function needsBroker(step: Step): boolean {

@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { type Broker, startBroker } from "./broker.ts";
+import { eachLine } from "./command.ts";
 import { findFreePort } from "./ports.ts";
 import { startGroup } from "./process-group.ts";
 import { signalProcess } from "./process-identity.ts";
@@ -11,6 +12,7 @@ import { stopSignal } from "./stop-signals.ts";
 import {
   addCounts,
   type Counts,
+  deal,
   needsBroker,
   type Plan,
   planTests,
@@ -55,11 +57,10 @@ async function runPlan(plan: Plan): Promise<Counts> {
   const stopping = await stopSignal();
   const scratch = await mkdtemp(join(tmpdir(), "muster-test-"));
   const broker = plan.steps.some(needsBroker) ? new TestBroker(join(scratch, "broker"), stopping) : undefined;
-  const counts = join(scratch, "counts.json");
   let total = nothing;
   try {
     for (const step of plan.steps) {
-      const result = await runStep(step, plan, { counts, stopping, ...(broker && { broker }) });
+      const result = await runStep(step, plan, { scratch, stopping, ...(broker && { broker }) });
       total = addCounts(total, result);
       if (result.failed > 0 || stopping.aborted) break;
     }
@@ -112,7 +113,8 @@ class TestBroker {
 }
 
 interface Surroundings {
-  counts: string;
+  /** A directory for this run's files. */
+  scratch: string;
   stopping: AbortSignal;
   broker?: TestBroker;
 }
@@ -127,14 +129,25 @@ async function runStep(step: Step, plan: Plan, around: Surroundings): Promise<Co
   }
   try {
     const env = needsBroker(step) ? await around.broker?.variables() : {};
-    await rm(around.counts, { force: true });
-    const args = tests ? mochaArguments(tests, plan) : (step.tool ?? []);
-    const ended = await runNode(args, { ...env, MUSTER_TEST_COUNTS_FILE: around.counts }, around.stopping);
-    const counts = tests ? await readCounts(around.counts) : nothing;
-    if (ended === "exit code 0") return counts;
-    console.log(`${step.heading}: failed (${ended})`);
-    // A step that failed without a failing test has failed as a whole.
-    return counts.failed > 0 ? counts : addCounts(counts, { ...nothing, failed: 1 });
+    const runs = tests
+      ? deal(tests, step.processes ?? 1).map((share) => mochaArguments(share, plan))
+      : [step.tool ?? []];
+    const results = await Promise.all(
+      runs.map(async (args, index) => {
+        const countsFile = join(around.scratch, `counts-${step.name}-${index}.json`);
+        const ended = await runNode(args, {
+          env: { ...env, MUSTER_TEST_COUNTS_FILE: countsFile },
+          stopping: around.stopping,
+          ...(runs.length > 1 && { prefix: `${index + 1}| ` }),
+        });
+        const counts = tests ? await readCounts(countsFile) : nothing;
+        if (ended === "exit code 0") return counts;
+        console.log(`${step.heading}: failed (${ended})`);
+        // One that failed without a failing test has failed as a whole.
+        return counts.failed > 0 ? counts : addCounts(counts, { ...nothing, failed: 1 });
+      }),
+    );
+    return results.reduce(addCounts);
   } catch (error) {
     if (!(error instanceof SetupError)) throw error;
     console.error(error.message);
@@ -144,14 +157,24 @@ async function runStep(step: Step, plan: Plan, around: Surroundings): Promise<Co
   }
 }
 
+interface NodeRun {
+  env: NodeJS.ProcessEnv;
+  stopping: AbortSignal;
+  /** Before each line of its output, where several run at once. */
+  prefix?: string;
+}
+
 /** Runs Node on `args` to its end, and says how it ended. */
-async function runNode(args: string[], env: NodeJS.ProcessEnv, stopping: AbortSignal): Promise<string> {
+async function runNode(args: string[], { env, stopping, prefix }: NodeRun): Promise<string> {
   if (stopping.aborted) return "not started";
+  const output = prefix === undefined ? "inherit" : "pipe";
   const group = await startGroup(process.execPath, args, {
     cwd: root,
     env: { ...process.env, ...env },
-    stdio: ["ignore", "inherit", "inherit"],
+    stdio: ["ignore", output, output],
   });
+  for (const stream of [group.child.stdout, group.child.stderr])
+    if (stream !== null) eachLine(stream, (line) => console.log(prefix + line));
   const finished = new AbortController();
   const aborted = new Promise<string>((resolve) => {
     stopping.addEventListener("abort", () => resolve("stopped"), { signal: finished.signal });

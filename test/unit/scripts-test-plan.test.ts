@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { needsBroker, planTests, steps, UnknownChoiceError } from "../../scripts/test-plan.ts";
+import { deal, needsBroker, planTests, steps, UnknownChoiceError } from "../../scripts/test-plan.ts";
 
 const namesOf = (argv: string[]) => planTests(argv).steps.map(({ name }) => name);
 
@@ -24,6 +24,14 @@ describe("the plan of a test run", () => {
 
   it("needs a broker unless it is unit tests and tools alone", () => {
     expect(steps.filter(needsBroker).map(({ name }) => name)).to.deep.equal(["integration", "faults"]);
+  });
+
+  it("deals files out to the processes of a step, all of them once", () => {
+    expect(deal([1, 2, 3, 4, 5], 2)).to.deep.equal([
+      [1, 3, 5],
+      [2, 4],
+    ]);
+    expect(deal([1], 2)).to.deep.equal([[1]]);
   });
 
   for (const argv of [["untit"], ["--grep"], ["--watch"], ["test/unit"]]) {
