@@ -13,9 +13,10 @@ type Use = <T>(work: (pouch: PouchDB.Database) => Promise<T>) => Promise<T>;
 export class ChangesTail {
   readonly #use: Use;
   readonly #waiters = new Map<Waiter, number>();
-  /** The newest change that was handed out; never goes back. */
+  /** Everything up to here was handed out, or read by a feed itself; never goes back. */
   #seq = 0;
-  #isDirty = false;
+  /** There may be more than that. */
+  #isDirty = true;
   #isReading = false;
   #isClosed = false;
 
@@ -30,10 +31,12 @@ export class ChangesTail {
   /** Something was written. */
   poke(): void {
     this.#isDirty = true;
-    if (!this.#isReading && this.#waiters.size > 0) {
-      this.#isReading = true;
-      void this.#read();
-    }
+    this.#readForWaiters();
+  }
+
+  /** True when there is surely nothing after `since`: who long-polls for the next change need not read to know. */
+  hasNothingAfter(since: number): boolean {
+    return !this.#isDirty && !this.#isReading && since === this.#seq;
   }
 
   /**
@@ -42,11 +45,10 @@ export class ChangesTail {
    */
   wait(since: number, waiter: Waiter): boolean {
     if (this.#isClosed || since < this.#seq) return false;
-    // What was written while nobody waited was not read: look once more from here.
-    const isFirst = this.#waiters.size === 0;
     this.#waiters.set(waiter, since);
     this.#seq = since;
-    if (isFirst) this.poke();
+    // What was written while nobody waited was not read.
+    this.#readForWaiters();
     return true;
   }
 
@@ -57,6 +59,12 @@ export class ChangesTail {
   close(): void {
     this.#isClosed = true;
     this.#wakeAll();
+  }
+
+  #readForWaiters(): void {
+    if (!this.#isDirty || this.#isReading || this.#waiters.size === 0) return;
+    this.#isReading = true;
+    void this.#read();
   }
 
   async #read(): Promise<void> {
@@ -70,6 +78,7 @@ export class ChangesTail {
       }
     } catch {
       // Each feed reads for itself then, meets the same fault and reports it.
+      this.#isDirty = true;
       this.#wakeAll();
     } finally {
       this.#isReading = false;

@@ -59,20 +59,26 @@ async function readRequest(exchange: Exchange, database: Database): Promise<Feed
     allLeaves: style === "all_docs",
     conflicts: query.flag("conflicts") ?? false,
   };
-  const { filter, newest } = await database.use(async (pouch) => ({
-    filter: await chooseFilter(exchange, query, body, pouch),
-    newest: (await pouch.info()).update_seq,
-  }));
   const since = parseSince(query.text("since"), database.epoch);
+  const { filter, from } = await database.use(async (pouch) => ({
+    filter: await chooseFilter(exchange, query, body, pouch),
+    from: await startingPoint(since, database, pouch),
+  }));
   return {
     kind,
-    since: since === "now" ? newest : Math.min(since, newest),
+    since: from,
     left: query.count("limit") ?? Number.POSITIVE_INFINITY,
     isDescending: query.flag("descending") ?? false,
     shape,
     filter,
     ...readTimes(query),
   };
+}
+
+async function startingPoint(since: number | "now", database: Database, pouch: PouchDB.Database): Promise<number> {
+  if (since !== "now" && database.tail.hasNothingAfter(since)) return since;
+  const newest = (await pouch.info()).update_seq;
+  return since === "now" ? newest : Math.min(since, newest);
 }
 
 function readTimes(query: Query): { timeoutMs: number; heartbeatMs: number | undefined } {
@@ -145,6 +151,7 @@ class FeedWriter {
 
   async #catchUp(): Promise<number> {
     const feed = this.#feed;
+    if (!feed.isDescending && this.#database.tail.hasNothingAfter(feed.since)) return 0;
     while (feed.left > 0) {
       // Without a filter everything that is read is shown, so that no more than the rest has to be read.
       const atMost = feed.filter === undefined ? feed.left : Number.POSITIVE_INFINITY;
