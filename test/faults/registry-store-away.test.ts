@@ -3,6 +3,7 @@ import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts
 import { isMusterError } from "../../config-db/errors.ts";
 import { install } from "../../config-db/installer.ts";
 import { Store } from "../../config-db/store.ts";
+import { type RunningCoordinator, startCoordinator } from "../support/coordinator.ts";
 import { eventually } from "../support/eventually.ts";
 import { type FaultProxy, startProxy } from "../support/proxy.ts";
 import { type Member, startMember } from "../support/site-member.ts";
@@ -76,4 +77,61 @@ describe("a registry whose store is away", () => {
     );
     expect(expired).to.deep.equal([]);
   }).timeout(20_000);
+});
+
+/** MUSTER_TEST_FULL=1: as long as a store's restart takes on a bad day. */
+const awayMs = process.env.MUSTER_TEST_FULL === "1" ? 30_000 : 5_000;
+
+describe("a coordinator whose store is away", function () {
+  this.timeout(awayMs + 60_000);
+  let embedded: Embedded;
+  let proxy: FaultProxy;
+  let coordinator: RunningCoordinator;
+
+  before(async () => {
+    embedded = await startEmbedded();
+    proxy = await startProxy({ port: Number(new URL(embedded.url).port) });
+    coordinator = await startCoordinator({ couchdbUrl: `http://127.0.0.1:${proxy.port}` });
+  });
+  after(async () => {
+    proxy?.heal();
+    await coordinator?.close();
+    await proxy?.close();
+    await embedded?.close();
+  });
+
+  const register = (id: string, ttlMs: number) =>
+    coordinator.call("PUT", `/v1/components/${id}`, { type: "t", instance: "p1", ttlMs });
+
+  it("answers reads and renewals, 503 to what must be written, and expires nobody for it", async () => {
+    expect((await coordinator.call("PUT", "/v1/config/layers/type:t", { settings: { a: 1 } })).status).to.equal(201);
+    for (const id of ["one", "two"]) expect((await register(id, 3_000)).status).to.equal(201);
+    proxy.cut();
+    const cutAtMs = performance.now();
+    let refused = 0;
+    while (performance.now() - cutAtMs < awayMs) {
+      for (const id of ["one", "two"]) {
+        const renewed = await coordinator.call("PUT", `/v1/components/${id}/lease`, { incarnation: 1 });
+        expect(renewed.status, JSON.stringify(renewed.body)).to.equal(200);
+        const config = await coordinator.call("GET", `/v1/components/${id}/config`);
+        expect(config.body).to.deep.equal({ a: 1 });
+      }
+      expect((await coordinator.call("GET", "/v1/components?type=t")).body.components).to.have.length(2);
+      const isNew = await register("three", 3_000);
+      expect([isNew.status, isNew.body.code]).to.deep.equal([503, "store-unavailable"]);
+      expect(Number(isNew.headers.get("retry-after"))).to.be.above(0);
+      refused += 1;
+      await new Promise((resolve) => setTimeout(resolve, 500));
+    }
+    expect(refused).to.be.above(2);
+    proxy.heal();
+    await eventually(async () => expect((await register("three", 60_000)).status).to.be.oneOf([200, 201]), {
+      timeoutMs: 20_000,
+    });
+    const { components } = (await coordinator.call("GET", "/v1/components?state=any")).body;
+    const shown = components.map(
+      ({ id, state, incarnation }: Record<string, unknown>) => `${id} ${state} ${incarnation}`,
+    );
+    expect(shown).to.include.members(["one up 1", "two up 1"]);
+  });
 });
