@@ -1,4 +1,4 @@
-/** What the client costs above the library that it stands on: the same work by bare amqplib, in the same process. */
+/** What the client costs above the library that it stands on: the same work by bare amqplib, in the same process; and by NATS. */
 import { randomUUID } from "node:crypto";
 import { connect as connectBroker } from "amqplib";
 import { connect } from "../../../clients/typescript/src/index.ts";
@@ -7,6 +7,7 @@ import { freshVhost } from "../../support/broker.ts";
 import { declare } from "../../support/declare.ts";
 import { FakeCoordinator } from "../../support/fake-coordinator.ts";
 import { type Figures, latencyFigures, type Row } from "../harness.ts";
+import { startNats } from "../nats.ts";
 
 const body = { reading: 42, unit: "percent", at: "2025-01-31T12:00:00.000Z" };
 /** Many short rounds: on a busy machine whatever else runs then hits both alike. */
@@ -68,12 +69,15 @@ export const rows: Row[] = [
       const { vhost, asker, answerer, close } = await setUp();
       answerer.handle("read", ({ body: asked }) => asked);
       const raw = await rawRequester(vhost.url);
+      const nats = await startNats();
       return {
         contenders: [
           { name: "client", measure: () => oneByOne(() => asker.request({ component: answerer.id }, "read", body)) },
           { name: "amqplib with a reply queue", measure: () => oneByOne(() => raw.ask(body)) },
+          ...(nats === undefined ? [] : [{ name: "NATS", measure: () => oneByOne(() => nats.ask(body)) }]),
         ],
         tearDown: async () => {
+          await nats?.close();
           await raw.close();
           await close();
         },
@@ -91,6 +95,7 @@ export const rows: Row[] = [
       const [mine, bare] = ["client", "bare"].map((name) => `${name}-${randomUUID().slice(0, 8)}`) as [string, string];
       await declare(vhost.url, componentPlan({ id: mine, type: "bench" }), componentPlan({ id: bare, type: "bench" }));
       const raw = await rawSender(vhost.url, bare);
+      const nats = await startNats();
       const purge = (id: string) => vhost.api("DELETE", `/queues/{vhost}/muster.${id}.commands/contents`);
       return {
         contenders: [
@@ -108,8 +113,20 @@ export const rows: Row[] = [
               return await windowed(() => raw.send(body));
             },
           },
+          ...(nats === undefined
+            ? []
+            : [
+                {
+                  name: "NATS JetStream, acknowledged",
+                  measure: async () => {
+                    await nats.purge();
+                    return await windowed(() => nats.send(body));
+                  },
+                },
+              ]),
         ],
         tearDown: async () => {
+          await nats?.close();
           await raw.close();
           await close();
         },
