@@ -146,8 +146,8 @@ export class Intake {
       const { document, rev, active } = fault;
       const held = records.held.get(document);
       if (fault._deleted === true) {
+        // Whether it can be in force here is for the review to say: what it broke may not have changed here yet.
         this.#faults.delete(fault._id);
-        if (held?.rev === rev) this.#change(document, () => records.held.delete(document));
         return;
       }
       this.#faults.set(fault._id, fault);
@@ -206,11 +206,15 @@ export class Intake {
     else make();
   }
 
-  /** Puts held revisions in force that break nothing any more, and keeps the faults in the store as they are in memory. */
+  /**
+   * Puts held revisions in force that break nothing any more, and keeps the faults in the store as they are in memory.
+   * Sites that each hold what the other has in force learn so from each other's faults and hold both: all then put the
+   * same in force, since all go through them in one order.
+   */
   review(): void {
     if (!this.#loaded) return;
     const { records } = this.#options;
-    for (const [id, { rev }] of [...records.held]) {
+    for (const [id, { rev }] of [...records.held].sort(([one], [other]) => inOrderOfRelease(one, other))) {
       const stored = records.newest(id);
       if (stored?._rev === rev && this.#errorsOf(stored).length > 0) continue;
       this.#change(id, () => records.held.delete(id));
@@ -250,6 +254,13 @@ export class Intake {
       background.run("end faults", () => database.bulk(tombstones));
     }
   }
+}
+
+/** Schemas first: of a schema and a layer that breaks it the layer is held, and components keep its last valid version. */
+function inOrderOfRelease(one: string, other: string): number {
+  const [isSchema, isOtherSchema] = [one, other].map((id) => id.startsWith(documentId.schema("")));
+  if (isSchema !== isOtherSchema) return isSchema === true ? -1 : 1;
+  return one < other ? -1 : 1;
 }
 
 function generation(rev: string): number {

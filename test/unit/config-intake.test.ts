@@ -163,6 +163,45 @@ describe("taking in the configuration database", () => {
   });
 });
 
+describe("a schema of one site and a layer of another that breaks it", () => {
+  const small = { type: "object", properties: { size: { type: "integer", maximum: 9 } } };
+  const schema = {
+    ...{ _id: "schema:t", _rev: "1-s", kind: "schema", schemaVersion: 1, type: "t", schema: small, version: 1 },
+    ...{ changedBy: "x", changedAt: "2026-01-02T03:04:05Z", site: "there" },
+  };
+  const before = layer("1-l", { size: 5 }, "type:t");
+  const big = layer("2-l", { size: 100 }, "type:t");
+  const fault = (document: string, rev: string, active?: object) => ({
+    ...{ _id: `fault:${document}@${rev}`, _rev: "1-f", kind: "fault", schemaVersion: 1, document, rev },
+    ...(active === undefined ? {} : { active }),
+  });
+  const faults = [
+    fault("layer:type:t", "2-l", { version: 1, rev: "1-l", content: { size: 5 } }),
+    fault("schema:t", "1-s"),
+  ];
+
+  for (const [where, arrivals] of [
+    ["has the schema first", [schema, big]],
+    ["has the layer first", [big, schema]],
+  ] as const) {
+    for (const told of [faults, faults.toReversed()]) {
+      it(`end with the layer held where a site ${where} and hears of ${told[0]?.document} first`, () => {
+        const { intake, records, effective } = intakeOf({ a: { type: "t" } });
+        intake.apply([change(before)]);
+        intake.loaded();
+        for (const doc of [...arrivals, ...told]) intake.apply([change(doc)]);
+        expect([...records.held.keys()]).to.deep.equal(["layer:type:t"]);
+        expect(effective.get("a").settings).to.deep.equal({ size: 5 });
+        expect(effective.errors("a")).to.deep.equal([]);
+        // The other site has put the schema in force and ends its fault; and had blamed the layer no longer than it took.
+        for (const doc of told) intake.apply([change({ ...doc, _rev: "2-f", _deleted: true } as Document)]);
+        expect([...records.held.keys()]).to.deep.equal(["layer:type:t"]);
+        expect(effective.errors("a")).to.deep.equal([]);
+      });
+    }
+  }
+});
+
 describe("memory of effective settings", () => {
   it("does not grow with the ids that are asked for", () => {
     const { intake, effective } = intakeOf({ a: {} });
