@@ -214,9 +214,13 @@ export class Intake {
   review(): void {
     if (!this.#loaded) return;
     const { records } = this.#options;
-    for (const [id, { rev }] of [...records.held].sort(([one], [other]) => inOrderOfRelease(one, other))) {
+    for (const [id, held] of [...records.held].sort(([one], [other]) => inOrderOfRelease(one, other))) {
       const stored = records.newest(id);
-      if (stored?._rev === rev && this.#errorsOf(stored).length > 0) continue;
+      const errors = stored?._rev === held.rev ? this.#errorsOf(stored) : [];
+      if (errors.length > 0) {
+        records.held.set(id, { ...held, errors });
+        continue;
+      }
       this.#change(id, () => records.held.delete(id));
     }
     if (this.#options.leads()) this.#storeFaults();
@@ -256,7 +260,7 @@ export class Intake {
   }
 }
 
-/** Schemas first: of a schema and a layer that breaks it the layer is held, and components keep its last valid version. */
+/** Schemas first: of a schema and a layer that breaks it, both held, the layer stays so and components keep its last valid version. */
 function inOrderOfRelease(one: string, other: string): number {
   const [isSchema, isOtherSchema] = [one, other].map((id) => id.startsWith(documentId.schema("")));
   if (isSchema !== isOtherSchema) return isSchema === true ? -1 : 1;
