@@ -32,6 +32,7 @@ class FakeBridge {
 
   async start(port = 0): Promise<void> {
     const paths: [Route["method"], string][] = [
+      ["get", "/readyz"],
       ["get", "/v1/components"],
       ["get", "/v1/components/{id}"],
       ["get", "/v1/components/{id}/config"],
@@ -241,6 +242,28 @@ describe("the command line and a bridge", () => {
         .map((line) => JSON.parse(line).event),
     ).to.deep.equal(["reset", "expired", "up"]);
 
+    watch.interrupt();
+    expect(await watch.ended).to.equal(130);
+    await again.close();
+  });
+
+  it("shows the status again whenever it is another, and waits for a coordinator that is away", async () => {
+    let broker = "ok";
+    const ready = () => ({ status: broker === "ok" ? 200 : 503, body: { ready: broker === "ok", broker } });
+    bridge.answers["GET /readyz"] = ready;
+    bridge.answers["GET /v1/components"] = () => ({ status: 200, body: { components: [component("c1")] } });
+    const watch = startMuster(["status", "--watch"], { env: { MUSTER_URL: bridge.url } });
+    await eventually(() => expect(watch.stdout).to.match(/broker ok.*1 up/s));
+    broker = "not connected";
+    await eventually(() => expect(watch.stdout).to.match(/not ready.*broker not connected/s));
+    const port = Number(new URL(bridge.url).port);
+    await bridge.close();
+    await eventually(() => expect(watch.stderr).to.match(/asking again/));
+    const again = new FakeBridge();
+    broker = "ok";
+    again.answers["GET /readyz"] = ready;
+    await again.start(port);
+    await eventually(() => expect(watch.stdout.match(/broker ok/g)).to.have.length(2));
     watch.interrupt();
     expect(await watch.ended).to.equal(130);
     await again.close();

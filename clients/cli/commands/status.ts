@@ -1,4 +1,5 @@
 /** `muster status`: how the site is, on one screen. */
+import { setTimeout as delay } from "node:timers/promises";
 import type { Command } from "commander";
 import { isMusterError, MusterError } from "../../../config-db/errors.ts";
 import { withExamples } from "../examples.ts";
@@ -12,6 +13,9 @@ import { countsText as configText, type StatusCounts } from "./config-status.ts"
 import { type Conflict, readConflicts } from "./conflicts.ts";
 import { deadLetterIds } from "./dead-letters.ts";
 import { type Site, sitesText } from "./sites.ts";
+
+/** There is no one thing to wait for: it is asked again. */
+const watchEveryMs = 1_000;
 
 /** A part that this bridge does not have, or cannot tell of at the moment. */
 interface Unknown {
@@ -37,14 +41,19 @@ export function statusCommands(program: Command, cli: Invocation): void {
       .description(
         "Show how the site is: its parts, components, configuration, conflicts and peers. Ends with 4 when it is not ready.",
       )
+      .option("-w, --watch", "go on: show it again whenever it is another")
       .action(
-        cli.does(async (session): Promise<ExitCode> => {
+        cli.does<[], { watch?: true }>(async (session, _none, { watch }): Promise<ExitCode> => {
+          const tell = (overview: Overview) =>
+            session.print(overview, (style) => overviewText(overview, style, session.columns));
+          if (watch) for await (const overview of overviews(session)) await tell(overview);
           const overview = await overviewOf(session);
-          await session.print(overview, (style) => overviewText(overview, style, session.columns));
+          await tell(overview);
           return overview.ready ? exitCodes.ok : exitCodes.unreachable;
         }),
       ),
     { line: "muster status" },
+    { line: "muster status --watch", does: "again whenever it is another" },
     { line: "muster status --url http://127.0.0.1:8080", does: "of another coordinator" },
     { line: "muster status -o json | jq .components" },
   );
@@ -65,6 +74,25 @@ async function overviewOf(session: Session): Promise<Overview> {
     orWhy(bridge.ask<{ sites: Site[] }>({ path: "/v1/sites" }).then(({ body }) => body.sites)),
   ]);
   return { url: bridge.url, ready: isReady, parts, components, configuration, conflicts, deadLetters, sites };
+}
+
+/** Each that differs from the one before, until the session ends. A coordinator that is away is told of, and waited for. */
+async function* overviews(session: Session): AsyncGenerator<Overview> {
+  const { signal } = session.terminal;
+  for (let shown = ""; ; await delay(watchEveryMs, undefined, { signal })) {
+    try {
+      const overview = await overviewOf(session);
+      const now = JSON.stringify(overview, (name, value) =>
+        name === "beatAgeMs" || name === "lag" ? undefined : value,
+      );
+      if (now !== shown) yield overview;
+      shown = now;
+    } catch (error) {
+      if (signal.aborted || !isMusterError(error) || error.status < 500) throw error;
+      if (error.message !== shown) await session.note(`${error.message}; asking again …`);
+      shown = error.message;
+    }
+  }
 }
 
 /** One part that fails must not hide the others; not being let in concerns them all. */
