@@ -57,12 +57,18 @@ describe("records of the registry that two sites wrote at once", function () {
   const agreed = (id: string): Promise<Registered | undefined> =>
     eventually(
       async () => {
-        const [one, other] = [await registry(east).get(`component:${id}`), await registry(west).get(`component:${id}`)];
-        expect(one).to.deep.equal(other);
-        for (const site of [east, west]) {
-          const open = (await registry(site).leaves(`component:${id}`)).filter((leaf) => !("mergedInto" in leaf));
+        const standing = async (site: JoinedSite) => {
+          const leaves = await registry(site).leaves(`component:${id}`);
+          const open = leaves.filter((leaf) => !("mergedInto" in leaf));
+          expect(leaves.length, `${site.name} has both branches`).to.be.above(1);
           expect(open, site.name).to.have.length(1);
-        }
+          // What stands, not what stood a moment before both branches were seen.
+          const shown = await registry(site).get(`component:${id}`);
+          expect(shown?._rev, site.name).to.equal(open[0]?._rev);
+          return shown;
+        };
+        const [one, other] = [await standing(east), await standing(west)];
+        expect(one).to.deep.equal(other);
         return one;
       },
       { timeoutMs: 20_000 },
