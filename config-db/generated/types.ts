@@ -357,6 +357,10 @@ export interface DeliveryNack {
    * No further attempt can help: a dead letter at once.
    */
   final?: boolean;
+  /**
+   * Nothing of this name is handled here: as final, but a broadcast only fails and is no dead letter.
+   */
+  unhandled?: boolean;
 }
 /**
  * POST /v1/components/{id}/inbox/{delivery}/reply

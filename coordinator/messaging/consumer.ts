@@ -107,6 +107,13 @@ export class Consumer {
     settle(() => delivery.channel.ack(delivery.message));
   }
 
+  /** A broadcast that means nothing to this component: its sender hears that it failed here, and nobody else does. */
+  async unhandled({ letter: { envelope }, component, channel, message }: Delivery, reason: string): Promise<void> {
+    if (envelope.replyTo !== undefined)
+      await this.#tell(envelope, { ...this.#outcome(envelope, component, "failed"), reason }, true);
+    settle(() => channel.ack(message));
+  }
+
   /** What follows from a failure, to be passed to `fail` after its delay. */
   judge(delivery: Delivery, delayMs?: number): AfterFailure {
     const { retry, random = Math.random } = this.#options;

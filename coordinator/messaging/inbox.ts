@@ -45,6 +45,13 @@ export interface InboxOptions {
   deliveryId: () => string;
 }
 
+export interface NackOptions {
+  reason?: string;
+  delayMs?: number;
+  final?: boolean;
+  unhandled?: boolean;
+}
+
 interface Open {
   delivery: Delivery;
   timer: NodeJS.Timeout;
@@ -169,13 +176,19 @@ export class Inbox {
 
   /**
    * Failed: comes again after its backoff or `delayMs`, in the end, or at once where that is `final`, a dead letter; a
-   * request is answered with the failure.
+   * request is answered with the failure. A broadcast that is `unhandled` fails and is no dead letter.
    */
-  async nack(delivery: string, failure: { reason?: string; delayMs?: number; final?: boolean }): Promise<void> {
+  async nack(delivery: string, failure: NackOptions): Promise<void> {
     await this.#settle(delivery, async ({ delivery: failed }) => {
+      if (failure.unhandled === true && failed.letter.envelope.kind === "broadcast") {
+        await this.#options.consumer.unhandled(failed, failure.reason ?? "no handler");
+        return;
+      }
       const judged = this.#options.consumer.judge(failed, failure.delayMs);
       const verdict: AfterFailure =
-        judged.action === "retry" && failure.final === true ? { action: "dead-letter" } : judged;
+        judged.action === "retry" && (failure.final === true || failure.unhandled === true)
+          ? { action: "dead-letter" }
+          : judged;
       await this.#fail(failed, verdict, { code: "handler-failed", reason: failure.reason ?? "no reason given" });
     });
   }

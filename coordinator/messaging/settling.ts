@@ -8,6 +8,7 @@ import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import { exchanges } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { type Letter, publishOptions, readLetter } from "./envelope.ts";
+import type { NackOptions } from "./inbox.ts";
 import type { Inboxes } from "./inboxes.ts";
 import { consume } from "./lasting-channel.ts";
 import type { Requester } from "./request.ts";
@@ -16,7 +17,7 @@ import { draftLetter } from "./send.ts";
 /** What is said of a delivery: handled, failed (Inbox.nack), or handled with this answer. */
 export type Settlement =
   | { how: "ack" }
-  | { how: "nack"; reason?: string; delayMs?: number; final?: boolean }
+  | ({ how: "nack" } & NackOptions)
   | { how: "reply"; content: Buffer; contentType: string };
 
 export interface SettlingOptions {

@@ -50,6 +50,23 @@ describe("messages over HTTP", function () {
     await eventually(async () => expect((await get(path)).body.targets[id].state).to.equal("done"));
   });
 
+  it("tells the sender of a broadcast who does not handle it, and makes no dead letter of it", async () => {
+    const { id, type } = await register();
+    const sent = await post("/v1/commands", { to: { type }, name: "greet" });
+    const [message] = await poll(id);
+    const nack = { unhandled: true, reason: 'no handler for "greet"' };
+    expect((await settle(id, message?.delivery, "nack", nack)).status).to.equal(204);
+    await eventually(async () =>
+      expect((await get(`/v1/commands/${sent.body.id}`)).body.targets[id]).to.include({
+        state: "failed",
+        reason: nack.reason,
+      }),
+    );
+    const { deadLetters } = (await get("/v1/dead-letters")).body;
+    expect(deadLetters.filter((letter: { name: string }) => letter.name === "greet")).to.deep.equal([]);
+    expect(await poll(id, 0)).to.deep.equal([]);
+  });
+
   it("keeps no record of a command that is not to be tracked", async () => {
     const { id } = await register();
     const sent = await post("/v1/commands", { to: { component: id }, name: "x", track: false });

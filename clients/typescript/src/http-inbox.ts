@@ -186,9 +186,9 @@ class HttpDelivery implements Delivery {
       const isRequest = this.message.kind === "request";
       return isRequest ? await this.#end("reply", result.reply && httpBody(result.reply)) : await this.#end("ack");
     }
-    // A broadcast that nobody here handles is nobody's failure.
-    if (result.unhandled === true && this.message.kind === "broadcast") return await this.#end("ack");
-    const after = result.retryInMs === undefined ? { final: true } : { delayMs: Math.round(result.retryInMs) };
+    const { unhandled, retryInMs } = result;
+    const end = unhandled === true ? { unhandled } : { final: true };
+    const after = retryInMs === undefined ? end : { delayMs: Math.round(retryInMs) };
     await this.#end("nack", { reason: result.reason, ...after });
   }
 
