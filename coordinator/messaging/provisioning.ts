@@ -4,8 +4,8 @@
  * already (asked once a connection, of its management API) is not declared again.
  *
  * It is done in rounds. RabbitMQ writes down which quorum queues there are when none was made for half a second to a second;
- * killed before, it has forgotten the queue and all that it confirmed. So each round declares, waits without declaring, and
- * only then binds for commands what it declared (docs/adr/0308).
+ * killed before, it has forgotten the queue and all that it confirmed. So each round declares what is wanted as it comes,
+ * waits until nothing more was for a while, and only then binds for commands what it declared (docs/adr/0308).
  */
 import { setTimeout as delay } from "node:timers/promises";
 import type { ConfirmChannel } from "amqplib";
@@ -59,7 +59,7 @@ type Lasting = ReturnType<Broker["channel"]>["channel"];
 export const settleDefaultMs = 1_100;
 /** Two declare faster than one, for each waits for the broker's disk; more only take it from the messages. */
 const declarers = 2;
-/** What a round declares at most: whoever comes next waits for the rest of it, the settling, and a round of its own. */
+/** How long a round takes more in: who comes next waits until it has settled. */
 const roundMs = 2_000;
 const retryMs = 1_000;
 /** How long a sender waits for the queues of its target. */
@@ -216,6 +216,8 @@ export class Provisioning {
     if (waiting !== undefined && waiting.type === type) {
       if (urgent && !waiting.urgent) {
         waiting.urgent = true;
+        // Declared already it settles: one that is looked at again would only make all others wait longer.
+        if (waiting.declared.settled) return waiting;
         this.#urgent.push(waiting);
         this.#wake();
       }
@@ -246,7 +248,8 @@ export class Provisioning {
       }
       const declared: Declared[] = [];
       const untilMs = performance.now() + roundMs;
-      await Promise.all(declaring.map((lasting) => this.#declare(lasting, untilMs, declared)));
+      do await Promise.all(declaring.map((lasting) => this.#declare(lasting, untilMs, declared)));
+      while (!(await this.#settled(untilMs)));
       await this.#open(declared);
     }
   }
@@ -270,10 +273,20 @@ export class Provisioning {
     }
   }
 
+  /** Waits for the queues to settle. @returns false when more are wanted meanwhile and the round has time for them. */
+  async #settled(untilMs: number): Promise<boolean> {
+    if (this.#settleMs === 0) return true;
+    const wanted = new AbortController();
+    const wake = () => wanted.abort();
+    if (performance.now() < untilMs) this.#asleep.add(wake);
+    const signal = AbortSignal.any([this.#abort.signal, wanted.signal]);
+    await delay(this.#settleMs, undefined, { signal }).catch(() => undefined);
+    this.#asleep.delete(wake);
+    return this.#abort.signal.aborted || !wanted.signal.aborted;
+  }
+
   async #open(declared: Declared[]): Promise<void> {
     const { signal } = this.#abort;
-    if (declared.length > 0 && this.#settleMs > 0)
-      await delay(this.#settleMs, undefined, { signal }).catch(() => undefined);
     for (const [at, { job, on }] of declared.entries()) {
       if (signal.aborted) return;
       // A removal that came meanwhile has ended the job.
