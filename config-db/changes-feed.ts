@@ -1,19 +1,17 @@
 /**
  * One changes feed of one database for the whole process, fanned out in memory: many feeds are costly to CouchDB
- * (apache/couchdb-nano#267). A long poll a batch; a lost store is asked again until it is back, from where we were.
+ * (apache/couchdb-nano#267). A lost store is asked again until it is back, from where we were.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import type { Change, Database, Document } from "./store.ts";
 
 export interface ChangesFeedOptions {
-  /** Called with each batch, in order; the next one is fetched when it returns. A throw is a fault and is reported. */
+  /** Called with each batch, in order. A throw is a fault and is reported. */
   onChanges(changes: Change[]): void;
   /** Called when the feed loses the store (with the reason) and when it has it again (without). */
   onState?(lost: Error | undefined): void;
 }
 
-/** Under the idle time-outs of proxies between a coordinator and its CouchDB. */
-const waitMs = 25_000;
 /** Retries of a lost store: from the first to at most the second, doubling. */
 const retryMs = { first: 100, max: 2_000 };
 
@@ -60,10 +58,11 @@ export class ChangesFeed {
     let failures = 0;
     while (!signal.aborted) {
       try {
-        const page = await this.#database.changes(this.#since, { waitMs, signal });
-        if (failures > 0) this.#options.onState?.(undefined);
-        failures = 0;
-        this.#give(page);
+        for await (const page of this.#database.follow(this.#since, signal)) {
+          if (failures > 0) this.#options.onState?.(undefined);
+          failures = 0;
+          this.#give(page);
+        }
       } catch (error) {
         if (signal.aborted) return;
         if (failures === 0) this.#options.onState?.(error as Error);

@@ -1,10 +1,11 @@
 /**
- * The site's config database, reached over HTTP by nano: a real CouchDB or the embedded one, alike.
+ * The site's config database, reached over HTTP by nano: a real CouchDB or the embedded one, alike. Its changes feed alone
+ * is read by undici: nano's streams end the process when a connection breaks under them, since nobody there listens.
  * The only file that calls nano. Every fault of the engine is a MusterError: `conflict`, `refused`,
  * `store-unavailable`.
  */
 import nano from "nano";
-import { Agent } from "undici";
+import { Agent, request } from "undici";
 import { MusterError } from "./errors.ts";
 import type { DatabaseName } from "./names.ts";
 
@@ -44,9 +45,17 @@ interface Request {
   query?: Record<string, unknown>;
   body?: unknown;
   contentType?: string;
-  signal?: AbortSignal;
   timeoutMs?: number;
 }
+
+/** Changes in their order, and the sequence to read on from. */
+export interface ChangesPage {
+  results: Change[];
+  last_seq: string | number;
+}
+
+/** A change as `_changes` tells it. */
+type ChangeRow = Omit<Change, "leaves"> & { changes: { rev: string }[] };
 
 /** Long enough for a store that compacts, short enough that a caller learns of a dead one. */
 const defaultTimeoutMs = 10_000;
@@ -54,25 +63,35 @@ const defaultTimeoutMs = 10_000;
 /** How long a client should wait before it tries again when the store is away. */
 const retryAfterMs = 2_000;
 
+/** A feed that has nothing to tell sends a line this often: under the idle time-outs of proxies. */
+const heartbeatMs = 10_000;
+/** A feed that is silent for longer has lost its store. */
+const silenceMs = 25_000;
+
 export class Store {
   readonly #server: nano.ServerScope;
-  readonly #abortable = new WeakMap<AbortSignal, nano.ServerScope>();
-  readonly #url: string;
+  readonly #feeds = new Agent({ headersTimeout: silenceMs, bodyTimeout: silenceMs });
+  readonly #headers: Record<string, string>;
   /** The store's URL without credentials: safe for logs and answers. */
   readonly url: string;
 
   /** @param url of the CouchDB, credentials in it if it wants any. Opens nothing: connections are made per request. */
   constructor(url: string) {
     const bare = new URL(url);
+    const { username, password } = bare;
+    const basic = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
+    this.#headers = username === "" ? {} : { authorization: `Basic ${Buffer.from(basic).toString("base64")}` };
     bare.username = "";
     bare.password = "";
     this.url = bare.href.replace(/\/$/, "");
-    this.#url = url;
-    this.#server = connect(url);
+    this.#server = nano({ url, parseUrl: false } as nano.Configuration);
   }
 
   database<Doc extends Document>(name: DatabaseName | string): Database<Doc> {
-    return new Database<Doc>(name, (request) => this.request({ ...request, path: `${name}/${request.path ?? ""}` }));
+    return new Database<Doc>(name, {
+      request: (request) => this.request({ ...request, path: `${name}/${request.path ?? ""}` }),
+      lines: (path, signal) => this.#lines(`${name}/${path}`, signal),
+    });
   }
 
   /** Resolves when the store answers. @throws MusterError `store-unavailable` */
@@ -87,14 +106,14 @@ export class Store {
       method: request.method ?? "GET",
       path: request.path ?? "",
       qs: request.query ?? {},
-      ...(request.body === undefined ? {} : { body: request.body }),
+      ...(request.body === undefined ? {} : bodyOf(request.body)),
       ...(request.contentType === undefined ? {} : { contentType: request.contentType }),
     };
     const late = new Promise<never>((_resolve, reject) => {
       timer = setTimeout(() => reject(new Error("no answer in time")), request.timeoutMs ?? defaultTimeoutMs);
     });
     try {
-      const answer = this.#serverFor(request.signal).request(options as nano.RequestOptions);
+      const answer = this.#server.request(options as nano.RequestOptions);
       return (await Promise.race([answer, late])) as Answer;
     } catch (error) {
       throw storeError(error, `${options.method} ${this.url}/${options.path}`);
@@ -104,35 +123,49 @@ export class Store {
   }
 
   /**
-   * What can be aborted gets connections of its own, which its signal cuts. Not by passing the signal on: in Node 20 fetch
-   * can lose one to the garbage collector, and a wait of half a minute then goes on to its end.
+   * The lines of an endless answer: the first batch, of none, when it begins, then those that came in together. Ends by
+   * error when the connection is lost or silent for too long, or when `signal` aborts.
    */
-  #serverFor(signal: AbortSignal | undefined): nano.ServerScope {
-    if (signal === undefined) return this.#server;
-    const known = this.#abortable.get(signal);
-    if (known !== undefined) return known;
-    const agent = new Agent();
-    const cut = () => void agent.destroy(new Error("aborted"));
-    const server = connect(this.#url, agent);
-    this.#abortable.set(signal, server);
-    if (signal.aborted) cut();
-    else signal.addEventListener("abort", cut, { once: true });
-    return server;
+  async *#lines(path: string, signal: AbortSignal): AsyncGenerator<string[]> {
+    const url = `${this.url}/${path}`;
+    try {
+      const { statusCode, body } = await request(url, { dispatcher: this.#feeds, headers: this.#headers, signal });
+      body.setEncoding("utf8");
+      if (statusCode !== 200) throw Object.assign(new Error(await body.text()), { statusCode });
+      yield [];
+      let rest = "";
+      for await (const text of body as AsyncIterable<string>) {
+        const lines = (rest + text).split("\n");
+        rest = lines.pop() ?? "";
+        yield lines.filter((line) => line !== "");
+      }
+      throw new Error("the answer ended");
+    } catch (error) {
+      throw storeError(error, `GET ${url}`);
+    }
   }
 }
 
-function connect(url: string, agent?: Agent): nano.ServerScope {
-  const options = { url, parseUrl: false, ...(agent === undefined ? {} : { agentOptions: agent }) };
-  return nano(options as unknown as nano.Configuration);
+/** As JSON, made here: nano gives JSON.stringify a replacer, which takes several times as long. */
+function bodyOf(body: unknown): { body: unknown; dontStringify?: true } {
+  return Buffer.isBuffer(body) ? { body } : { body: JSON.stringify(body), dontStringify: true };
+}
+
+/** What a database needs of its server; paths are below the database. */
+interface Access {
+  request<Answer>(request: Request): Promise<Answer>;
+  lines(path: string, signal: AbortSignal): AsyncGenerator<string[]>;
 }
 
 export class Database<Doc extends Document> {
   readonly name: string;
-  readonly #request: <Answer>(request: Request) => Promise<Answer>;
+  readonly #request: Access["request"];
+  readonly #lines: Access["lines"];
 
-  constructor(name: string, request: <Answer>(request: Request) => Promise<Answer>) {
+  constructor(name: string, { request, lines }: Access) {
     this.name = name;
     this.#request = request;
+    this.#lines = lines;
   }
 
   /** @returns the winning revision, or undefined where there is none or it is deleted. */
@@ -231,30 +264,30 @@ export class Database<Doc extends Document> {
     }
   }
 
-  /** The changes after `since`; with `waitMs` the request waits that long for the first one. */
-  async changes(
-    since: string | number,
-    options: { waitMs?: number; limit?: number; signal?: AbortSignal } = {},
-  ): Promise<{ results: Change[]; last_seq: string | number }> {
-    const { waitMs = 0, limit = 1000 } = options;
-    const feed = waitMs > 0 ? { feed: "longpoll", timeout: waitMs } : {};
-    type Row = Change & { changes: { rev: string }[] };
-    const answer = await this.#request<{ results: Row[]; last_seq: string | number } | string>({
+  /** The changes after `since`, at most `limit`. */
+  async changes(since: string | number, { limit = 1000 }: { limit?: number } = {}): Promise<ChangesPage> {
+    const answer = await this.#request<{ results: ChangeRow[]; last_seq: string | number } | string>({
       path: "_changes",
-      query: { since, limit, include_docs: true, style: "all_docs", ...feed },
-      timeoutMs: waitMs + defaultTimeoutMs,
-      ...(options.signal === undefined ? {} : { signal: options.signal }),
+      query: { since, limit, ...withDocuments },
     });
     // nano gives "" for a body that was cut off in the middle.
     if (typeof answer === "string") throw unavailable(`the changes feed of ${this.name} was cut`);
-    return {
-      last_seq: answer.last_seq,
-      results: answer.results.map(({ changes, ...row }) => ({
-        ...row,
-        deleted: row.deleted === true,
-        leaves: changes.map(({ rev }) => rev),
-      })),
-    };
+    return { last_seq: answer.last_seq, results: answer.results.map(changeOf) };
+  }
+
+  /**
+   * The changes after `since` as they come, over one connection: a first page of none when the store has answered, then
+   * what came in together. Ends only by an error, or when `signal` aborts.
+   * @throws MusterError `store-unavailable`
+   */
+  async *follow(since: string | number, signal: AbortSignal): AsyncGenerator<ChangesPage> {
+    const query = { since, feed: "continuous", heartbeat: heartbeatMs, ...withDocuments };
+    let last = since;
+    for await (const lines of this.#lines(`_changes?${new URLSearchParams(query as never)}`, signal)) {
+      const results = lines.map((line) => changeOf(JSON.parse(line) as ChangeRow));
+      last = results.at(-1)?.seq ?? last;
+      yield { last_seq: last, results };
+    }
   }
 
   async info(): Promise<{ doc_count: number; update_seq: string | number }> {
@@ -304,6 +337,14 @@ export class Database<Doc extends Document> {
 }
 
 const pageSize = 1000;
+
+const withDocuments = { include_docs: true, style: "all_docs" };
+
+/** @throws Error for the line by which a server says that it ends the feed, or why. */
+function changeOf({ changes, ...row }: ChangeRow): Change {
+  if (changes === undefined) throw new Error(`the changes feed ended: ${JSON.stringify(row).slice(0, 200)}`);
+  return { ...row, deleted: row.deleted === true, leaves: changes.map(({ rev }) => rev) };
+}
 
 /** CouchDB wants the slash of `_design/…` and `_local/…` as it is: it redirects an encoded one. */
 function documentPath(id: string): string {

@@ -25,6 +25,8 @@ export const limits = {
   heartbeatMs: { min: 50, default: 60_000, max: 3_600_000 },
   /** Revisions kept per document. CouchDB's default; PouchDB reads the tree whenever it reads the document. */
   revisions: { default: 1000, max: 10_000 },
+  /** Lately written entries that a database keeps in memory, a character being one or two bytes. */
+  cacheCharacters: 4 * 1024 * 1024,
   /** A design function (validate_doc_update, filter) that runs longer holds up everything: it is stopped. */
   designFunctionMs: 1_000,
   /** A map or reduce function, on one document or group. */

@@ -7,6 +7,8 @@ declare module "pouchdb" {
   namespace PouchDB {
     interface Options {
       adapter?: "leveldb" | "memory" | "http";
+      /** A LevelDB to use in place of `leveldown`. */
+      db?: unknown;
       /** Revisions kept in a document's tree; fixed when the database is opened. */
       revs_limit?: number;
       auto_compaction?: boolean;
@@ -97,6 +99,21 @@ declare module "pouchdb" {
   const PouchDB: PouchDB.Static;
   export default PouchDB;
   export type { PouchDB };
+}
+
+declare module "leveldown" {
+  export type Done<T> = (error: Error | null | undefined, value?: T) => void;
+  export type Batch = { type: "put" | "del"; key: unknown; value?: unknown }[];
+  /** LevelDB for Node, an abstract-leveldown: whoever extends it overrides the methods with an underscore. */
+  export default class LevelDOWN {
+    constructor(location: string);
+    static destroy(location: string, done: Done<void>): void;
+    _get(key: unknown, options: object, done: Done<unknown>): void;
+    _put(key: unknown, value: unknown, options: object, done: Done<void>): void;
+    _del(key: unknown, options: object, done: Done<void>): void;
+    _batch(operations: Batch, options: object, done: Done<void>): void;
+    _clear(options: object, done: Done<void>): void;
+  }
 }
 
 declare module "pouchdb-adapter-memory" {

@@ -17,6 +17,12 @@ export type Outcome =
   /** It, or one before it in the same batch, ran into the time limit. */
   | { kind: "timedOut" };
 
+/** A function of a design document, whatever runs it. */
+export interface Callable {
+  /** Calls it once for each list of arguments. */
+  call(calls: unknown[][], options: { timeoutMs: number; self?: unknown }): Outcome[];
+}
+
 /** Stands in each context before the function: what CouchDB's query server offers to all of them. */
 const prelude = `(function (parse, stringify, text, isError) {
   var emitted = [], outcomes = [];
@@ -52,7 +58,7 @@ const start = new Script(prelude);
 const run = new Script("runCalls(givenSelf, givenCalls)");
 const take = new Script("takeOutcomes()");
 
-export class DesignFunction {
+export class DesignFunction implements Callable {
   readonly #context: Context;
 
   /** @throws CouchError 400 `compilation_error` where the source is not the text of one function. */

@@ -6,6 +6,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import PouchDB from "pouchdb";
 import memoryAdapter from "pouchdb-adapter-memory";
 import findPlugin from "pouchdb-find";
+import { cachedLevelDB } from "./cached-leveldb.ts";
 import { limits } from "./limits.ts";
 
 PouchDB.plugin(memoryAdapter);
@@ -62,7 +63,9 @@ export async function openDirectory(directory: string): Promise<Storage> {
     open: async (name, revisionLimit) => {
       const folder = join(root, folderOf(name));
       await mkdir(folder, { recursive: true });
-      return opened(new PouchDB(join(folder, "documents"), { adapter: "leveldb", revs_limit: revisionLimit }));
+      return opened(
+        new PouchDB(join(folder, "documents"), { adapter: "leveldb", db: cachedLevelDB, revs_limit: revisionLimit }),
+      );
     },
     shut: shutWithViews,
     discard: async (name, pouch) => {

@@ -4,7 +4,8 @@ import { CouchError } from "./couch-error.ts";
 import type { UserContext } from "./exchange.ts";
 import { isObject, type JsonObject } from "./json.ts";
 import { limits } from "./limits.ts";
-import { compile, type DesignFunction, type Outcome } from "./sandbox.ts";
+import { ownGuard } from "./own-guards.ts";
+import { type Callable, compile, type Outcome } from "./sandbox.ts";
 import { inWireOrder } from "./wire-order.ts";
 
 /** A document about to be written, beside the revision that it replaces. */
@@ -20,7 +21,7 @@ export interface WriteContext {
 
 interface Validator {
   design: PouchDB.Doc;
-  function: DesignFunction;
+  function: Callable;
 }
 
 export class Validators {
@@ -65,7 +66,7 @@ async function load(pouch: PouchDB.Database): Promise<Validator[]> {
   const { rows } = await pouch.allDocs({ startkey: "_design/", endkey: "_design0", include_docs: true });
   return rows.flatMap(({ doc }) =>
     doc && isJavaScript(doc) && typeof doc.validate_doc_update === "string"
-      ? [{ design: doc, function: compile(doc.validate_doc_update) }]
+      ? [{ design: doc, function: ownGuard(doc.validate_doc_update) ?? compile(doc.validate_doc_update) }]
       : [],
   );
 }

@@ -63,7 +63,7 @@ export async function write(
       }
     }),
   );
-  if (needOld) await dropRefused(database, pouch, drafts, results, options.user);
+  if (needOld) await dropRefused(database, pouch, drafts, results, options);
   await store(database, pouch, drafts, results, options.newEdits);
   return docs.map((doc, index) => results.get(index) ?? { id: doc._id, failure: conflict() });
 }
@@ -85,7 +85,7 @@ async function dropRefused(
   pouch: PouchDB.Database,
   drafts: Map<number, Draft>,
   results: Map<number, Written>,
-  user: UserContext,
+  { newEdits, user }: WriteOptions,
 ): Promise<void> {
   // As in CouchDB: whoever may write design documents may write any.
   const judged = [...drafts].filter(([, { doc }]) => !doc._id.startsWith("_design/"));
@@ -95,9 +95,11 @@ async function dropRefused(
     judged.map(([, draft]) => draft),
     context,
   );
-  for (const [at, [index, { doc }]] of judged.entries()) {
-    const failure = refusals[at];
+  for (const [at, [index, { doc, old }]] of judged.entries()) {
+    let failure = refusals[at];
     if (failure === undefined) continue;
+    // Taken for new and judged as such: where it is not, that is what is wrong with it. Else PouchDB finds it out.
+    if (newEdits && old === null && (await isThere(pouch, doc._id))) failure = conflict();
     drafts.delete(index);
     results.set(index, { id: doc._id, ...(doc._rev !== undefined && { rev: doc._rev }), failure });
   }
@@ -139,10 +141,7 @@ async function readOld(
   newEdits: boolean,
 ): Promise<PouchDB.Doc | null | "same"> {
   const rev = newEdits ? doc._rev : await nearestAncestor(pouch, doc);
-  if (rev === undefined) {
-    if (newEdits && (await isThere(pouch, doc._id))) throw conflict();
-    return null;
-  }
+  if (rev === undefined) return null;
   if (!newEdits && rev === doc._rev) return "same";
   try {
     return await pouch.get(doc._id, { rev });

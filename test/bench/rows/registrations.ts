@@ -17,9 +17,12 @@ let rounds = 0;
 
 type Ask = (method: "GET" | "PUT" | "POST", path: string, body?: unknown) => Promise<unknown>;
 
+/** @param url with credentials where the server wants any. */
 function asker(url: string): { ask: Ask; close(): Promise<void> } {
-  const pool = new Pool(url, { connections, pipelining: 1 });
-  const headers = { "content-type": "application/json" };
+  const { origin, username, password } = new URL(url);
+  const pool = new Pool(origin, { connections, pipelining: 1 });
+  const basic = `Basic ${Buffer.from(`${username}:${password}`).toString("base64")}`;
+  const headers = { "content-type": "application/json", ...(username !== "" && { authorization: basic }) };
   const ask: Ask = async (method, path, body) => {
     const answer = await pool.request({
       method,
