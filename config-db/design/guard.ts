@@ -61,7 +61,7 @@ export const registryKinds: Record<string, Kind> = {
 
 /** The text of the function for a database of these kinds: ES5, as CouchDB's JavaScript engine takes it. */
 export function guard(kinds: Record<string, Kind>): string {
-  return `function (doc, old, user) {
+  return `function (doc) {
   var kinds = ${JSON.stringify(kinds)};
   var shapes = {
     string: function (value) { return typeof value === "string"; },

@@ -31,7 +31,8 @@ export class ChangesTail {
   /** Something was written. */
   poke(): void {
     this.#isDirty = true;
-    this.#readForWaiters();
+    // After the writer has its answer.
+    setImmediate(() => this.#readForWaiters());
   }
 
   /** True when there is surely nothing after `since`: who long-polls for the next change need not read to know. */

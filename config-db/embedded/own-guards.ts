@@ -1,6 +1,7 @@
 /**
  * Muster's own `validate_doc_update` functions, called as they are. A stranger's runs in the sandbox, whose time limit is a
- * thread a call: a fifth of a millisecond at best, a good part of what a write costs. These are known to end.
+ * thread a call: a fifth of a millisecond at best, a good part of what a write costs. These are known to end, and
+ * to look at nothing but the document.
  */
 import { Script } from "node:vm";
 import { designDocuments } from "../design/index.ts";

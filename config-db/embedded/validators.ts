@@ -22,6 +22,7 @@ export interface WriteContext {
 interface Validator {
   design: PouchDB.Doc;
   function: Callable;
+  isOwn: boolean;
 }
 
 export class Validators {
@@ -32,8 +33,10 @@ export class Validators {
     this.#loaded = undefined;
   }
 
-  async areAny(pouch: PouchDB.Database): Promise<boolean> {
-    return (await this.#load(pouch)).length > 0;
+  /** Whether there are any, and whether any of them looks at the revision that a document replaces: Muster's own do not. */
+  async about(pouch: PouchDB.Database): Promise<{ areAny: boolean; readOld: boolean }> {
+    const loaded = await this.#load(pouch);
+    return { areAny: loaded.length > 0, readOld: loaded.some((validator) => !validator.isOwn) };
   }
 
   /** For each draft the refusal of the first function that refuses it, undefined where all agree. */
@@ -64,11 +67,11 @@ export class Validators {
 
 async function load(pouch: PouchDB.Database): Promise<Validator[]> {
   const { rows } = await pouch.allDocs({ startkey: "_design/", endkey: "_design0", include_docs: true });
-  return rows.flatMap(({ doc }) =>
-    doc && isJavaScript(doc) && typeof doc.validate_doc_update === "string"
-      ? [{ design: doc, function: ownGuard(doc.validate_doc_update) ?? compile(doc.validate_doc_update) }]
-      : [],
-  );
+  return rows.flatMap(({ doc: design }) => {
+    if (!design || !isJavaScript(design) || typeof design.validate_doc_update !== "string") return [];
+    const own = ownGuard(design.validate_doc_update);
+    return [{ design, function: own ?? compile(design.validate_doc_update), isOwn: own !== undefined }];
+  });
 }
 
 /** A document as functions see it: attachments by name and type, without their data. */

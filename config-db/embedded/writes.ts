@@ -37,7 +37,7 @@ export async function write(
 ): Promise<Written[]> {
   const results = new Map<number, Written>();
   const drafts = new Map<number, Draft>();
-  const needOld = await database.validators.areAny(pouch);
+  const validators = await database.validators.about(pouch);
   for (const doc of docs) doc._id ??= newId();
   await Promise.all(
     docs.map(async (doc, index) => {
@@ -47,7 +47,7 @@ export async function write(
         else {
           const isDesign = id.startsWith("_design/");
           if (isDesign) checkDesign(doc);
-          const old = (needOld && !isDesign) || hasStubs(doc) ? await readOld(pouch, doc, options.newEdits) : null;
+          const old = (validators.readOld && !isDesign) || hasStubs(doc) ? await readOld(pouch, doc, options.newEdits) : null;
           if (old === "same") {
             // A replicator brings what is here already: nothing to judge again, nothing to write.
             results.set(index, { id, rev: doc._rev as string });
@@ -63,7 +63,7 @@ export async function write(
       }
     }),
   );
-  if (needOld) await dropRefused(database, pouch, drafts, results, options);
+  if (validators.areAny) await dropRefused(database, pouch, drafts, results, options);
   await store(database, pouch, drafts, results, options.newEdits);
   return docs.map((doc, index) => results.get(index) ?? { id: doc._id, failure: conflict() });
 }
@@ -95,13 +95,18 @@ async function dropRefused(
     judged.map(([, draft]) => draft),
     context,
   );
-  for (const [at, [index, { doc, old }]] of judged.entries()) {
-    let failure = refusals[at];
+  for (const [at, [index, { doc }]] of judged.entries()) {
+    const failure = refusals[at];
     if (failure === undefined) continue;
-    // Taken for new and judged as such: where it is not, that is what is wrong with it. Else PouchDB finds it out.
-    if (newEdits && old === null && (await isThere(pouch, doc._id))) failure = conflict();
     drafts.delete(index);
-    results.set(index, { id: doc._id, ...(doc._rev !== undefined && { rev: doc._rev }), failure });
+    const rev = doc._rev;
+    try {
+      // That it is here already, or is in conflict with what is, goes before. Those who were judged alone were not asked.
+      if ((await readOld(pouch, doc, newEdits)) !== "same") throw failure;
+      results.set(index, { id: doc._id, rev: rev as string });
+    } catch (error) {
+      results.set(index, { id: doc._id, ...(rev !== undefined && { rev }), failure: toCouchError(error) });
+    }
   }
 }
 
@@ -141,7 +146,10 @@ async function readOld(
   newEdits: boolean,
 ): Promise<PouchDB.Doc | null | "same"> {
   const rev = newEdits ? doc._rev : await nearestAncestor(pouch, doc);
-  if (rev === undefined) return null;
+  if (rev === undefined) {
+    if (newEdits && (await isThere(pouch, doc._id))) throw conflict();
+    return null;
+  }
   if (!newEdits && rev === doc._rev) return "same";
   try {
     return await pouch.get(doc._id, { rev });

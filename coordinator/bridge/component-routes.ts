@@ -3,7 +3,7 @@ import { MusterError } from "../../config-db/errors.ts";
 import type { Registration, Renewal } from "../../config-db/generated/types.ts";
 import { limits } from "../../config-db/limits.ts";
 import { idPattern, reservedIdPattern } from "../../config-db/names.ts";
-import { type DiscoveryQuery, recordOf } from "../registry/discovery.ts";
+import { type ComponentRecord, type DiscoveryQuery, recordOf } from "../registry/discovery.ts";
 import { type LogEntry, toldAs } from "../registry/event-log.ts";
 import type { Registry } from "../registry/registry.ts";
 import type { QueryParameter, RequestContext, Route, ServerSentEvent, StreamAnswer } from "./route.ts";
@@ -242,6 +242,16 @@ function all(registry: Registry, query: DiscoveryQuery): unknown[] {
   return registry.discover(query, { limit: Number.POSITIVE_INFINITY }).records;
 }
 
+const recordsIn = new WeakMap<LogEntry, ComponentRecord>();
+
+/** The record that an event tells of: one object for all who are told. */
+function recordIn(entry: LogEntry): ComponentRecord {
+  const { component, after } = entry.event;
+  const record = recordsIn.get(entry) ?? recordOf(component, after?.heard ?? true);
+  recordsIn.set(entry, record);
+  return record;
+}
+
 /**
  * First everything that fits, as a `reset`, or what a watcher that comes back has missed; then each event as it
  * happens. Every event's id is where the watcher stands after it.
@@ -258,8 +268,7 @@ function stream(
       const tell = (entry: LogEntry) => {
         const kind = concerns(entry) ? toldAs(query, entry.event) : undefined;
         if (kind === undefined) return;
-        const { component, after } = entry.event;
-        send({ event: kind, id: entry.id, data: recordOf(component, after?.heard ?? true) });
+        send({ event: kind, id: entry.id, data: recordIn(entry) });
       };
       const { lastId, missed } = registry.resume(request.header("last-event-id"));
       if (missed === undefined) send({ event: "reset", id: lastId, data: { components: everything() } });

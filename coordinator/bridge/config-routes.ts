@@ -62,10 +62,10 @@ function streamEffective(configuration: Configuration, id: string, request: Requ
     stream: (send: (event: ServerSentEvent) => void) => {
       let sent = request.header("last-event-id");
       const tell = () => {
-        const { etag, body, fault } = configuration.effective(id);
+        const { etag, told, fault } = configuration.effective(id);
         if (etag === sent || fault !== undefined) return;
         sent = etag;
-        send({ event: "config", id: etag, data: { etag, settings: JSON.parse(body.toString()) } });
+        send({ event: "config", id: etag, data: told });
       };
       const unsubscribe = configuration.subscribe(id, tell);
       tell();

@@ -35,11 +35,11 @@ export interface JsonAnswer {
   body?: unknown;
 }
 
-/** One server-sent event. `data` is sent as JSON. */
+/** One server-sent event. `data` is sent as JSON, written out once however many readers get the same object. */
 export interface ServerSentEvent {
   event: string;
   id?: string;
-  data: unknown;
+  data: object;
 }
 
 /** A `text/event-stream` answer: `start` is called once, sends what it likes, and returns what ends it. */

@@ -1,6 +1,6 @@
 /** Server-sent events (WHATWG HTML §9.2): writes them, keeps them alive, cuts off readers who fall behind. */
 import type { ServerResponse } from "node:http";
-import type { StreamAnswer } from "./route.ts";
+import type { ServerSentEvent, StreamAnswer } from "./route.ts";
 
 /** A stream's reader that is this far behind is cut off; it comes back with Last-Event-ID. */
 const bufferBytesMax = 16 * 1024 * 1024;
@@ -9,10 +9,15 @@ const heartbeatMs = 15_000;
 
 export class Streams {
   readonly #open = new Set<ServerResponse>();
+  /** Events as they go out, by their data: what is told to many readers is written out once. */
+  readonly #rendered = new WeakMap<object, { event: string; id: string | undefined; bytes: Buffer }>();
 
   /** Sends what `stream` gives until the client or `close` ends it. */
   serve({ stream }: StreamAnswer, response: ServerResponse): void {
+    // The connection's end is the stream's: without chunks each event is one write of bytes that others get, too.
+    response.removeHeader("transfer-encoding");
     response.writeHead(200, {
+      connection: "close",
       "content-type": "text/event-stream",
       "cache-control": "no-store",
       "x-accel-buffering": "no",
@@ -23,9 +28,9 @@ export class Streams {
       return;
     }
     this.#open.add(response);
-    const write = (text: string) => {
+    const write = (event: Buffer | string) => {
       if (response.writableLength > bufferBytesMax) response.destroy();
-      else response.write(text);
+      else response.write(event);
     };
     const heartbeat = setInterval(() => write(":\n\n"), heartbeatMs);
     let stop = () => {};
@@ -34,10 +39,17 @@ export class Streams {
       this.#open.delete(response);
       stop();
     });
-    stop = stream(({ event, id, data }) => {
-      write(`${id === undefined ? "" : `id: ${id}\n`}event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
-    });
+    stop = stream((event) => write(this.#render(event)));
     if (response.destroyed) stop();
+  }
+
+  #render({ event, id, data }: ServerSentEvent): Buffer {
+    const known = this.#rendered.get(data);
+    if (known !== undefined && known.event === event && known.id === id) return known.bytes;
+    const named = id === undefined ? "" : `id: ${id}\n`;
+    const bytes = Buffer.from(`${named}event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
+    this.#rendered.set(data, { event, id, bytes });
+    return bytes;
   }
 
   close(): void {

@@ -3,7 +3,7 @@ import { LRUCache } from "lru-cache";
 import type { FieldError } from "../../config-db/errors.ts";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
 import type { LayerName } from "../../config-db/names.ts";
-import { computeEffective, type Effective, explainEffective, mentionsSecret } from "./effective.ts";
+import { computeEffective, type Effective, explainEffective, mentionsSecret, type SchemaInForce } from "./effective.ts";
 import type { Origin } from "./explain.ts";
 import { mergeLayers, mergePatch, type Settings } from "./merge.ts";
 import type { Records } from "./records.ts";
@@ -35,6 +35,14 @@ interface Cache<Value> {
   set(key: string, value: Value): unknown;
 }
 
+/** What a component has of the layers that it shares with others, and its type's schema. */
+interface Shared {
+  key: string;
+  settings: Settings;
+  mayRefer: boolean;
+  schema: SchemaInForce | undefined;
+}
+
 /** Characters of JSON kept as computed settings: those in use at a time; others are computed again when asked for. */
 const cacheCharactersMax = 32 * 1024 * 1024;
 /** Combinations of type and sub-system whose merged layers are kept. */
@@ -53,6 +61,8 @@ export class EffectiveSettings {
   /** Merged layers without the component's own: what is one object in many is written out once for their etags. */
   readonly #bases = new LRUCache<string, Settings>({ max: basesMax });
   readonly #watchers = new Map<string, Set<() => void>>();
+  /** While one change is looked at for many components: what they share, by type and sub-system. */
+  #shared: Map<string, Shared> | undefined;
 
   /** @param changed told of the components whose effective settings became others, after their watchers. */
   constructor(records: Records, components: Components, changed: (ids: string[]) => void) {
@@ -141,7 +151,7 @@ export class EffectiveSettings {
     const before = ids.map((id) => this.etag(id));
     make();
     for (const id of ids) this.#current.delete(id);
-    this.#tell(ids.filter((id, index) => this.etag(id) !== before[index]));
+    this.#tell(this.#together(() => ids.filter((id, index) => this.etag(id) !== before[index])));
   }
 
   /** The same for a change that is not to be seen in the revisions of layers and schema: of a secret. */
@@ -164,11 +174,24 @@ export class EffectiveSettings {
     const before = ids.map((id) => this.#summary(id));
     return this.#records.trial(tried, () => {
       const [computed, bases] = [new Map<string, Effective>(), new Map<string, Settings>()];
-      return ids.map((id, index) => {
-        const { effective: after } = this.#compute(this.#traits(id), computed, bases);
-        return { id, before: before[index] as Current, after };
-      });
+      return this.#together(() =>
+        ids.map((id, index) => {
+          const { effective: after } = this.#compute(this.#traits(id), computed, bases);
+          return { id, before: before[index] as Current, after };
+        }),
+      );
     });
+  }
+
+  /** Runs `work`, which changes no records, and finds what components share once. */
+  #together<Result>(work: () => Result): Result {
+    const outer = this.#shared;
+    this.#shared = new Map();
+    try {
+      return work();
+    } finally {
+      this.#shared = outer;
+    }
   }
 
   /** To be called when the registration of `id` changed. */
@@ -197,23 +220,32 @@ export class EffectiveSettings {
    * @param bases merged layers without the component's own, by key, likewise
    */
   #compute(traits: Traits, computed: Cache<Effective>, bases: Cache<Settings>): { key: string; effective: Effective } {
-    const chain = this.#records.chain(traits);
-    const schema = this.#records.schemaInForce(traits.type);
-    const mayRefer = chain.some(({ settings }) => mentionsSecret(settings));
-    const own = chain.at(-1)?.layer === `component:${traits.id}` ? chain.pop() : undefined;
-    const baseKey = chain.map(({ layer, rev }) => `${layer}@${rev}`).join(" ");
-    const key = `${baseKey} ${own?.rev ? `${own.layer}@${own.rev}` : ""} ${schema?.type}@${schema?.rev}`;
+    const shared = this.#sharedBy(traits, bases);
+    const own = this.#records.ownLink(traits);
+    const key = own === undefined ? shared.key : `${shared.key} ${own.layer}@${own.rev}`;
     const known = computed.get(key);
     if (known !== undefined) return { key, effective: known };
-    let base = bases.get(baseKey);
-    if (base === undefined) {
-      base = mergeLayers(chain);
-      bases.set(baseKey, base);
-    }
-    const merged = own === undefined ? base : (mergePatch(base, own.settings) as Settings);
-    const effective = computeEffective(merged, mayRefer, schema, (name) => this.#records.secret(name));
+    const merged = own === undefined ? shared.settings : (mergePatch(shared.settings, own.settings) as Settings);
+    const mayRefer = shared.mayRefer || (own !== undefined && mentionsSecret(own.settings));
+    const effective = computeEffective(merged, mayRefer, shared.schema, (name) => this.#records.secret(name));
     computed.set(key, effective);
     return { key, effective };
+  }
+
+  #sharedBy(traits: Traits, bases: Cache<Settings>): Shared {
+    const { type, subsystem } = traits;
+    const name = `${type ?? ""} ${subsystem ?? ""}`;
+    const found = this.#shared?.get(name);
+    if (found !== undefined) return found;
+    const chain = this.#records.chain(traits).filter(({ layer }) => layer !== `component:${traits.id}`);
+    const schema = this.#records.schemaInForce(type);
+    const baseKey = chain.map(({ layer, rev }) => `${layer}@${rev}`).join(" ");
+    const settings = bases.get(baseKey) ?? mergeLayers(chain);
+    bases.set(baseKey, settings);
+    const mayRefer = chain.some((link) => mentionsSecret(link.settings));
+    const shared = { key: `${baseKey} ${schema?.type}@${schema?.rev}`, settings, mayRefer, schema };
+    if (this.#records.isChainShared(traits)) this.#shared?.set(name, shared);
+    return shared;
   }
 
   /** Anyone may ask for the settings of any id: those of ids that mean nothing are not kept. */

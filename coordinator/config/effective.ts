@@ -44,6 +44,7 @@ export class Effective {
   readonly #canonical: () => string;
   #etag: string | undefined;
   #body: Buffer | undefined;
+  #told: { etag: string; settings: Settings } | undefined;
   #sizeCharacters = 0;
 
   /** @param canonical the canonical JSON of what the etag stands for. */
@@ -73,6 +74,12 @@ export class Effective {
   get body(): Buffer {
     this.#body ??= Buffer.from(JSON.stringify(this.#resolved));
     return this.#body;
+  }
+
+  /** What watchers of the component are told: the same object to all. */
+  get told(): { etag: string; settings: Settings } {
+    this.#told ??= { etag: this.etag, settings: this.#resolved };
+    return this.#told;
   }
 
   /** How much JSON this is: what a cache of these goes by. */

@@ -1,4 +1,5 @@
 /** Writes of layers: guarded by revision, checked against every component they concern, kept in history. */
+import { setImmediate as turn } from "node:timers/promises";
 import { MusterError } from "../../config-db/errors.ts";
 import type { LayerDocument } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
@@ -133,6 +134,8 @@ export class LayerWrites {
         },
         applied,
       });
+      // What watchers were told leaves in this turn of the event loop; it need not wait for this.
+      await turn();
       await history.keep([written]);
       return written;
     });

@@ -104,25 +104,35 @@ export class Records {
 
   /** The layers in force for a component, the weakest first; a staged candidate's settings where it is selected. */
   chain(traits: Traits): ChainLink[] {
-    const links: ChainLink[] = [];
-    for (const layer of layersOf(traits)) {
-      const candidate = this.#candidateFor(layer, traits);
-      const active = this.active(documentId.layer(layer));
-      if (candidate !== undefined) {
-        const { settings, _rev: rev } = candidate;
-        links.push({ layer, settings, version: (active?.version ?? 0) + 1, rev: `candidate ${rev}`, candidate: true });
-      } else if (active !== undefined) {
-        links.push({ layer, settings: active.content, version: active.version, rev: active.rev });
-      }
-    }
-    return links;
+    const links = layersOf(traits).map((layer) => this.#link(layer, traits));
+    return links.filter((link) => link !== undefined);
   }
 
-  #candidateFor(layer: LayerName, traits: Traits): StoredCandidate | undefined {
+  /** The last of the chain, if it is the component's own. */
+  ownLink(traits: Traits): ChainLink | undefined {
+    return this.#link(`component:${traits.id}`, traits);
+  }
+
+  /** True while the rest of the chain is the same for all of its type and sub-system: no candidate picks some of them. */
+  isChainShared(traits: Traits): boolean {
+    if (this.candidates.size === 0 && this.#triedCandidate === undefined) return true;
+    return layersOf(traits).every((layer) => layer === `component:${traits.id}` || !this.#staged(layer));
+  }
+
+  #link(layer: LayerName, traits: Traits): ChainLink | undefined {
+    const candidate = this.#staged(layer);
+    const active = this.active(documentId.layer(layer));
+    if (candidate !== undefined && isSelected(layer, candidate.selector, traits)) {
+      const { settings, _rev: rev } = candidate;
+      return { layer, settings, version: (active?.version ?? 0) + 1, rev: `candidate ${rev}`, candidate: true };
+    }
+    return active && { layer, settings: active.content, version: active.version, rev: active.rev };
+  }
+
+  #staged(layer: LayerName): StoredCandidate | undefined {
     const tried = this.#triedCandidate?.layer === layer ? this.#triedCandidate : undefined;
     const candidate = tried ?? this.candidate(layer);
-    if (candidate?.state !== "staged") return undefined;
-    return isSelected(layer, candidate.selector, traits) ? candidate : undefined;
+    return candidate?.state === "staged" ? candidate : undefined;
   }
 
   /** The compiled schema of a type, or undefined where there is none or it is no schema. */
