@@ -47,7 +47,8 @@ export async function write(
         else {
           const isDesign = id.startsWith("_design/");
           if (isDesign) checkDesign(doc);
-          const old = (validators.readOld && !isDesign) || hasStubs(doc) ? await readOld(pouch, doc, options.newEdits) : null;
+          const old =
+            (validators.readOld && !isDesign) || hasStubs(doc) ? await readOld(pouch, doc, options.newEdits) : null;
           if (old === "same") {
             // A replicator brings what is here already: nothing to judge again, nothing to write.
             results.set(index, { id, rev: doc._rev as string });
