@@ -1,4 +1,7 @@
-/** The bridge beside RabbitMQ's own HTTP API, and hints to many components beside one bare fanout. */
+/**
+ * The bridge beside RabbitMQ's own HTTP API and, as the floor, a server that does nothing else (bare-bridge.ts); hints to
+ * many components beside one bare fanout.
+ */
 import { randomUUID } from "node:crypto";
 import { Agent, request as httpRequest } from "node:http";
 import { type ConsumeMessage, connect } from "amqplib";
@@ -12,6 +15,7 @@ import { Messaging } from "../../../coordinator/messaging/messaging.ts";
 import { freshVhost, type Vhost } from "../../support/broker.ts";
 import { type RunningCoordinator, startCoordinator } from "../../support/coordinator.ts";
 import { eventually } from "../../support/eventually.ts";
+import { spawnEntry } from "../../support/processes.ts";
 import { type Figures, latencyFigures, type Row } from "../harness.ts";
 
 const callsPerRound = 300;
@@ -89,6 +93,16 @@ async function startBridge(): Promise<Bench> {
   };
 }
 
+const bareName = "floor: node:http on amqplib";
+
+/** A process of its own, as the bridge is. */
+async function startBareBridge(vhost: Vhost, key: string) {
+  const queue = "bench.bare";
+  const started = await spawnEntry("test/bench/bare-bridge.ts", { args: [vhost.url, exchanges.unicast, key, queue] });
+  const port = await started.line(/^\d+$/);
+  return { url: new URL(`http://127.0.0.1:${port}/`), queue, close: () => started.close() };
+}
+
 /** Publishes to a queue that nobody reads; emptied between rounds by whoever measures. */
 function publishRow(track: boolean): Row {
   return {
@@ -109,6 +123,8 @@ function publishRow(track: boolean): Row {
       const viaBridge = () => expectStatus(call("POST", url("/v1/commands"), command), 202);
       const toManagement = management(`/exchanges/{vhost}/${exchanges.unicast}/publish`);
       const viaManagement = () => expectStatus(call("POST", toManagement, message), 200);
+      const bare = await startBareBridge(vhost, id);
+      const viaBare = () => expectStatus(call("POST", bare.url, JSON.stringify(body)), 202);
       const round = (publish: () => Promise<string>) => async () => {
         const figures = await timed(callsPerRound, publish);
         await purge();
@@ -118,8 +134,12 @@ function publishRow(track: boolean): Row {
         contenders: [
           { name: "bridge", measure: round(viaBridge) },
           { name: "RabbitMQ management API", measure: round(viaManagement) },
+          { name: bareName, measure: round(viaBare) },
         ],
-        tearDown: close,
+        tearDown: async () => {
+          await bare.close();
+          await close();
+        },
       };
     },
   };
@@ -164,14 +184,25 @@ const deliveryRow: Row = {
         if (text !== "[]") return performance.now() - startMs;
       }
     };
+    const bare = await startBareBridge(vhost, id);
+    const viaBare = async (): Promise<number> => {
+      const polled = expectStatus(call("GET", bare.url), 200);
+      await sent(id);
+      const startMs = performance.now();
+      channel.publish("", bare.queue, content, options());
+      await polled;
+      return performance.now() - startMs;
+    };
     /** The poll must wait already when the message is published: it has been handed to the server by then. */
     const sent = async (_id: string) => new Promise((resolve) => setTimeout(resolve, 3));
     return {
       contenders: [
         { name: "bridge, long poll", measure: () => timed(callsPerRound, viaBridge) },
         { name: "RabbitMQ management API, polled", measure: () => timed(callsPerRound, viaManagement) },
+        { name: bareName, measure: () => timed(callsPerRound, viaBare) },
       ],
       tearDown: async () => {
+        await bare.close();
         await connection.close();
         await close();
       },

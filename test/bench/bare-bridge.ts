@@ -1,0 +1,38 @@
+/**
+ * The floor under the bridge: an HTTP server that only publishes and delivers, with nothing checked, kept or settled.
+ * `POST /<key>` publishes the body to an exchange and answers at the confirm; `GET /` answers with the next message of a
+ * queue. Prints its port.
+ *
+ * @example node --import tsx test/bench/bare-bridge.ts amqp://… muster.unicast some-key bench.bare
+ */
+import { createServer, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { connect } from "amqplib";
+
+const [url = "", exchange = "", key = "", queue = ""] = process.argv.slice(2);
+const publishing = await (await connect(url, { noDelay: true })).createConfirmChannel();
+const consuming = await (await connect(url, { noDelay: true })).createChannel();
+await consuming.assertQueue(queue, { durable: true, arguments: { "x-queue-type": "quorum" } });
+
+const waiting: ServerResponse[] = [];
+await consuming.consume(queue, (message) => {
+  if (message === null) return;
+  waiting.shift()?.end(JSON.stringify({ body: JSON.parse(message.content.toString()) }));
+  consuming.ack(message);
+});
+
+const server = createServer((request, response) => {
+  if (request.method === "GET") {
+    waiting.push(response);
+    return;
+  }
+  const chunks: Buffer[] = [];
+  request.on("data", (chunk: Buffer) => chunks.push(chunk));
+  request.on("end", () => {
+    const options = { persistent: true, mandatory: true, messageId: "bare" };
+    publishing.publish(exchange, key, Buffer.concat(chunks), options, (error: Error | null) => {
+      response.writeHead(error === null ? 202 : 503).end();
+    });
+  });
+});
+server.listen(0, "127.0.0.1", () => console.log((server.address() as AddressInfo).port));
