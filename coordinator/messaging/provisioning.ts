@@ -249,7 +249,7 @@ export class Provisioning {
       const declared: Declared[] = [];
       const untilMs = performance.now() + roundMs;
       do await Promise.all(declaring.map((lasting) => this.#declare(lasting, untilMs, declared)));
-      while (!(await this.#settled(untilMs)));
+      while (declared.length > 0 && !(await this.#settled(untilMs)));
       await this.#open(declared);
     }
   }
@@ -292,7 +292,7 @@ export class Provisioning {
       // A removal that came meanwhile has ended the job.
       if (job.done) continue;
       try {
-        await this.#declarer.open(on, componentPlan(job));
+        if (this.#settleMs > 0) await this.#declarer.open(on, componentPlan(job));
         const before = this.#standing.get(job.id);
         if (before !== undefined && before !== job.type) await leaveType(on, job.id, before);
         if (!job.done) this.#standing.set(job.id, job.type);
