@@ -6,7 +6,7 @@
  */
 import nano from "nano";
 import { Agent, request } from "undici";
-import { MusterError } from "./errors.ts";
+import { isMusterError, MusterError } from "./errors.ts";
 import type { DatabaseName } from "./names.ts";
 
 /** What every stored document has. */
@@ -283,10 +283,15 @@ export class Database<Doc extends Document> {
   async *follow(since: string | number, signal: AbortSignal): AsyncGenerator<ChangesPage> {
     const query = { since, feed: "continuous", heartbeat: heartbeatMs, ...withDocuments };
     let last = since;
-    for await (const lines of this.#lines(`_changes?${new URLSearchParams(query as never)}`, signal)) {
-      const results = lines.map((line) => changeOf(JSON.parse(line) as ChangeRow));
-      last = results.at(-1)?.seq ?? last;
-      yield { last_seq: last, results };
+    try {
+      for await (const lines of this.#lines(`_changes?${new URLSearchParams(query as never)}`, signal)) {
+        const results = lines.map((line) => changeOf(JSON.parse(line) as ChangeRow));
+        last = results.at(-1)?.seq ?? last;
+        yield { last_seq: last, results };
+      }
+    } catch (error) {
+      if (isMusterError(error)) throw error;
+      throw unavailable(`the changes feed of ${this.name}: ${(error as Error).message}`, error);
     }
   }
 

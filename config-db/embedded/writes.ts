@@ -2,7 +2,7 @@
 import { randomUUID } from "node:crypto";
 import type { PouchDB } from "pouchdb";
 import type { RevisionTree } from "pouchdb-merge";
-import { isDeleted, traverseRevTree, winningRev } from "pouchdb-merge";
+import { collectLeaves, isDeleted, traverseRevTree, winningRev } from "pouchdb-merge";
 import { CouchError, conflict, toCouchError } from "./couch-error.ts";
 import type { Database } from "./database.ts";
 import { isLocal } from "./document-input.ts";
@@ -100,15 +100,19 @@ async function dropRefused(
     const failure = refusals[at];
     if (failure === undefined) continue;
     drafts.delete(index);
-    const rev = doc._rev;
-    try {
-      // That it is here already, or is in conflict with what is, goes before. Those who were judged alone were not asked.
-      if ((await readOld(pouch, doc, newEdits)) !== "same") throw failure;
-      results.set(index, { id: doc._id, rev: rev as string });
-    } catch (error) {
-      results.set(index, { id: doc._id, ...(rev !== undefined && { rev }), failure: toCouchError(error) });
-    }
+    const { _id: id, _rev: rev } = doc;
+    const told = rev === undefined ? { id } : { id, rev };
+    // As in CouchDB: that it is in conflict with what stands here, or is that, goes before.
+    if (newEdits) results.set(index, { ...told, failure: (await isInConflict(pouch, doc)) ? conflict() : failure });
+    else if ((await nearestAncestor(pouch, doc)) === rev) results.set(index, { id, rev: rev as string });
+    else results.set(index, { ...told, failure });
   }
+}
+
+/** Whether the revision that a document is to replace is not the last of a branch, or there is one and it names none. */
+async function isInConflict(pouch: PouchDB.Database, { _id: id, _rev: rev }: PouchDB.Doc): Promise<boolean> {
+  if (rev === undefined) return isThere(pouch, id);
+  return !collectLeaves((await revisionTree(pouch, id)) ?? []).some((leaf) => leaf.rev === rev);
 }
 
 async function store(

@@ -54,6 +54,17 @@ describeStores("the guard of the config databases", (under) => {
     expect(await registry().put(component)).to.match(/-/);
   });
 
+  it("says of what is neither valid nor on the newest revision that it is in conflict", async () => {
+    const doc = named(layer);
+    const rev = await config().put(doc);
+    await config().put({ ...doc, _rev: rev, version: 2 });
+    for (const stale of [{ _rev: rev }, {}, { _rev: "7-0123456789abcdef0123456789abcdef" }]) {
+      expect(await codeOf(config().put({ ...doc, settings: [], ...stale })), JSON.stringify(stale)).to.equal(
+        "conflict",
+      );
+    }
+  });
+
   const refused: [string, Any][] = [
     ["without a kind in its id", { ...layer, _id: "nonsense" }],
     ["whose kind is not that of its id", named(layer, { kind: "schema" })],

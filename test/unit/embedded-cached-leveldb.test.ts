@@ -1,0 +1,77 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { expect } from "chai";
+import LevelDOWN from "leveldown";
+import { cachedLevelDB } from "../../config-db/embedded/cached-leveldb.ts";
+
+/** The part of an abstract-leveldown that is used here; its public methods call those with an underscore. */
+interface Level {
+  open(options: object, done: (error: unknown) => void): void;
+  close(done: (error: unknown) => void): void;
+  get(key: string, options: object, done: (error: unknown, value: unknown) => void): void;
+  batch(operations: object[], options: object, done: (error: unknown) => void): void;
+}
+
+describe("LevelDB that answers from memory what was written lately", () => {
+  let directory: string;
+  let level: Level;
+  const read = LevelDOWN.prototype._get;
+  let reads = 0;
+
+  beforeEach(async () => {
+    directory = await mkdtemp(join(tmpdir(), "muster-level-"));
+    level = cachedLevelDB(join(directory, "db")) as unknown as Level;
+    await promisify(level.open.bind(level))({});
+    reads = 0;
+    LevelDOWN.prototype._get = function (...given) {
+      reads += 1;
+      read.apply(this, given);
+    };
+  });
+  afterEach(async () => {
+    LevelDOWN.prototype._get = read;
+    await promisify(level.close.bind(level))();
+    await rm(directory, { recursive: true });
+  });
+
+  const batch = (...operations: object[]) => promisify(level.batch.bind(level))(operations, {});
+  const put = (key: string, value: unknown) => batch({ type: "put", key, value });
+  const get = async (key: string, asBuffer = false): Promise<unknown> =>
+    promisify(level.get.bind(level))(key, { asBuffer }).catch((error: Error) => error.message);
+
+  it("gives what was written last, without a read", async () => {
+    await put("a", "1");
+    await put("a", "2");
+    expect(await get("a")).to.equal("2");
+    expect(reads).to.equal(0);
+  });
+
+  it("reads what it did not write itself, bytes, and what is wanted as bytes", async () => {
+    await put("bytes", Buffer.from([0, 255]));
+    await put("text", "x");
+    expect(await get("none")).to.match(/notfound/i);
+    expect(await get("bytes", true)).to.deep.equal(Buffer.from([0, 255]));
+    expect(await get("text", true)).to.deep.equal(Buffer.from("x"));
+    expect(reads).to.equal(3);
+  });
+
+  it("forgets what is deleted", async () => {
+    await put("a", "1");
+    await batch({ type: "del", key: "a" }, { type: "put", key: "b", value: "2" });
+    expect(await get("a")).to.match(/notfound/i);
+    expect(await get("b")).to.equal("2");
+  });
+
+  it("believes nothing of a batch that failed, and asks LevelDB what stands there", async () => {
+    await put("a", "1");
+    const write = LevelDOWN.prototype._batch;
+    LevelDOWN.prototype._batch = (_operations, _options, done) => done(new Error("no space left on device"));
+    const failed = await put("a", "2").catch((error: Error) => error.message);
+    LevelDOWN.prototype._batch = write;
+    expect(failed).to.equal("no space left on device");
+    expect(await get("a")).to.equal("1");
+    expect(reads).to.equal(1);
+  });
+});
