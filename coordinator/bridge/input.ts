@@ -94,12 +94,14 @@ export function parseBody(route: Route, contentType: string | undefined, bytes: 
   return parse(route.body as SchemaName, parseJson(bytes));
 }
 
+const utf8 = new TextDecoder("utf-8", { fatal: true });
+
 /** @throws MusterError `malformed-json` for what is not UTF-8, not JSON, nested too deep or has lone surrogates. */
 export function parseJson(bytes: Buffer): unknown {
   let value: unknown;
   let text: string;
   try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    text = utf8.decode(bytes);
     value = JSON.parse(text);
   } catch (error) {
     throw new MusterError("malformed-json", `the body is not JSON in UTF-8: ${(error as Error).message}`);

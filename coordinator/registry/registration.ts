@@ -66,9 +66,9 @@ export function isSameProcess(registration: Registration, current: ComponentDocu
 }
 
 function words(from: Registration & { ttlMs: number }): Registration & { ttlMs: number } {
-  return Object.fromEntries(
-    declared.flatMap((name) => (from[name] === undefined ? [] : [[name, from[name]]])),
-  ) as unknown as Registration & { ttlMs: number };
+  const said: Record<string, unknown> = {};
+  for (const name of declared) if (from[name] !== undefined) said[name] = from[name];
+  return said as unknown as Registration & { ttlMs: number };
 }
 
 /** The record of a component whose state changes. A new process is another matter: `register`. */
