@@ -1,11 +1,13 @@
 /**
  * Group commit: all writes that wait go to the store together in one `_bulk_docs`, each answered when its own row is
  * acknowledged. One document a request costs the store a round trip and a commit each; a hundred together cost little
- * more than one (docs/discovery.md has the figures). Nobody waits for company: an idle store gets a single write at
- * once, and what comes while it is under way makes up the next batch.
+ * more than one (docs/discovery.md has the figures). An idle store gets a single write at once, and what comes while it is
+ * under way makes up the next batch.
  *
  * Bounded: at most `waitingMax` writes wait, `batchMax` go together, two batches are under way: while the store works on
- * one, those of the other are answered and come back with more. Two batches never have a document in common.
+ * one, those of the other are answered and come back with more. The second goes when it is no smaller than the first:
+ * CouchDB takes a fourth less time for a few large batches than for many small ones. Two batches never have a document in
+ * common.
  */
 import { setImmediate as turn } from "node:timers/promises";
 import { MusterError } from "../../config-db/errors.ts";
@@ -80,7 +82,7 @@ export class GroupCommit<Doc extends Document> {
     this.#isWoken = true;
     setImmediate(() => {
       this.#isWoken = false;
-      while (this.#batches.size < batchesMax) {
+      while (this.#batches.size < batchesMax && this.#waiting.length >= this.#underWay.size) {
         const batch = this.#take();
         if (batch.length === 0) return;
         const done: Promise<void> = this.#commit(batch).then(() => {

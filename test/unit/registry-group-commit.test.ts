@@ -122,9 +122,24 @@ describe("group commit", () => {
       ["a", "b"],
       ["c", "d"],
     ]);
-    database.batches[0]?.acknowledge();
+    for (const batch of database.batches) batch.acknowledge();
     await turn();
     expect(database.batches[2]?.ids).to.deep.equal(["e"]);
+    database.batches[2]?.acknowledge();
+    await Promise.all(writes);
+  });
+
+  it("sends a second batch beside the first only when it is as large", async () => {
+    const database = new HeldDatabase();
+    const commit = commitTo(database);
+    const writes = ["a", "b"].map((id) => commit.write({ _id: id }));
+    await turn();
+    writes.push(commit.write({ _id: "c" }));
+    await turn();
+    expect(database.batches.map(({ ids }) => ids)).to.deep.equal([["a", "b"]]);
+    writes.push(commit.write({ _id: "d" }));
+    await turn();
+    expect(database.batches[1]?.ids).to.deep.equal(["c", "d"]);
     for (const batch of database.batches) batch.acknowledge();
     await Promise.all(writes);
   });
