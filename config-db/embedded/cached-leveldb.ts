@@ -8,11 +8,18 @@ import { LRUCache } from "lru-cache";
 import { limits } from "./limits.ts";
 
 class CachedLevelDB extends LevelDOWN {
-  /** Filled by writes alone: what a read brings may be older than a write that ended meanwhile. */
+  /**
+   * Filled by writes that have ended, and by them alone: what a read brings may be older. While a key is being written
+   * LevelDB is asked, for an iterator made meanwhile may see the new value of one key, and of the next what is here: the
+   * feed takes a document whose entries do not fit together for one that changed again, and leaves it out.
+   */
   readonly #written = new LRUCache<string, string>({
     maxSize: limits.cacheCharacters,
     sizeCalculation: (value, key) => value.length + key.length,
   });
+
+  /** The last batch under way that writes a key. */
+  readonly #underWay = new Map<string, Batch>();
 
   override _get(key: unknown, options: { asBuffer?: boolean }, done: Done<unknown>): void {
     const known = options.asBuffer === false ? this.#written.get(String(key)) : undefined;
@@ -21,8 +28,14 @@ class CachedLevelDB extends LevelDOWN {
   }
 
   override _batch(operations: Batch, options: object, done: Done<void>): void {
+    for (const { key } of operations) {
+      this.#underWay.set(String(key), operations);
+      this.#written.delete(String(key));
+    }
     super._batch(operations, options, (error) => {
-      for (const { type, key, value } of operations) {
+      const latest = operations.filter(({ key }) => this.#underWay.get(String(key)) === operations);
+      for (const { type, key, value } of latest) {
+        this.#underWay.delete(String(key));
         // After a failure nobody knows what stands there but LevelDB.
         const isText = type === "put" && typeof value === "string" && typeof key === "string";
         if (isText && !error) this.#written.set(key, value);
@@ -41,6 +54,7 @@ class CachedLevelDB extends LevelDOWN {
   }
 
   override _clear(options: object, done: Done<void>): void {
+    this.#underWay.clear();
     this.#written.clear();
     super._clear(options, done);
   }

@@ -5,6 +5,7 @@ import { promisify } from "node:util";
 import { expect } from "chai";
 import LevelDOWN from "leveldown";
 import { cachedLevelDB } from "../../config-db/embedded/cached-leveldb.ts";
+import { eventually } from "../support/eventually.ts";
 
 /** The part of an abstract-leveldown that is used here; its public methods call those with an underscore. */
 interface Level {
@@ -62,6 +63,33 @@ describe("LevelDB that answers from memory what was written lately", () => {
     await batch({ type: "del", key: "a" }, { type: "put", key: "b", value: "2" });
     expect(await get("a")).to.match(/notfound/i);
     expect(await get("b")).to.equal("2");
+  });
+
+  it("asks LevelDB for what is being written, whatever was known of it", async () => {
+    await put("a", "1");
+    const written = put("a", "2");
+    expect(await get("a")).to.be.oneOf(["1", "2"]);
+    expect(reads).to.equal(1);
+    await written;
+    expect(await get("a")).to.equal("2");
+    expect(reads).to.equal(1);
+  });
+
+  it("knows of two batches under way only what the later one wrote", async () => {
+    const write = LevelDOWN.prototype._batch;
+    const ended: (() => void)[] = [];
+    LevelDOWN.prototype._batch = function (operations, options, done) {
+      write.call(this, operations, options, (error) => ended.push(() => done(error)));
+    };
+    const batches = [put("a", "1"), put("a", "2")];
+    LevelDOWN.prototype._batch = write;
+    await eventually(() => expect(ended).to.have.length(2));
+    ended[0]?.();
+    await batches[0];
+    expect([await get("a"), reads]).to.deep.equal(["2", 1]);
+    ended[1]?.();
+    await batches[1];
+    expect([await get("a"), reads]).to.deep.equal(["2", 1]);
   });
 
   it("believes nothing of a batch that failed, and asks LevelDB what stands there", async () => {
