@@ -28,7 +28,8 @@ const help = `Runs the checks and tests of Muster, and stops at the first step t
   npm test -- integration --grep "a lease"  only tests whose full title matches
 
 Tests use ports of their own and a RabbitMQ node of their own, started once for the whole run. To use another node, set
-MUSTER_TEST_AMQP_URL and MUSTER_TEST_MANAGEMENT_URL; MUSTER_COUCHDB_URL runs the store's tests against a real CouchDB.`;
+MUSTER_TEST_AMQP_URL and MUSTER_TEST_MANAGEMENT_URL; MUSTER_TEST_COUCHDB_URL runs the store's tests against a real CouchDB, too.
+MUSTER_TEST_FULL=1 runs the fault tests at full size, which takes half an hour.`;
 
 const root = resolve(import.meta.dirname, "..");
 /** Far beyond what a step takes: a hanging one must fail while someone still looks at it. */

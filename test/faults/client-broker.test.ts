@@ -3,7 +3,7 @@ import { type Component, connect, isMusterError } from "../../clients/typescript
 import { eventually } from "../support/eventually.ts";
 import { FaultSite, pooled } from "./messages-site.ts";
 
-const full = process.env.MUSTER_FAULT_SIZE === "full";
+const full = process.env.MUSTER_TEST_FULL === "1";
 const size = full ? { commands: 20_000, kills: 5 } : { commands: 3_000, kills: 1 };
 
 describe("a client in full load while the broker is killed", function () {

@@ -3,7 +3,7 @@ import { expect } from "chai";
 import { eventually } from "../support/eventually.ts";
 import { FaultSite } from "./messages-site.ts";
 
-const full = process.env.MUSTER_FAULT_SIZE === "full";
+const full = process.env.MUSTER_TEST_FULL === "1";
 const size = full
   ? { workers: 10, perWorker: 10, commands: 1_000, absentMs: 30_000 }
   : { workers: 5, perWorker: 4, commands: 60, absentMs: 2_000 };

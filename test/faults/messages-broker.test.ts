@@ -2,8 +2,8 @@ import { expect } from "chai";
 import { eventually } from "../support/eventually.ts";
 import { FaultSite, pooled } from "./messages-site.ts";
 
-/** Each kill takes the broker and one process of components. `MUSTER_FAULT_SIZE=full` takes many minutes. */
-const full = process.env.MUSTER_FAULT_SIZE === "full";
+/** Each kill takes the broker and one process of components. `MUSTER_TEST_FULL=1` takes many minutes. */
+const full = process.env.MUSTER_TEST_FULL === "1";
 const size = full
   ? { commands: 20_000, workers: 5, perWorker: 4, kills: 10 }
   : { commands: 1_000, workers: 2, perWorker: 2, kills: 1 };
