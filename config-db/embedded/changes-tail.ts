@@ -13,7 +13,7 @@ type Use = <T>(work: (pouch: PouchDB.Database) => Promise<T>) => Promise<T>;
 export class ChangesTail {
   readonly #use: Use;
   readonly #waiters = new Map<Waiter, number>();
-  /** Everything up to here was handed out, or read by a feed itself; never goes back. */
+  /** Everything up to here was read and handed out; never goes back. Nobody waits for what comes before. */
   #seq = 0;
   /** There may be more than that. */
   #isDirty = true;
@@ -31,8 +31,7 @@ export class ChangesTail {
   /** Something was written. */
   poke(): void {
     this.#isDirty = true;
-    // After the writer has its answer.
-    setImmediate(() => this.#readForWaiters());
+    this.#readForWaiters();
   }
 
   /** True when there is surely nothing after `since`: who long-polls for the next change need not read to know. */
@@ -47,7 +46,6 @@ export class ChangesTail {
   wait(since: number, waiter: Waiter): boolean {
     if (this.#isClosed || since < this.#seq) return false;
     this.#waiters.set(waiter, since);
-    this.#seq = since;
     // What was written while nobody waited was not read.
     this.#readForWaiters();
     return true;
@@ -72,7 +70,9 @@ export class ChangesTail {
     try {
       while (this.#isDirty && this.#waiters.size > 0) {
         this.#isDirty = false;
-        const page = await this.#use((pouch) => readChanges(pouch, { since: this.#seq }));
+        // Not from `#seq`, nor from where the last one waits: each may have read further by itself than the others.
+        const since = Math.min(...this.#waiters.values());
+        const page = await this.#use((pouch) => readChanges(pouch, { since }));
         if (page.isFull) this.#isDirty = true;
         this.#seq = Math.max(this.#seq, page.lastSeq);
         this.#hand(page.changes);
