@@ -18,6 +18,8 @@ export class ChangesTail {
   /** There may be more than that. */
   #isDirty = true;
   #isReading = false;
+  /** Where the reading that is under way began. */
+  #readFrom = 0;
   #isClosed = false;
 
   constructor(use: Use) {
@@ -46,6 +48,8 @@ export class ChangesTail {
   wait(since: number, waiter: Waiter): boolean {
     if (this.#isClosed || since < this.#seq) return false;
     this.#waiters.set(waiter, since);
+    // What is being read begins after what this one waits for.
+    if (this.#isReading && since < this.#readFrom) this.#isDirty = true;
     // What was written while nobody waited was not read.
     this.#readForWaiters();
     return true;
@@ -72,6 +76,7 @@ export class ChangesTail {
         this.#isDirty = false;
         // Not from `#seq`, nor from where the last one waits: each may have read further by itself than the others.
         const since = Math.min(...this.#waiters.values());
+        this.#readFrom = since;
         const page = await this.#use((pouch) => readChanges(pouch, { since }));
         if (page.isFull) this.#isDirty = true;
         this.#seq = Math.max(this.#seq, page.lastSeq);

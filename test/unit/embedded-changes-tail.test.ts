@@ -46,4 +46,14 @@ describe("the tail of a database's changes", () => {
     numbers.write();
     await eventually(() => expect(quick.given).to.deep.equal([2]));
   });
+
+  it("gives at once what was there before a reading that began further on", async () => {
+    const numbers = new Numbers();
+    numbers.write();
+    numbers.write();
+    const ahead = numbers.wait(2);
+    const behind = numbers.wait(1);
+    await eventually(() => expect(behind.given).to.deep.equal([2]));
+    expect(ahead.given).to.deep.equal([]);
+  });
 });
