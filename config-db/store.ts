@@ -6,6 +6,7 @@
  */
 import nano from "nano";
 import { Agent, request } from "undici";
+import { basicAuthorization } from "./basic-auth.ts";
 import { isMusterError, MusterError } from "./errors.ts";
 import type { DatabaseName } from "./names.ts";
 
@@ -78,9 +79,7 @@ export class Store {
   /** @param url of the CouchDB, credentials in it if it wants any. Opens nothing: connections are made per request. */
   constructor(url: string) {
     const bare = new URL(url);
-    const { username, password } = bare;
-    const basic = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
-    this.#headers = username === "" ? {} : { authorization: `Basic ${Buffer.from(basic).toString("base64")}` };
+    this.#headers = bare.username === "" ? {} : { authorization: basicAuthorization(bare) };
     bare.username = "";
     bare.password = "";
     this.url = bare.href.replace(/\/$/, "");

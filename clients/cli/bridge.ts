@@ -4,6 +4,7 @@
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { EventSourceParserStream } from "eventsource-parser/stream";
+import { basicAuthorization } from "../../config-db/basic-auth.ts";
 import { type ErrorCode, errorCodes, MusterError } from "../../config-db/errors.ts";
 import type { Problem } from "../../config-db/generated/types.ts";
 
@@ -220,7 +221,8 @@ export class BridgeClient {
     }
     const headers = new Headers(asked);
     if (token !== undefined) headers.set("authorization", `Bearer ${token}`);
-    else if (url.username !== "") headers.set("authorization", basic(url));
+    // For a proxy in front of the coordinator that asks for it; fetch itself refuses URLs with credentials.
+    else if (url.username !== "") headers.set("authorization", basicAuthorization(url));
     if (author !== undefined) headers.set("muster-user", author);
     if (content !== undefined) headers.set("content-type", content.type);
     else if (body !== undefined) headers.set("content-type", "application/json");
@@ -252,11 +254,6 @@ class TimedOut extends Error {
     super(`no answer within ${timeoutMs} ms`);
     this.timeoutMs = timeoutMs;
   }
-}
-
-/** For a proxy in front of the coordinator that asks for it; fetch itself refuses URLs with credentials. */
-function basic({ username, password }: URL): string {
-  return `Basic ${Buffer.from(`${decodeURIComponent(username)}:${decodeURIComponent(password)}`).toString("base64")}`;
 }
 
 async function* eventsOf<Data>(response: Response): AsyncGenerator<StreamEvent<Data>> {

@@ -1,5 +1,6 @@
 /** The few things that only the broker's management API can do: setting policies, listing bindings. */
 import { isDeepStrictEqual } from "node:util";
+import { basicAuthorization } from "../../config-db/basic-auth.ts";
 import { type PolicyPlan, policyPriority } from "./topology.ts";
 
 const timeoutMs = 30_000;
@@ -36,8 +37,7 @@ export class Management {
   constructor(url: string, vhost: string) {
     const parsed = new URL(url);
     this.#base = `${parsed.origin}${parsed.pathname.replace(/\/$/, "")}/api`;
-    const credentials = `${decodeURIComponent(parsed.username)}:${decodeURIComponent(parsed.password)}`;
-    this.#authorization = `Basic ${Buffer.from(credentials).toString("base64")}`;
+    this.#authorization = basicAuthorization(parsed);
     this.#vhost = encodeURIComponent(vhost);
   }
 
