@@ -6,7 +6,7 @@ import type { LayerName } from "../../config-db/names.ts";
 import { computeEffective, type Effective, explainEffective, mentionsSecret, type SchemaInForce } from "./effective.ts";
 import type { Origin } from "./explain.ts";
 import { mergeLayers, mergePatch, type Settings } from "./merge.ts";
-import type { Records } from "./records.ts";
+import type { ChainLink, Records } from "./records.ts";
 import type { Traits } from "./selector.ts";
 
 /** What configuration needs to read of components: the registry is this. */
@@ -37,10 +37,12 @@ interface Cache<Value> {
 
 /** What a component has of the layers that it shares with others, and its type's schema. */
 interface Shared {
-  key: string;
-  settings: Settings;
-  mayRefer: boolean;
+  links: ChainLink[];
   schema: SchemaInForce | undefined;
+  /** Under which the links' settings, merged, are found. */
+  baseKey: string;
+  /** Under which is found what schema and links come to. */
+  key: string;
 }
 
 /** Characters of JSON kept as computed settings: those in use at a time; others are computed again when asked for. */
@@ -185,12 +187,11 @@ export class EffectiveSettings {
 
   /** Runs `work`, which changes no records, and finds what components share once. */
   #together<Result>(work: () => Result): Result {
-    const outer = this.#shared;
     this.#shared = new Map();
     try {
       return work();
     } finally {
-      this.#shared = outer;
+      this.#shared = undefined;
     }
   }
 
@@ -220,31 +221,35 @@ export class EffectiveSettings {
    * @param bases merged layers without the component's own, by key, likewise
    */
   #compute(traits: Traits, computed: Cache<Effective>, bases: Cache<Settings>): { key: string; effective: Effective } {
-    const shared = this.#sharedBy(traits, bases);
+    const shared = this.#sharedBy(traits);
     const own = this.#records.ownLink(traits);
     const key = own === undefined ? shared.key : `${shared.key} ${own.layer}@${own.rev}`;
     const known = computed.get(key);
     if (known !== undefined) return { key, effective: known };
-    const merged = own === undefined ? shared.settings : (mergePatch(shared.settings, own.settings) as Settings);
-    const mayRefer = shared.mayRefer || (own !== undefined && mentionsSecret(own.settings));
+    let base = bases.get(shared.baseKey);
+    if (base === undefined) {
+      base = mergeLayers(shared.links);
+      bases.set(shared.baseKey, base);
+    }
+    const merged = own === undefined ? base : (mergePatch(base, own.settings) as Settings);
+    const mayRefer = [...shared.links, ...(own === undefined ? [] : [own])].some(({ settings }) =>
+      mentionsSecret(settings),
+    );
     const effective = computeEffective(merged, mayRefer, shared.schema, (name) => this.#records.secret(name));
     computed.set(key, effective);
     return { key, effective };
   }
 
-  #sharedBy(traits: Traits, bases: Cache<Settings>): Shared {
+  #sharedBy(traits: Traits): Shared {
     const { type, subsystem } = traits;
     const name = `${type ?? ""} ${subsystem ?? ""}`;
     const found = this.#shared?.get(name);
     if (found !== undefined) return found;
-    const chain = this.#records.chain(traits).filter(({ layer }) => layer !== `component:${traits.id}`);
+    const links = this.#records.sharedLinks(traits);
     const schema = this.#records.schemaInForce(type);
-    const baseKey = chain.map(({ layer, rev }) => `${layer}@${rev}`).join(" ");
-    const settings = bases.get(baseKey) ?? mergeLayers(chain);
-    bases.set(baseKey, settings);
-    const mayRefer = chain.some((link) => mentionsSecret(link.settings));
-    const shared = { key: `${baseKey} ${schema?.type}@${schema?.rev}`, settings, mayRefer, schema };
-    if (this.#records.isChainShared(traits)) this.#shared?.set(name, shared);
+    const baseKey = links.map(({ layer, rev }) => `${layer}@${rev}`).join(" ");
+    const shared = { key: `${baseKey} ${schema?.type}@${schema?.rev}`, baseKey, links, schema };
+    if (this.#records.areLinksShared(traits)) this.#shared?.set(name, shared);
     return shared;
   }
 

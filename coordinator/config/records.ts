@@ -104,7 +104,13 @@ export class Records {
 
   /** The layers in force for a component, the weakest first; a staged candidate's settings where it is selected. */
   chain(traits: Traits): ChainLink[] {
-    const links = layersOf(traits).map((layer) => this.#link(layer, traits));
+    const own = this.ownLink(traits);
+    return own === undefined ? this.sharedLinks(traits) : [...this.sharedLinks(traits), own];
+  }
+
+  /** The chain without the component's own layer. */
+  sharedLinks(traits: Traits): ChainLink[] {
+    const links = sharedLayersOf(traits).map((layer) => this.#link(layer, traits));
     return links.filter((link) => link !== undefined);
   }
 
@@ -113,10 +119,9 @@ export class Records {
     return this.#link(`component:${traits.id}`, traits);
   }
 
-  /** True while the rest of the chain is the same for all of its type and sub-system: no candidate picks some of them. */
-  isChainShared(traits: Traits): boolean {
-    if (this.candidates.size === 0 && this.#triedCandidate === undefined) return true;
-    return layersOf(traits).every((layer) => layer === `component:${traits.id}` || !this.#staged(layer));
+  /** True while those links are the same for all of a type and sub-system: no candidate picks some of them. */
+  areLinksShared(traits: Traits): boolean {
+    return sharedLayersOf(traits).every((layer) => this.#staged(layer) === undefined);
   }
 
   #link(layer: LayerName, traits: Traits): ChainLink | undefined {
@@ -170,6 +175,11 @@ export class Records {
     this.#opened.set(name, opened);
     return opened;
   }
+}
+
+/** All but the last, which is the component's own. */
+function sharedLayersOf(traits: Traits): LayerName[] {
+  return layersOf(traits).slice(0, -1);
 }
 
 function standing<Doc extends { _deleted?: boolean }>(stored: Doc | undefined): Doc | undefined {
