@@ -13,7 +13,7 @@ type Use = <T>(work: (pouch: PouchDB.Database) => Promise<T>) => Promise<T>;
 export class ChangesTail {
   readonly #use: Use;
   readonly #waiters = new Map<Waiter, number>();
-  /** Everything up to here was read and handed out; never goes back. Nobody waits for what comes before. */
+  /** Everything up to here was read and handed out to who waited then; never goes back. */
   #seq = 0;
   /** There may be more than that. */
   #isDirty = true;

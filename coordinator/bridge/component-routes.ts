@@ -246,9 +246,12 @@ const recordsIn = new WeakMap<LogEntry, ComponentRecord>();
 
 /** The record that an event tells of: one object for all who are told. */
 function recordIn(entry: LogEntry): ComponentRecord {
-  const { component, after } = entry.event;
-  const record = recordsIn.get(entry) ?? recordOf(component, after?.heard ?? true);
-  recordsIn.set(entry, record);
+  let record = recordsIn.get(entry);
+  if (record === undefined) {
+    const { component, after } = entry.event;
+    record = recordOf(component, after?.heard ?? true);
+    recordsIn.set(entry, record);
+  }
   return record;
 }
 

@@ -185,10 +185,8 @@ export class Inbox {
         return;
       }
       const judged = this.#options.consumer.judge(failed, failure.delayMs);
-      const verdict: AfterFailure =
-        judged.action === "retry" && (failure.final === true || failure.unhandled === true)
-          ? { action: "dead-letter" }
-          : judged;
+      const isFinal = failure.final === true || failure.unhandled === true;
+      const verdict: AfterFailure = judged.action === "retry" && isFinal ? { action: "dead-letter" } : judged;
       await this.#fail(failed, verdict, { code: "handler-failed", reason: failure.reason ?? "no reason given" });
     });
   }

@@ -6,7 +6,7 @@
  *
  * Bounded: at most `waitingMax` writes wait, `batchMax` go together, two batches are under way: while the store works on
  * one, those of the other are answered and come back with more. The second goes when it is no smaller than the first:
- * CouchDB takes a fourth less time for a few large batches than for many small ones. Two batches never have a document in
+ * CouchDB takes a fifth less time for a few large batches than for many small ones. Two batches never have a document in
  * common.
  */
 import { setImmediate as turn } from "node:timers/promises";
