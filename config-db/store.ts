@@ -1,6 +1,6 @@
 /**
- * The site's config database, reached over HTTP by nano: a real CouchDB or the embedded one, alike. Its changes feed alone
- * is read by undici: nano's streams end the process when a connection breaks under them, since nobody there listens.
+ * The site's config database, reached over HTTP by nano: a real CouchDB or the embedded one, alike. Two things that others
+ * wait for are done by undici (docs/adr/0005): documents are written and the changes feed is read.
  * The only file that calls nano. Every fault of the engine is a MusterError: `conflict`, `refused`,
  * `store-unavailable`.
  */
@@ -49,6 +49,14 @@ interface Request {
   timeoutMs?: number;
 }
 
+/** A write of documents. */
+interface Write {
+  method: "PUT" | "POST";
+  path: string;
+  body: unknown;
+  timeoutMs?: number;
+}
+
 /** Changes in their order, and the sequence to read on from. */
 export interface ChangesPage {
   results: Change[];
@@ -71,7 +79,7 @@ const silenceMs = 25_000;
 
 export class Store {
   readonly #server: nano.ServerScope;
-  readonly #feeds = new Agent({ headersTimeout: silenceMs, bodyTimeout: silenceMs });
+  readonly #agent = new Agent();
   readonly #headers: Record<string, string>;
   /** The store's URL without credentials: safe for logs and answers. */
   readonly url: string;
@@ -89,6 +97,7 @@ export class Store {
   database<Doc extends Document>(name: DatabaseName | string): Database<Doc> {
     return new Database<Doc>(name, {
       request: (request) => this.request({ ...request, path: `${name}/${request.path ?? ""}` }),
+      write: (write) => this.#write({ ...write, path: `${name}/${write.path}` }),
       lines: (path, signal) => this.#lines(`${name}/${path}`, signal),
     });
   }
@@ -121,6 +130,25 @@ export class Store {
     }
   }
 
+  async #write<Answer>({ method, path, body: docs, timeoutMs = defaultTimeoutMs }: Write): Promise<Answer> {
+    const url = `${this.url}/${path}`;
+    try {
+      const { statusCode, body } = await request(url, {
+        dispatcher: this.#agent,
+        method,
+        headers: { ...this.#headers, "content-type": "application/json" },
+        body: JSON.stringify(docs),
+        headersTimeout: timeoutMs,
+        bodyTimeout: timeoutMs,
+      });
+      const text = await body.text();
+      if (statusCode < 300) return JSON.parse(text) as Answer;
+      throw Object.assign(new Error(reasonIn(text)), { statusCode });
+    } catch (error) {
+      throw storeError(error, `${method} ${url}`);
+    }
+  }
+
   /**
    * The lines of an endless answer: the first batch, of none, when it begins, then those that came in together. Ends by
    * error when the connection is lost or silent for too long, or when `signal` aborts.
@@ -128,7 +156,13 @@ export class Store {
   async *#lines(path: string, signal: AbortSignal): AsyncGenerator<string[]> {
     const url = `${this.url}/${path}`;
     try {
-      const { statusCode, body } = await request(url, { dispatcher: this.#feeds, headers: this.#headers, signal });
+      const { statusCode, body } = await request(url, {
+        dispatcher: this.#agent,
+        headers: this.#headers,
+        headersTimeout: silenceMs,
+        bodyTimeout: silenceMs,
+        signal,
+      });
       body.setEncoding("utf8");
       if (statusCode !== 200) throw Object.assign(new Error(await body.text()), { statusCode });
       yield [];
@@ -145,6 +179,15 @@ export class Store {
   }
 }
 
+/** What CouchDB says why it refused; what another server says as it is. */
+function reasonIn(text: string): string {
+  try {
+    return (JSON.parse(text) as { reason: string }).reason;
+  } catch {
+    return text;
+  }
+}
+
 /** As JSON, made here: nano gives JSON.stringify a replacer, which takes several times as long. */
 function bodyOf(body: unknown): { body: unknown; dontStringify?: true } {
   return Buffer.isBuffer(body) ? { body } : { body: JSON.stringify(body), dontStringify: true };
@@ -153,17 +196,20 @@ function bodyOf(body: unknown): { body: unknown; dontStringify?: true } {
 /** What a database needs of its server; paths are below the database. */
 interface Access {
   request<Answer>(request: Request): Promise<Answer>;
+  write<Answer>(write: Write): Promise<Answer>;
   lines(path: string, signal: AbortSignal): AsyncGenerator<string[]>;
 }
 
 export class Database<Doc extends Document> {
   readonly name: string;
   readonly #request: Access["request"];
+  readonly #write: Access["write"];
   readonly #lines: Access["lines"];
 
-  constructor(name: string, { request, lines }: Access) {
+  constructor(name: string, { request, write, lines }: Access) {
     this.name = name;
     this.#request = request;
+    this.#write = write;
     this.#lines = lines;
   }
 
@@ -220,19 +266,14 @@ export class Database<Doc extends Document> {
    * @throws MusterError `conflict` when the stored revision is another one: nothing was written.
    */
   async put(doc: Doc): Promise<string> {
-    const answer = await this.#request<{ rev: string }>({
-      method: "PUT",
-      path: documentPath(doc._id),
-      body: doc,
-    });
-    return answer.rev;
+    return (await this.#write<{ rev: string }>({ method: "PUT", path: documentPath(doc._id), body: doc })).rev;
   }
 
   /** Writes many at once; each row says its own outcome. `newEdits: false` stores revisions as given (replication). */
   async bulk(docs: Doc[], options: { newEdits?: boolean; timeoutMs?: number } = {}): Promise<BulkRow[]> {
     if (docs.length === 0) return [];
     const body = options.newEdits === false ? { docs, new_edits: false } : { docs };
-    return this.#request<BulkRow[]>({
+    return this.#write<BulkRow[]>({
       method: "POST",
       path: "_bulk_docs",
       body,
@@ -364,8 +405,11 @@ function unavailable(what: string, cause?: unknown): MusterError {
 }
 
 function storeError(error: unknown, what: string): MusterError {
-  const { statusCode, reason, message } = error as { statusCode?: number; reason?: string; message?: string };
-  const said = reason ?? message ?? String(error);
+  const { statusCode, reason, message, code } = error as Partial<Record<"reason" | "message" | "code", string>> & {
+    statusCode?: number;
+  };
+  // Of a name with several addresses the error that none could be reached has no message.
+  const said = reason ?? (message || code || String(error));
   switch (statusCode) {
     case 404:
       return new MusterError("not-found", `${what}: ${said}`, { cause: error });

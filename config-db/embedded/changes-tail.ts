@@ -30,10 +30,10 @@ export class ChangesTail {
     return this.#isClosed;
   }
 
-  /** Something was written. */
+  /** Something was written. It is read once whoever wrote it has been answered. */
   poke(): void {
     this.#isDirty = true;
-    this.#readForWaiters();
+    setImmediate(() => this.#readForWaiters());
   }
 
   /** True when there is surely nothing after `since`: who long-polls for the next change need not read to know. */

@@ -29,8 +29,13 @@ export class Streams {
     }
     this.#open.add(response);
     const write = (event: Buffer | string) => {
-      if (response.writableLength > bufferBytesMax) response.destroy();
-      else response.write(event);
+      if (response.writableLength > bufferBytesMax) {
+        response.destroy();
+        return;
+      }
+      response.write(event);
+      // Node keeps it until this turn ends: of many readers the first would wait until the last is written to.
+      response.socket?.uncork();
     };
     const heartbeat = setInterval(() => write(":\n\n"), heartbeatMs);
     let stop = () => {};

@@ -76,14 +76,17 @@ export class EffectiveSettings {
   /** Of a component that never registered: what its layers would give it. */
   get(id: string): Effective {
     const known = this.#current.get(id);
-    const kept = known && this.#computed.get(known.key);
-    if (kept !== undefined) return kept;
+    return (known && this.#computed.get(known.key)) ?? this.#find(id);
+  }
+
+  /** @param known the traits that the component is known to have still, as `traitsKey` gives them */
+  #find(id: string, known?: string): Effective {
     const traits = this.#traits(id);
     const { key, effective } = this.#compute(traits, this.#computed, this.#bases);
     if (this.#isKept(id)) {
       const { etag, errors, secrets } = effective;
-      this.#current.set(id, { traits: traitsKey(traits), key, etag, errors, secrets });
-    }
+      this.#current.set(id, { traits: known ?? traitsKey(traits), key, etag, errors, secrets });
+    } else this.#current.delete(id);
     return effective;
   }
 
@@ -150,10 +153,10 @@ export class EffectiveSettings {
 
   /** Makes a change to the records and tells of those of `ids` whose effective settings it really changed. */
   change(ids: string[], make: () => void): void {
-    const before = ids.map((id) => this.etag(id));
+    const before = ids.map((id) => ({ id, etag: this.etag(id), traits: this.#current.get(id)?.traits }));
     make();
-    for (const id of ids) this.#current.delete(id);
-    this.#tell(this.#together(() => ids.filter((id, index) => this.etag(id) !== before[index])));
+    const changed = this.#together(() => before.filter(({ id, etag, traits }) => this.#find(id, traits).etag !== etag));
+    this.#tell(changed.map(({ id }) => id));
   }
 
   /** The same for a change that is not to be seen in the revisions of layers and schema: of a secret. */

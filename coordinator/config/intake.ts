@@ -99,7 +99,7 @@ export class Intake {
       take(tombstone, judge);
       return;
     }
-    const errors = arrivalErrors(doc);
+    const errors = judged === "judged" ? [] : arrivalErrors(doc);
     if (errors.length > 0) {
       records.unusable.set(doc._id, { rev: doc._rev, errors });
       logger.warn({ id: doc._id, rev: doc._rev }, "a document came in that is none of its kind; it has no effect");
