@@ -260,8 +260,10 @@ function send({ status, headers = {}, body }: JsonAnswer, response: ServerRespon
     response.writeHead(status, headers).end();
     return;
   }
-  const bytes = Buffer.isBuffer(body) ? body : Buffer.from(JSON.stringify(body));
-  response.writeHead(status, { "content-type": "application/json", ...headers, "content-length": bytes.length });
+  // Text goes out with the head in one write, bytes in a second one.
+  const content = Buffer.isBuffer(body) ? body : JSON.stringify(body);
+  const length = Buffer.byteLength(content);
+  response.writeHead(status, { "content-type": "application/json", ...headers, "content-length": length });
   if (response.req.method === "HEAD") response.end();
-  else response.end(bytes);
+  else response.end(content);
 }

@@ -84,12 +84,11 @@ export class Publisher {
     this.#count += 1;
     this.#bytes += bytes;
     const { timeoutMs = defaultTimeoutMs } = publication;
-    const timeout = new AbortController();
-    const timer = setTimeout(() => timeout.abort(), timeoutMs);
+    const endsAtMs = performance.now() + timeoutMs;
     try {
-      return await this.#try(publication, timeout.signal);
+      return await this.#try(publication, endsAtMs);
     } catch (error) {
-      const told = timeout.signal.aborted
+      const told = isTimeout(error)
         ? `the broker did not confirm within ${timeoutMs} ms`
         : `the broker does not take messages for ${publication.exchange} (${(error as Error).message})`;
       throw new MusterError(
@@ -98,19 +97,19 @@ export class Publisher {
         { retryAfterMs, cause: error },
       );
     } finally {
-      clearTimeout(timer);
       this.#count -= 1;
       this.#bytes -= bytes;
     }
   }
 
-  async #try(publication: Publication, signal: AbortSignal): Promise<PublishOutcome> {
+  async #try(publication: Publication, endsAtMs: number): Promise<PublishOutcome> {
     for (let tries = 1; ; tries += 1) {
-      const channel = await this.#channel.opened(signal);
+      const leftMs = () => Math.max(0, endsAtMs - performance.now());
+      const channel = this.#channel.current ?? (await this.#channel.opened(AbortSignal.timeout(leftMs())));
       try {
-        return await this.#once(channel, publication, signal);
+        return await this.#once(channel, publication, leftMs());
       } catch (error) {
-        if (signal.aborted || tries >= triesMax) throw error;
+        if (isTimeout(error) || tries >= triesMax) throw error;
         // A channel that broke at once would otherwise be tried without a pause.
         await delay(tries * retryMs);
       }
@@ -120,13 +119,12 @@ export class Publisher {
   #once(
     channel: NonNullable<LastingChannel["current"]>,
     { exchange, key, content, options }: Publication,
-    signal: AbortSignal,
+    timeoutMs: number,
   ): Promise<PublishOutcome> {
     return new Promise((resolve, reject) => {
-      const giveUp = () => reject(new Error("no confirm in time"));
-      signal.addEventListener("abort", giveUp, { once: true });
+      let timer: NodeJS.Timeout | undefined;
       channel.publish(exchange, key, content, options, (error: Error | null) => {
-        signal.removeEventListener("abort", giveUp);
+        clearTimeout(timer);
         if (error === null) {
           const returned =
             options.mandatory === true && this.#returned.delete(`${exchange} ${key} ${options.messageId}`);
@@ -134,8 +132,16 @@ export class Publisher {
         } else if (error.message === "message nacked") resolve("full");
         else reject(error);
       });
+      timer = setTimeout(() => reject(new DOMException("no confirm in time", timeoutName)), timeoutMs);
     });
   }
+}
+
+/** What `AbortSignal.timeout` calls it, too. */
+const timeoutName = "TimeoutError";
+
+function isTimeout(error: unknown): boolean {
+  return (error as Error).name === timeoutName;
 }
 
 function keyOf({ fields, properties }: Message): string {

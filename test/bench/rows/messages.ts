@@ -19,6 +19,7 @@ import { spawnEntry } from "../../support/processes.ts";
 import { type Figures, latencyFigures, type Row } from "../harness.ts";
 
 const callsPerRound = 300;
+const perCall = 10;
 const hintsPerRound = 5;
 const components = 1_000;
 const body = { reading: 42, unit: "percent", at: "2025-01-31T12:00:00.000Z" };
@@ -210,6 +211,74 @@ const deliveryRow: Row = {
   },
 };
 
+/** Both hand over up to ten; the management API settles by that: a consumer that dies with the messages has lost them. */
+const takingRow: Row = {
+  work: `HTTP call that hands over waiting messages, up to ${perCall} a call, ${callsPerRound} calls a round`,
+  figure: "p50Ms",
+  better: "lower",
+  targetRatio: 1 / 4,
+  async setUp() {
+    const { vhost, id, url, management, close } = await startBridge();
+    const connection = await connect(vhost.url, { noDelay: true });
+    const channel = await connection.createConfirmChannel();
+    const queue = "bench.management";
+    await channel.assertQueue(queue, { durable: true, arguments: { "x-queue-type": "quorum" } });
+    const content = Buffer.from(JSON.stringify(body));
+    const fill = async (exchange: string, key: string) => {
+      for (let n = 0; n < perCall * callsPerRound; n++) {
+        channel.publish(exchange, key, content, {
+          messageId: randomUUID(),
+          type: "bench",
+          persistent: true,
+          headers: { "muster-kind": "command" },
+        });
+      }
+      await channel.waitForConfirms();
+    };
+    const inbox = `/v1/components/${id}/inbox`;
+    const taken = { bridge: 0, management: 0 };
+    const viaBridge = async (): Promise<number> => {
+      const startMs = performance.now();
+      const polled = await expectStatus(call("GET", url(`${inbox}?max=${perCall}&waitMs=10000`)), 200);
+      const tookMs = performance.now() - startMs;
+      const { messages } = JSON.parse(polled) as { messages: { delivery: string }[] };
+      const ack = ({ delivery }: { delivery: string }) => call("POST", url(`${inbox}/${delivery}/ack`));
+      await Promise.all(messages.map((message) => expectStatus(ack(message), 204)));
+      taken.bridge += messages.length;
+      return tookMs;
+    };
+    const get = JSON.stringify({ count: perCall, ackmode: "ack_requeue_false", encoding: "auto" });
+    const viaManagement = async (): Promise<void> => {
+      const text = await expectStatus(call("POST", management(`/queues/{vhost}/${queue}/get`), get), 200);
+      taken.management += (JSON.parse(text) as unknown[]).length;
+    };
+    return {
+      contenders: [
+        {
+          name: "bridge, poll",
+          measure: async () => {
+            await fill(exchanges.unicast, id);
+            const figures = await timed(callsPerRound, viaBridge);
+            console.log(taken);
+            return figures;
+          },
+        },
+        {
+          name: "RabbitMQ management API, get",
+          measure: async () => {
+            await fill("", queue);
+            return timed(callsPerRound, viaManagement);
+          },
+        },
+      ],
+      tearDown: async () => {
+        await connection.close();
+        await close();
+      },
+    };
+  },
+};
+
 const hintRow: Row = {
   work: `a hint to ${components} components, until the last has it, ${hintsPerRound} a round`,
   figure: "p50Ms",
@@ -284,4 +353,4 @@ const hintRow: Row = {
   },
 };
 
-export const rows: Row[] = [publishRow(false), publishRow(true), deliveryRow, hintRow];
+export const rows: Row[] = [publishRow(false), publishRow(true), deliveryRow, takingRow, hintRow];
