@@ -1,4 +1,5 @@
 /** The errors of the CouchDB protocol: a status and a body `{"error": …, "reason": …}`. */
+import { BodyError } from "../request-body.ts";
 
 export class CouchError extends Error {
   override readonly name = "CouchError";
@@ -39,6 +40,10 @@ const conflictReason = conflict().reason;
  */
 export function toCouchError(thrown: unknown): CouchError {
   if (thrown instanceof CouchError) return thrown;
+  if (thrown instanceof BodyError) {
+    const [status, error] = bodyFaults[thrown.fault];
+    return new CouchError(status, error, thrown.message);
+  }
   const { status, name, error, reason, message } = (thrown ?? {}) as Record<string, unknown>;
   const text = String(reason ?? message ?? thrown);
   const word = typeof error === "string" ? error : typeof name === "string" ? name : "unknown_error";
@@ -49,6 +54,13 @@ export function toCouchError(thrown: unknown): CouchError {
   if (typeof status === "number" && status >= 400 && status < 500) return new CouchError(status, word, text);
   return new CouchError(500, "internal_server_error", text);
 }
+
+const bodyFaults = {
+  "too-large": [413, "too_large"],
+  encoding: [415, "bad_content_encoding"],
+  broken: [400, "bad_request"],
+  gone: [400, "bad_request"],
+} as const;
 
 /** True for LevelDB's own failures: after one it refuses writes until it is opened again. */
 export function isStorageFault(thrown: unknown): boolean {

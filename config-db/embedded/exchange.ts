@@ -1,7 +1,6 @@
 /** One request and its answer. */
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { promisify } from "node:util";
-import { gunzip } from "node:zlib";
+import { readBody } from "../request-body.ts";
 import { badRequest, CouchError } from "./couch-error.ts";
 import { type JsonObject, parseObject } from "./json.ts";
 import { limits } from "./limits.ts";
@@ -78,13 +77,9 @@ export class Exchange {
     send(this.response, status, body, headers);
   }
 
-  /** Reads the whole body. @throws CouchError 413 past the limit, 415 for an encoding other than gzip. */
+  /** Reads the whole body. @throws BodyError */
   async readBody(): Promise<void> {
-    const bytes = await collect(this.request);
-    const encoding = this.header("content-encoding") ?? "identity";
-    if (encoding === "identity") this.body = bytes;
-    else if (encoding === "gzip") this.body = await unzip(bytes);
-    else throw new CouchError(415, "bad_content_encoding", `Content-Encoding must be gzip or absent, got ${encoding}`);
+    this.body = await readBody(this.request, limits.bodyBytes);
   }
 }
 
@@ -107,11 +102,6 @@ function send(response: ServerResponse, status: number, body: string | Buffer, h
   response.end(body);
 }
 
-/** The client closed the connection before it had sent its request: there is nobody to answer. */
-export class ClientGone extends Error {
-  override readonly name = "ClientGone";
-}
-
 function parsePath(path: string): string[] {
   try {
     const parts = path.split("/").slice(1).map(decodeURIComponent);
@@ -120,44 +110,4 @@ function parsePath(path: string): string[] {
   } catch {
     throw badRequest(`The path is not valid percent-encoded UTF-8: ${path.slice(0, 100)}`);
   }
-}
-
-const tooLarge = () =>
-  new CouchError(413, "too_large", `the request entity is too large: the limit is ${limits.bodyBytes} bytes`);
-
-const unzipAll = promisify(gunzip);
-
-export async function unzip(bytes: Buffer): Promise<Buffer> {
-  try {
-    return await unzipAll(bytes, { maxOutputLength: limits.bodyBytes });
-  } catch (error) {
-    if ((error as { code?: string }).code === "ERR_BUFFER_TOO_LARGE") throw tooLarge();
-    throw badRequest("the gzip data is broken");
-  }
-}
-
-/**
- * What is over the limit is read and dropped, so that the client gets to read its 413; a client that sends far more is
- * cut off.
- */
-function collect(request: IncomingMessage): Promise<Buffer> {
-  const dropLimitBytes = limits.bodyBytes * 8;
-  return new Promise((resolve, reject) => {
-    let chunks: Buffer[] = [];
-    let sizeBytes = 0;
-    request.on("data", (chunk: Buffer) => {
-      sizeBytes += chunk.length;
-      if (sizeBytes <= limits.bodyBytes) chunks.push(chunk);
-      else chunks = [];
-      if (sizeBytes > dropLimitBytes) request.destroy();
-    });
-    request.once("end", () => {
-      if (sizeBytes > limits.bodyBytes) reject(tooLarge());
-      else resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks));
-    });
-    request.once("error", () => {});
-    request.once("close", () => {
-      if (!request.readableEnded) reject(new ClientGone("the connection closed before the request had come"));
-    });
-  });
 }

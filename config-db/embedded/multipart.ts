@@ -4,9 +4,10 @@
  */
 import { randomBytes } from "node:crypto";
 import type { PouchDB } from "pouchdb";
+import { unzip } from "../request-body.ts";
 import { badRequest } from "./couch-error.ts";
-import { unzip } from "./exchange.ts";
 import { isObject, type JsonObject, parseObject } from "./json.ts";
+import { limits } from "./limits.ts";
 
 export interface Part {
   headers: Map<string, string>;
@@ -86,7 +87,7 @@ export async function unpackDocument(contentType: string, body: Buffer): Promise
     if (!isObject(attachment) || attachment.follows !== true) continue;
     const part = takePart(rest, name);
     const { follows: _follows, encoding, encoded_length: _length, digest: _digest, ...described } = attachment;
-    const bytes = encoding === "gzip" ? await unzip(part.body) : part.body;
+    const bytes = encoding === "gzip" ? await unzip(part.body, limits.bodyBytes) : part.body;
     doc._attachments[name] = { ...described, data: bytes.toString("base64") };
   }
   return doc;

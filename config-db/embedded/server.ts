@@ -6,11 +6,12 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net";
 import type { Duplex } from "node:stream";
 import { draining } from "../draining.ts";
+import { BodyError } from "../request-body.ts";
 import { authenticate, type Credentials } from "./auth.ts";
 import { notServed, toCouchError } from "./couch-error.ts";
 import { serveDatabase } from "./database-routes.ts";
 import { Databases } from "./databases.ts";
-import { ClientGone, Exchange, sendError } from "./exchange.ts";
+import { Exchange, sendError } from "./exchange.ts";
 import { limits } from "./limits.ts";
 import { type Logger, silent } from "./logger.ts";
 import { serveServer } from "./server-routes.ts";
@@ -96,7 +97,7 @@ async function answer(
     if (first === "" || first.startsWith("_")) serveServer(exchange, databases);
     else await serveDatabase(exchange, databases, logger);
   } catch (error) {
-    if (error instanceof ClientGone) return;
+    if (error instanceof BodyError && error.fault === "gone") return;
     const told = toCouchError(error);
     if (told.status >= 500) {
       const { method, url } = request;

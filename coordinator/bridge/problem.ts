@@ -1,6 +1,7 @@
 /** Errors as RFC 9457 `application/problem+json`. */
 import { errorCodes, MusterError } from "../../config-db/errors.ts";
 import type { Problem } from "../../config-db/generated/types.ts";
+import { BodyError } from "../../config-db/request-body.ts";
 import type { JsonAnswer } from "./route.ts";
 
 /** The answer that tells a client of `error`. Its own faults are told without their insides: those are logged. */
@@ -21,22 +22,21 @@ export function problemAnswer(error: unknown): JsonAnswer {
   return { status, headers, body: Buffer.from(JSON.stringify(problem)) };
 }
 
-/** What Express and its parsers throw at bad input, as ours. */
+/** What reading a body and Express throw at bad input, as ours. */
 function parserError(error: unknown): MusterError | undefined {
-  const { type, status, limit, message } = error as {
-    type?: string;
-    status?: number;
-    limit?: number;
-    message?: string;
-  };
-  if (type === "entity.too.large") return new MusterError("too-large", `the body is larger than ${limit} bytes`);
-  if (type === "encoding.unsupported" || type === "charset.unsupported") {
-    return new MusterError("unsupported-media-type", `${message}; send the body in UTF-8, plain or gzip`);
-  }
+  if (error instanceof BodyError) return new MusterError(codesOfBodies[error.fault], error.message);
+  const { status, message } = error as { status?: number; message?: string };
   if (status !== undefined && status >= 400 && status < 500)
     return new MusterError("invalid-request", message ?? "bad request");
   return undefined;
 }
+
+const codesOfBodies = {
+  "too-large": "too-large",
+  encoding: "unsupported-media-type",
+  broken: "invalid-request",
+  gone: "invalid-request",
+} as const;
 
 function internal(): MusterError {
   return new MusterError("internal", "The coordinator failed on this request and has logged why.");

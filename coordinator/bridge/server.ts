@@ -1,6 +1,6 @@
 /**
  * The HTTP server: routes as declared, around them admission, checks, errors, streams and metrics. Declared routes are
- * found by our own router and served on plain requests; Express parses bodies and serves the pages.
+ * found by our own router and served on plain requests; Express serves the pages.
  */
 import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from "node:http";
 import { createRequire } from "node:module";
@@ -10,6 +10,7 @@ import type { Logger } from "pino";
 import { Histogram, type Registry as Metrics } from "prom-client";
 import { type Drain, draining } from "../../config-db/draining.ts";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
+import { readBody } from "../../config-db/request-body.ts";
 import { admit, authorOf } from "./admission.ts";
 import { bodyLimitBytes, checkPath, parseBody, parseQuery } from "./input.ts";
 import { docsPage, openApi } from "./openapi.ts";
@@ -33,7 +34,8 @@ const keepAliveMs = 75_000;
 /** A route with what serving it needs, made once. */
 interface Served {
   route: Route;
-  readBody?: (request: IncomingMessage, response: ServerResponse) => Promise<Buffer>;
+  /** In bytes; absent where no body is read. */
+  bodyLimit: number | undefined;
   /** Times the answers of one status. */
   timed: Map<number, { observe(seconds: number): void }>;
 }
@@ -86,8 +88,8 @@ export class Bridge {
   serve(routes: Route[]): void {
     const router = new Router<Served>();
     for (const route of routes) {
-      const readBody = route.method === "get" ? {} : { readBody: bodyReader(route) };
-      router.add(route, { route, ...readBody, timed: new Map() });
+      const bodyLimit = route.method === "get" ? undefined : bodyLimitBytes(route);
+      router.add(route, { route, bodyLimit, timed: new Map() });
     }
     const pages = this.#pages(openApi(routes));
     this.#listener = (request, response) => {
@@ -131,13 +133,14 @@ export class Bridge {
   }
 
   async #serve({ served, params }: Match<Served>, request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { route, readBody, timed } = served;
+    const { route, bodyLimit, timed } = served;
     const started = performance.now();
     let status = 200;
     try {
       checkPath(params);
       const query = parseQuery(route, queryOf(request));
-      const body = readBody && parseBody(route, request.headers["content-type"], await readBody(request, response));
+      const bytes = bodyLimit === undefined ? undefined : await readBody(request, bodyLimit);
+      const body = bytes && parseBody(route, request.headers["content-type"], bytes);
       const answer = await route.handle(
         new AskedContext(params, query, body, request, response, this.#options.operatorToken),
       );
@@ -220,19 +223,6 @@ class AskedContext implements RequestContext {
     }
     return this.#abort.signal;
   }
-}
-
-/** Reads a body into memory, up to the route's limit, unzipping it if need be. */
-function bodyReader(route: Route): (request: IncomingMessage, response: ServerResponse) => Promise<Buffer> {
-  const parse = express.raw({ type: () => true, limit: bodyLimitBytes(route) });
-  return (request, response) =>
-    new Promise((resolve, reject) => {
-      parse(request as express.Request, response as express.Response, (error?: unknown) => {
-        const { body } = request as express.Request;
-        if (error === undefined) resolve(Buffer.isBuffer(body) ? body : Buffer.alloc(0));
-        else reject(error);
-      });
-    });
 }
 
 function pathOf({ url = "/" }: IncomingMessage): string {

@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import { connect } from "node:net";
+import { gzipSync } from "node:zlib";
 import { expect } from "chai";
 import { pino } from "pino";
 import { Registry as Metrics } from "prom-client";
@@ -123,6 +124,11 @@ describe("the bridge", () => {
     const headers = { "content-type": "application/json", "muster-user": "ada" };
     const answer = await put("/v1/components/a-1", JSON.stringify({ type: "t" }), headers);
     expect(await answer.json()).to.deep.equal({ body: { type: "t" }, params: { id: "a-1" }, author: "ada" });
+    const zipped = await put("/v1/components/a-1", gzipSync('{"type":"z"}'), {
+      "content-type": "application/json",
+      "content-encoding": "gzip",
+    });
+    expect(((await zipped.json()) as { body: unknown }).body).to.deep.equal({ type: "z" });
   });
 
   it("names every wrong field with its value and the limit", async () => {
@@ -164,6 +170,27 @@ describe("the bridge", () => {
       /text\/plain/,
     ],
     ["2 MiB", () => put("/v1/components/a", "x".repeat(2 ** 21)), 413, "too-large", /1114112/],
+    [
+      "2 MiB that zip to little",
+      () => put("/v1/components/a", gzipSync("x".repeat(2 ** 21)), { "content-encoding": "gzip" }),
+      413,
+      "too-large",
+      /1114112/,
+    ],
+    [
+      "gzip that is none",
+      () => put("/v1/components/a", "{}", { "content-encoding": "gzip" }),
+      400,
+      "invalid-request",
+      /gzip data is broken/,
+    ],
+    [
+      "an encoding that it does not know",
+      () => put("/v1/components/a", "{}", { "content-encoding": "br" }),
+      415,
+      "unsupported-media-type",
+      /must be gzip or absent, got br/,
+    ],
     ["an impossible id", () => put("/v1/components/A!", "{}"), 400, "invalid-request", /"A!" cannot be the id/],
     ["a broken escape in the path", () => put("/v1/components/%E0%A4%A", "{}"), 400, "invalid-request", /decode/],
     ["an unknown parameter", () => fetch(`${url}/v1/cell?wait=1`), 400, "unknown-parameter", /known are waitMs/],
