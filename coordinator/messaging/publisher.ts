@@ -104,7 +104,8 @@ export class Publisher {
 
   async #try(publication: Publication, endsAtMs: number): Promise<PublishOutcome> {
     for (let tries = 1; ; tries += 1) {
-      const leftMs = () => Math.max(0, endsAtMs - performance.now());
+      // AbortSignal takes whole milliseconds only.
+      const leftMs = () => Math.max(0, Math.ceil(endsAtMs - performance.now()));
       const channel = this.#channel.current ?? (await this.#channel.opened(AbortSignal.timeout(leftMs())));
       try {
         return await this.#once(channel, publication, leftMs());
