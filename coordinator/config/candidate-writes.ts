@@ -110,12 +110,13 @@ export class CandidateWrites {
     context: WriteContext,
     change: (stored: StoredCandidate | undefined) => Content,
   ): Promise<StoredCandidate> {
-    const { database, records, effective, order, applied, site, wallClock } = this.#options;
+    const { database, records, effective, order, applied, found, site, wallClock } = this.#options;
     const id = documentId.candidate(layer);
     return order.run(layer, () =>
       guardedWrite<CandidateDocument>(database, {
         id,
         newest: () => records.candidates.get(layer),
+        unusable: () => records.unusable.get(id)?.rev,
         expected: context.expected,
         make: (newest) => {
           const doc: CandidateDocument = {
@@ -129,10 +130,14 @@ export class CandidateWrites {
             changedAt: wallClock().toISOString(),
             site,
           };
-          refuseErrors(effective, `this candidate of layer ${layer}`, { ...doc, _rev: "tried" });
+          // What ends one gives its components what the layers have for all, which was judged by itself.
+          if (doc.state === "staged" && doc._deleted !== true) {
+            refuseErrors(effective, `this candidate of layer ${layer}`, { ...doc, _rev: "tried" });
+          }
           return doc;
         },
         applied,
+        found,
       }),
     );
   }

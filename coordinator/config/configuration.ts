@@ -110,6 +110,7 @@ export class Configuration {
       content: (sha256, rev, deleted) => this.#housekeeping.applyContent(sha256, rev, deleted),
     });
     const applied = (doc: Stored<Document>) => this.#intake.written(doc);
+    const found = (doc: Stored<Document>) => this.#intake.found(doc);
     const writes: WritesOptions = {
       database,
       records,
@@ -119,6 +120,7 @@ export class Configuration {
       site,
       wallClock,
       applied,
+      found,
     };
     this.layers = new LayerWrites(writes);
     this.schemas = new SchemaWrites(writes);

@@ -20,6 +20,8 @@ export interface Impact {
   id: string;
   before: Pick<Effective, "etag" | "errors">;
   after: Effective;
+  /** The same without the staged candidate that the component has: it may lose that one at any time. */
+  behind?: { before: Effective; after: Effective } | undefined;
 }
 
 /** What a component has, without the settings themselves: ten thousand of these are kept for good. */
@@ -177,15 +179,33 @@ export class EffectiveSettings {
   /** What `tried` (see `Records.trial`) would do to these, in their order; stays without effect. */
   impact(ids: string[], tried: Parameters<Records["trial"]>[0]): Impact[] {
     const before = ids.map((id) => this.#summary(id));
-    return this.#records.trial(tried, () => {
-      const [computed, bases] = [new Map<string, Effective>(), new Map<string, Settings>()];
-      return this.#together(() =>
-        ids.map((id, index) => {
-          const { effective: after } = this.#compute(this.#traits(id), computed, bases);
-          return { id, before: before[index] as Current, after };
-        }),
+    const after = this.#records.trial(tried, () => this.#computeAll(ids));
+    const behind = "kind" in tried ? new Map() : this.#impactBehindCandidates(ids, tried);
+    return ids.map((id, index) => {
+      const impact = { id, before: before[index] as Current, after: after[index] as Effective };
+      return behind.size === 0 ? impact : { ...impact, behind: behind.get(id) };
+    });
+  }
+
+  #impactBehindCandidates(
+    ids: string[],
+    tried: Parameters<Records["trial"]>[0],
+  ): Map<string, NonNullable<Impact["behind"]>> {
+    const selected = ids.filter((id) => this.#records.chain(this.#traits(id)).some(({ candidate }) => candidate));
+    if (selected.length === 0) return new Map();
+    return this.#records.withoutCandidates(() => {
+      const before = this.#computeAll(selected);
+      const after = this.#records.trial(tried, () => this.#computeAll(selected));
+      return new Map(
+        selected.map((id, index) => [id, { before: before[index] as Effective, after: after[index] as Effective }]),
       );
     });
+  }
+
+  /** As the records are now, keeping nothing. */
+  #computeAll(ids: string[]): Effective[] {
+    const [computed, bases] = [new Map<string, Effective>(), new Map<string, Settings>()];
+    return this.#together(() => ids.map((id) => this.#compute(this.#traits(id), computed, bases).effective));
   }
 
   /** Runs `work`, which changes no records, and finds what components share once. */
@@ -269,10 +289,16 @@ function traitsKey({ type, subsystem, site, tags }: Traits): string {
 }
 
 /** The errors that a change brings in: those that a component has after it and had not before. */
-export function newErrors({ id, before, after }: Impact): FieldError[] {
-  if (after.errors.length === 0) return [];
-  const known = new Set(before.errors.map(errorKey));
-  return after.errors.filter((error) => !known.has(errorKey(error))).map((error) => ({ ...error, component: id }));
+export function newErrors({ id, before, after, behind }: Impact): FieldError[] {
+  const errors = without(after.errors, before.errors);
+  const more = behind === undefined ? [] : without(behind.after.errors, [...behind.before.errors, ...errors]);
+  return [...errors, ...more].map((error) => ({ ...error, component: id }));
+}
+
+function without(errors: FieldError[], others: FieldError[]): FieldError[] {
+  if (errors.length === 0) return [];
+  const known = new Set(others.map(errorKey));
+  return errors.filter((error) => !known.has(errorKey(error)));
 }
 
 function errorKey({ pointer, rule, message }: FieldError): string {

@@ -20,14 +20,18 @@ export interface GuardedWrite<Doc extends Document> {
   id: string;
   /** The newest revision in memory, a tombstone too. */
   newest(): Stored<Doc> | undefined;
+  /** A revision in the store that is none of its kind: what is written takes its place. */
+  unusable(): string | undefined;
   expected?: Expected | undefined;
   /**
    * The document to write in place of `newest`, without `_rev`. Called again when another write came first; what it
    * throws refuses the write.
    */
   make(newest: Stored<Doc> | undefined): Promise<Doc> | Doc;
-  /** Takes into memory what the store has. */
+  /** Takes into memory what was written. */
   applied(stored: Stored<Doc>): void;
+  /** Takes into memory what another wrote, and nobody here has judged. */
+  found(stored: Stored<Doc>): void;
 }
 
 /** Other coordinators of the site write too: a write that names no revision is made anew on theirs, this often. */
@@ -42,7 +46,7 @@ const pauseMsMax = 50;
  */
 export async function guardedWrite<Doc extends Document>(
   database: Database<Document>,
-  { id, newest, expected, make, applied }: GuardedWrite<Doc>,
+  { id, newest, unusable, expected, make, applied, found }: GuardedWrite<Doc>,
 ): Promise<Stored<Doc>> {
   for (let attempt = 1, fresh = false; ; attempt++) {
     const last = newest();
@@ -51,12 +55,13 @@ export async function guardedWrite<Doc extends Document>(
       const isNewer = standing === undefined || expected.generation > Number.parseInt(standing._rev, 10);
       if (fresh || !isNewer) throw preconditionFailed(id, standing?._rev);
       fresh = true;
-      await refresh(database, id, applied);
+      await refresh(database, id, found);
       continue;
     }
     const made = await make(last);
     // CouchDB takes a document over its tombstone without a revision alone, and refuses it when it came back meanwhile.
-    const doc = standing === undefined ? made : { ...made, _rev: standing._rev };
+    const rev = unusable() ?? standing?._rev;
+    const doc = rev === undefined ? made : { ...made, _rev: rev };
     try {
       const written = { ...doc, _rev: await database.put(doc) };
       applied(written);
@@ -64,7 +69,7 @@ export async function guardedWrite<Doc extends Document>(
     } catch (error) {
       if (!(error instanceof MusterError && error.code === "conflict") || attempt >= attemptsMax) throw error;
       await delay(Math.random() * Math.min(pauseMsMax, 2 ** attempt));
-      await refresh(database, id, applied);
+      await refresh(database, id, found);
       fresh = true;
     }
   }
@@ -73,10 +78,10 @@ export async function guardedWrite<Doc extends Document>(
 async function refresh<Doc extends Document>(
   database: Database<Document>,
   id: string,
-  applied: (stored: Stored<Doc>) => void,
+  found: (stored: Stored<Doc>) => void,
 ): Promise<void> {
-  const found = (await database.get(id)) ?? newestOf(await database.leaves(id));
-  if (found !== undefined) applied(found as Stored<Doc>);
+  const stored = (await database.get(id)) ?? newestOf(await database.leaves(id));
+  if (stored !== undefined) found(stored as Stored<Doc>);
 }
 
 function newestOf(leaves: Stored<Document>[]): Stored<Document> | undefined {

@@ -66,6 +66,13 @@ export class Intake {
     this.review();
   }
 
+  /** A document that was read from the store, since another wrote first. */
+  found(doc: Stored<Document>): void {
+    this.#ahead.set(doc._id, doc._rev);
+    this.#take(doc as Arrival, "unjudged");
+    this.review();
+  }
+
   #given(doc: Arrival): void {
     const own = this.#ahead.get(doc._id);
     if (own !== undefined) {

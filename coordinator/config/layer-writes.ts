@@ -27,8 +27,10 @@ export interface WritesOptions {
   order: WriteOrder;
   site: string;
   wallClock(): Date;
-  /** Takes a document that this coordinator wrote, or read from the store, into memory. */
+  /** Takes a document that this coordinator wrote, and judged before, into memory. */
   applied(doc: Document & { _rev: string }): void;
+  /** Takes a document that was read from the store into memory. */
+  found(doc: Document & { _rev: string }): void;
 }
 
 /** What one write makes of a layer. */
@@ -118,12 +120,13 @@ export class LayerWrites {
     context: WriteContext,
     change: (stored: StoredLayer | undefined) => Change,
   ): Promise<StoredLayer> {
-    const { database, records, effective, history, order, applied } = this.#options;
+    const { database, records, effective, history, order, applied, found } = this.#options;
     const id = documentId.layer(layer);
     return order.run(layer, async () => {
       const written = await guardedWrite<LayerDocument>(database, {
         id,
         newest: () => records.layers.get(layer),
+        unusable: () => records.unusable.get(id)?.rev,
         expected: context.expected,
         make: async (newest) => {
           const next = change(newest?._deleted === true ? undefined : newest);
@@ -133,6 +136,7 @@ export class LayerWrites {
           return this.#document(layer, newest, next, context);
         },
         applied,
+        found,
       });
       // What watchers were told leaves in this turn of the event loop; it need not wait for this.
       await turn();

@@ -56,6 +56,7 @@ export class Records {
   /** Settings or schemas that are tried: in force before all else, for as long as `trial` runs. */
   readonly #tried = new Map<string, Active | undefined>();
   #triedCandidate: StoredCandidate | undefined;
+  #ignoresCandidates = false;
 
   constructor(secretKey: Buffer | undefined) {
     this.#secretKey = secretKey;
@@ -84,6 +85,16 @@ export class Records {
       this.#triedCandidate = undefined;
       this.#tried.clear();
       this.#compiled.delete("tried");
+    }
+  }
+
+  /** Runs `work` as if no candidate were staged. */
+  withoutCandidates<Result>(work: () => Result): Result {
+    this.#ignoresCandidates = true;
+    try {
+      return work();
+    } finally {
+      this.#ignoresCandidates = false;
     }
   }
 
@@ -135,6 +146,7 @@ export class Records {
   }
 
   #staged(layer: LayerName): StoredCandidate | undefined {
+    if (this.#ignoresCandidates) return undefined;
     const tried = this.#triedCandidate?.layer === layer ? this.#triedCandidate : undefined;
     const candidate = tried ?? this.candidate(layer);
     return candidate?.state === "staged" ? candidate : undefined;

@@ -38,12 +38,13 @@ export class SchemaWrites {
     context: WriteContext,
     change: (stored: StoredSchema | undefined) => Settings | undefined,
   ): Promise<StoredSchema> {
-    const { database, records, effective, order, applied, site, wallClock } = this.#options;
+    const { database, records, effective, order, applied, found, site, wallClock } = this.#options;
     const id = documentId.schema(type);
     return order.run(id, () =>
       guardedWrite<SchemaDocument>(database, {
         id,
         newest: () => records.schemas.get(type),
+        unusable: () => records.unusable.get(id)?.rev,
         expected: context.expected,
         make: (newest) => {
           const schema = change(newest?._deleted === true ? undefined : newest);
@@ -62,6 +63,7 @@ export class SchemaWrites {
           };
         },
         applied,
+        found,
       }),
     );
   }

@@ -71,12 +71,13 @@ export class SecretWrites {
     context: WriteContext,
     change: (stored: StoredSecret | undefined) => Pick<SecretDocument, "sealed" | "_deleted">,
   ): Promise<StoredSecret> {
-    const { database, records, order, applied, site, wallClock } = this.#options;
+    const { database, records, order, applied, found, site, wallClock } = this.#options;
     const id = documentId.secret(name);
     return order.run(id, () =>
       guardedWrite<SecretDocument>(database, {
         id,
         newest: () => records.secrets.get(name),
+        unusable: () => records.unusable.get(id)?.rev,
         expected: context.expected,
         make: (newest) => ({
           ...change(newest?._deleted === true ? undefined : newest),
@@ -90,6 +91,7 @@ export class SecretWrites {
           site,
         }),
         applied,
+        found,
       }),
     );
   }

@@ -130,6 +130,28 @@ describe("staged changes", () => {
     expect((await here.call("GET", `/v1/config/layers/${layer}`)).body.settings.other).to.equal(1);
   });
 
+  it("hide no invalid write of what they stand in front of, and end even where that is invalid", async () => {
+    const { layer, chosen } = await fleet(2);
+    const type = layer.slice("type:".length);
+    const schema = (limits: object) => ({ type: "object", properties: { n: { type: "integer", ...limits } } });
+    await here.call("PUT", `/v1/config/schemas/${type}`, schema({}));
+    await stage(layer, { settings: { n: 50 }, selector: { percent: 100 }, withdrawOnReject: true });
+    const bad = { settings: { n: "bad" } };
+    expect((await here.call("PUT", `/v1/config/layers/${layer}`, bad)).status).to.equal(422);
+    const { body: tried } = await here.call("POST", "/v1/config/validate", { layer, ...bad });
+    expect(tried.valid).to.equal(false);
+    expect(tried.components.map(({ errors }: { errors: { pointer: string }[] }) => errors[0]?.pointer)).to.deep.equal([
+      "/n",
+      "/n",
+    ]);
+    expect((await here.call("PUT", `/v1/config/schemas/${type}`, schema({ minimum: 10 }))).status).to.equal(422);
+    await report(chosen[0] as string, "rejected", "too large");
+    await eventually(async () => {
+      expect((await here.call("GET", candidate(layer))).body.state).to.equal("withdrawn");
+    });
+    expect(await config(chosen[0] as string)).to.deep.equal({ n: 1, keep: true });
+  });
+
   it("are refused when they would break a selected component, and by a selector that says nothing", async () => {
     const { layer, chosen } = await fleet(2);
     const schema = { properties: { n: { type: "integer", maximum: 10 } } };
