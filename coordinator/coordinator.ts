@@ -166,6 +166,7 @@ export class Coordinator {
       metrics,
       ...(secretKey === undefined ? {} : { secretKey }),
       leads: () => leadership.leading,
+      isCaughtUp: () => peers.isCaughtUp,
       onEffectiveChange: (ids, etagOf) => {
         // A hint that is lost costs latency: components poll. So nobody waits for it.
         if (messaging === undefined || !leadership.leading) return;

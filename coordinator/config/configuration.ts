@@ -42,6 +42,8 @@ export interface ConfigurationOptions {
   logger: Logger;
   /** Told once per change: the registered components whose effective settings are others now. */
   onEffectiveChange?(ids: string[], etagOf: (id: string) => string): void;
+  /** Whether what other sites wrote is here, as far as they can be reached. Default: always. */
+  isCaughtUp?(): boolean;
   /** Whether this coordinator leads its site: only then does it act by itself. Default: always. */
   leads?(): boolean;
   /** 32 bytes; without them secrets are neither written nor resolved here. */
@@ -107,6 +109,8 @@ export class Configuration {
       background,
       logger,
       leads,
+      judgesFor: (id) => id === undefined || (components.get(id)?.site ?? site) === site,
+      ...(options.isCaughtUp === undefined ? {} : { isCaughtUp: options.isCaughtUp }),
       content: (sha256, rev, deleted) => this.#housekeeping.applyContent(sha256, rev, deleted),
     });
     const applied = (doc: Stored<Document>) => this.#intake.written(doc);
@@ -136,7 +140,7 @@ export class Configuration {
    * earlier process wrote and did not come to keep.
    */
   async start(): Promise<void> {
-    this.#intake.loaded();
+    this.#intake.loaded(await this.#intake.lastJudged());
     this.#unsubscribe = this.#options.components.subscribe(({ component }) => {
       this.#effective.componentChanged(component.id);
       this.status.changed();

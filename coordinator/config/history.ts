@@ -92,6 +92,12 @@ export class History {
 
 const keepAtOnce = 50;
 
+/** The revision of a layer that a history document keeps. */
+export function layerOf({ _id, _rev, kind, rev, deleted, ...kept }: StoredHistory): StoredLayer {
+  const layer = { ...kept, _id: documentId.layer(kept.layer as LayerName), _rev: rev, kind: "layer" as const };
+  return deleted === true ? { ...layer, _deleted: true } : layer;
+}
+
 /** The history document of one revision of a layer. */
 export function historyOf(stored: StoredLayer): HistoryDocument {
   const { layer, _rev, _deleted, settings, version, changedBy, changedAt, site, note, parent, merged, content } =

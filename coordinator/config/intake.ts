@@ -12,7 +12,7 @@ import type { Change, Database, Document, Stored } from "../../config-db/store.t
 import { type Arrival, arrivalErrors, completeTombstone, kindOf } from "./arrival.ts";
 import type { Background } from "./background.ts";
 import type { EffectiveSettings } from "./effective-settings.ts";
-import type { History, StoredHistory } from "./history.ts";
+import { type History, layerOf, type StoredHistory } from "./history.ts";
 import { concernedBy, errorsOf } from "./judgement.ts";
 import {
   activeOf,
@@ -32,6 +32,10 @@ export interface IntakeOptions {
   background: Background;
   logger: Logger;
   leads(): boolean;
+  /** Whether what comes in is judged here by what it does to this component: each site judges for its own. */
+  judgesFor?(component: string | undefined): boolean;
+  /** Whether what other sites wrote is here. Until then a fault may be for want of what is still to come. Default: yes. */
+  isCaughtUp?(): boolean;
   /** Told of documents that hold raw content. */
   content(sha256: string, rev: string, deleted: boolean): void;
 }
@@ -47,10 +51,42 @@ export class Intake {
     this.#options = options;
   }
 
-  /** All that the store has was given: from here on changes are judged, and told. */
-  loaded(): void {
+  /**
+   * For `loaded`: the last versions of layers whose newest revision came while no coordinator ran, so that nobody judged it,
+   * or is none of its kind.
+   */
+  async lastJudged(): Promise<StoredLayer[]> {
+    const { records, history } = this.#options;
+    const found = history.layers().map(async (layer) => {
+      const id = documentId.layer(layer);
+      if (!records.unusable.has(id) && !this.#isUnjudged(records.layers.get(layer))) return [];
+      const last = history.revisions(layer).find(({ rev }) => !this.#faults.has(documentId.fault(id, rev)));
+      const kept = last && (await history.read(layer, last.rev));
+      return kept === undefined ? [] : [layerOf(kept)];
+    });
+    return (await Promise.all(found)).flat();
+  }
+
+  /** All that the store has was given: from here on changes are judged, and told. @param last what `lastJudged` found */
+  loaded(last: StoredLayer[] = []): void {
+    const { records, effective } = this.#options;
+    const unjudged = last.flatMap((former) => {
+      const layer = former.layer as LayerName;
+      const stored = records.layers.get(layer);
+      if (stored !== undefined && !this.#isUnjudged(stored)) return [];
+      records.layers.set(layer, former);
+      return stored === undefined ? [] : [stored];
+    });
     this.#loaded = true;
-    this.#options.effective.reset();
+    effective.reset();
+    for (const stored of unjudged) this.#take(stored as unknown as Arrival, "unjudged");
+  }
+
+  /** What a coordinator wrote or took in is in history, or has a fault. */
+  #isUnjudged(stored: StoredLayer | undefined): boolean {
+    if (stored === undefined || stored.mergedInto !== undefined) return false;
+    const { layer, _id, _rev } = stored;
+    return !this.#options.history.has(layer, _rev) && !this.#faults.has(documentId.fault(_id, _rev));
   }
 
   /** A batch of the changes feed. */
@@ -129,7 +165,8 @@ export class Intake {
       const { records, effective } = this.#options;
       const stored = doc as unknown as StoredCandidate;
       if (records.candidates.get(stored.layer as LayerName)?._rev === stored._rev) return;
-      const errors = judge && stored.state === "staged" && !stored._deleted ? errorsOf(effective, stored) : [];
+      const errors =
+        judge && stored.state === "staged" && !stored._deleted ? this.#own(errorsOf(effective, stored)) : [];
       if (errors.length > 0) records.unusable.set(doc._id, { rev: doc._rev, errors });
       // Its tombstone's place is taken by one that breaks components, too: it selects nobody.
       const safe = errors.length > 0 ? { ...stored, state: "withdrawn" as const } : stored;
@@ -180,7 +217,7 @@ export class Intake {
       });
       return;
     }
-    const errors = judge ? this.#errorsOf(stored) : [];
+    const errors = judge ? this.#own(this.#errorsOf(stored)) : [];
     if (errors.length === 0) {
       this.#change(id, put);
       return;
@@ -192,6 +229,12 @@ export class Intake {
       { id, rev: stored._rev, errors: errors.length },
       "a revision that breaks components came in; it is held",
     );
+  }
+
+  /** Those of components that this site judges for. */
+  #own(errors: FieldError[]): FieldError[] {
+    const { judgesFor = () => true } = this.#options;
+    return errors.filter(({ component }) => judgesFor(component));
   }
 
   #errorsOf(stored: StoredLayer | StoredSchema): FieldError[] {
@@ -230,7 +273,8 @@ export class Intake {
       }
       this.#change(id, () => records.held.delete(id));
     }
-    if (this.#options.leads()) this.#storeFaults();
+    const { leads, isCaughtUp = () => true } = this.#options;
+    if (leads() && isCaughtUp()) this.#storeFaults();
   }
 
   #storeFaults(): void {

@@ -66,6 +66,8 @@ const [restPerPeerMs, restMaxMs] = [40, 600];
 /** Often enough that a peer which is back is in sync within seconds. */
 const lookEveryMs = { up: (peers: number) => 3_000 + manyPeers(peers) * 250, away: 1_000 };
 const sampleEveryMs = 500;
+/** Replication is busy whenever something is written; what came before that is here. */
+const caughtUpMs = 2_000;
 const replicatedDatabases: string[] = [databases.config, databases.registry];
 
 export class PeerLink {
@@ -78,6 +80,7 @@ export class PeerLink {
   #sampleTimer: NodeJS.Timeout | undefined;
   #closed = false;
   #inSync: { atMs: number; changes: number };
+  #wasInSync = false;
 
   constructor(options: PeerLinkOptions) {
     this.#options = options;
@@ -114,6 +117,13 @@ export class PeerLink {
     const since = clock() - stallMs(peers());
     const pulls = [...this.#replications.values()].filter(({ direction }) => direction === "pull");
     return pulls.length > 0 && pulls.every(({ idleAtMs }) => idleAtMs > since);
+  }
+
+  /** True where the peer cannot be reached, or all that it had a moment ago is here. */
+  get isCaughtUp(): boolean {
+    if (this.#found === undefined) return false;
+    if (this.#found.found !== "site" || this.#isInSync()) return true;
+    return this.#wasInSync && this.#options.clock() - this.#inSync.atMs < caughtUpMs;
   }
 
   status(): LinkStatus {
@@ -211,6 +221,7 @@ export class PeerLink {
     }
     if (!this.#isInSync()) return;
     this.#inSync = { atMs: this.#options.clock(), changes: this.#options.localChanges() };
+    this.#wasInSync = true;
   }
 }
 

@@ -97,6 +97,11 @@ export class Sites {
     this.#timer = setInterval(() => this.refresh(), refreshMs);
   }
 
+  /** Whether what the other sites have is here, as far as they can be reached. */
+  get isCaughtUp(): boolean {
+    return [...this.#links.values()].every((link) => link.isCaughtUp);
+  }
+
   async close(): Promise<void> {
     this.#closed = true;
     clearInterval(this.#timer);

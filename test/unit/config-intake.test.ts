@@ -11,7 +11,10 @@ import { Records } from "../../coordinator/config/records.ts";
 const logger = pino({ level: "silent" });
 
 /** An intake beside played components, on a store that answers nothing. */
-function intakeOf(components: Record<string, Partial<ComponentDocument>>) {
+function intakeOf(
+  components: Record<string, Partial<ComponentDocument>>,
+  judgesFor?: (id: string | undefined) => boolean,
+) {
   const all = new Map(
     Object.entries(components).map(([id, fields]) => [id, { id, state: "up", ...fields } as ComponentDocument]),
   );
@@ -30,6 +33,7 @@ function intakeOf(components: Record<string, Partial<ComponentDocument>>) {
     background: new Background(logger),
     logger,
     leads: () => false,
+    ...(judgesFor === undefined ? {} : { judgesFor }),
     content: () => {},
   });
   return { intake, records, effective, history, told };
@@ -200,6 +204,24 @@ describe("a schema of one site and a layer of another that breaks it", () => {
       });
     }
   }
+});
+
+describe("what comes in", () => {
+  it("is judged by components of this site alone: those of others came with it, or before it, in any order", () => {
+    const { intake, records, effective } = intakeOf(
+      { mine: { type: "t" }, other: { type: "u" } },
+      (id) => id === "mine",
+    );
+    const schema = (type: string) => ({
+      ...{ _id: `schema:${type}`, _rev: "1-s", kind: "schema", schemaVersion: 1, type, version: 1 },
+      ...{ schema: { required: ["n"] }, changedBy: "x", changedAt: "2026-01-02T03:04:05Z", site: "there" },
+    });
+    intake.loaded();
+    intake.apply([change(schema("t")), change(schema("u"))]);
+    expect([...records.held.keys()]).to.deep.equal(["schema:t"]);
+    expect(effective.errors("mine")).to.deep.equal([]);
+    expect(effective.errors("other")).to.have.length(1);
+  });
 });
 
 describe("memory of effective settings", () => {

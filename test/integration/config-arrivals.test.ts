@@ -1,0 +1,83 @@
+import { expect } from "chai";
+import type { Embedded } from "../../config-db/embedded/server.ts";
+import { databases } from "../../config-db/names.ts";
+import { type Document, Store } from "../../config-db/store.ts";
+import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
+import { eventually } from "../support/eventually.ts";
+import { startSiteStore } from "../support/site-store.ts";
+
+type Any = Document & Record<string, unknown>;
+
+/** Documents that somebody writes straight to the store, past every check but the guard's. */
+describe("configuration that nobody checked", () => {
+  let embedded: Embedded;
+  let here: ConfigSite;
+  const start = async () => {
+    here = await startConfigSite({ storeUrl: embedded.url });
+  };
+
+  before(async () => {
+    embedded = await startSiteStore();
+    await start();
+  });
+  after(async () => {
+    await here?.close();
+    await embedded?.close();
+  });
+
+  const config = async (id: string) => (await here.call("GET", `/v1/components/${id}/config`)).body;
+  const faults = async (document: string) =>
+    (await here.call("GET", "/v1/config/faults")).body.faults.filter(
+      (fault: { document?: string }) => fault.document === document,
+    );
+  const writeStraight = async (layer: string, settings: unknown) => {
+    const database = new Store(embedded.url).database<Any>(databases.config);
+    const stored = (await database.get(`layer:${layer}`)) as Any;
+    await database.put({ ...stored, settings, version: Number(stored.version) + 1 });
+  };
+  /** A type with a schema, a layer `{n: 1}`, and a component of it. */
+  const startType = async (type: string) => {
+    await here.call("PUT", `/v1/config/schemas/${type}`, { type: "object", properties: { n: { type: "integer" } } });
+    await here.call("PUT", `/v1/config/layers/type:${type}`, { settings: { n: 1 } });
+    await here.register(`${type}-1`, { type });
+    return { layer: `type:${type}`, id: `${type}-1` };
+  };
+  const useless = { n: 666, $bad: 1 };
+
+  it("is not put in force by a write that is refused for it, and gives way to one that is taken", async () => {
+    const { layer, id } = await startType("patched");
+    await writeStraight(layer, useless);
+    const patched = await here.call("PATCH", `/v1/config/layers/${layer}`, { settings: { m: 1 } });
+    expect([patched.status, patched.body.settings]).to.deep.equal([200, { n: 1, m: 1 }]);
+    expect(await config(id)).to.deep.equal({ n: 1, m: 1 });
+    await writeStraight(layer, useless);
+    expect((await here.call("PATCH", `/v1/config/layers/${layer}`, { settings: { n: "x" } })).status).to.equal(422);
+    await eventually(async () => expect(await faults(`layer:${layer}`)).to.have.length(1));
+    expect(await config(id)).to.deep.equal({ n: 1, m: 1 });
+  });
+
+  it("stays out of force over a restart: the last version in history stands", async () => {
+    const { layer, id } = await startType("restarted");
+    await writeStraight(layer, useless);
+    await eventually(async () => expect((await faults(`layer:${layer}`))[0]?.kind).to.equal("unusable"));
+    await here.close();
+    await start();
+    expect((await faults(`layer:${layer}`))[0]?.kind).to.equal("unusable");
+    expect(await config(id)).to.deep.equal({ n: 1 });
+    expect((await here.call("PUT", `/v1/config/layers/${layer}`, { settings: { n: 2 } })).status).to.equal(200);
+    expect(await config(id)).to.deep.equal({ n: 2 });
+    expect(await faults(`layer:${layer}`)).to.deep.equal([]);
+  });
+
+  it("is judged when it was written while no coordinator ran", async () => {
+    const bad = await startType("unwatched");
+    const good = await startType("harmless");
+    await here.close();
+    await writeStraight(bad.layer, { n: "bad" });
+    await writeStraight(good.layer, { n: 3 });
+    await start();
+    expect(await config(bad.id)).to.deep.equal({ n: 1 });
+    expect((await faults(`layer:${bad.layer}`))[0]?.kind).to.equal("held");
+    expect(await config(good.id)).to.deep.equal({ n: 3 });
+  });
+});
