@@ -6,7 +6,7 @@ import type { LayerName } from "../../config-db/names.ts";
 import { computeEffective, type Effective, explainEffective, mentionsSecret, type SchemaInForce } from "./effective.ts";
 import type { Origin } from "./explain.ts";
 import { mergeLayers, mergePatch, type Settings } from "./merge.ts";
-import type { ChainLink, Records } from "./records.ts";
+import type { ChainLink, Records, Tried } from "./records.ts";
 import type { Traits } from "./selector.ts";
 
 /** What configuration needs to read of components: the registry is this. */
@@ -177,7 +177,7 @@ export class EffectiveSettings {
   }
 
   /** What `tried` (see `Records.trial`) would do to these, in their order; stays without effect. */
-  impact(ids: string[], tried: Parameters<Records["trial"]>[0]): Impact[] {
+  impact(ids: string[], tried: Tried): Impact[] {
     const before = ids.map((id) => this.#summary(id));
     const after = this.#records.trial(tried, () => this.#computeAll(ids));
     const behind = "kind" in tried ? new Map() : this.#impactBehindCandidates(ids, tried);
@@ -187,10 +187,7 @@ export class EffectiveSettings {
     });
   }
 
-  #impactBehindCandidates(
-    ids: string[],
-    tried: Parameters<Records["trial"]>[0],
-  ): Map<string, NonNullable<Impact["behind"]>> {
+  #impactBehindCandidates(ids: string[], tried: Tried): Map<string, NonNullable<Impact["behind"]>> {
     const selected = ids.filter((id) => this.#records.chain(this.#traits(id)).some(({ candidate }) => candidate));
     if (selected.length === 0) return new Map();
     return this.#records.withoutCandidates(() => {

@@ -2,15 +2,14 @@
 import { type FieldError, MusterError } from "../../config-db/errors.ts";
 import type { LayerName } from "../../config-db/names.ts";
 import { type EffectiveSettings, type Impact, newErrors } from "./effective-settings.ts";
-import type { Records } from "./records.ts";
-
-type Tried = Parameters<Records["trial"]>[0];
+import type { Tried } from "./records.ts";
 
 /** Told in a refusal; how many there are in all stands in its text. */
 const errorsToldMax = 100;
 
 /** What `tried` would do to every component that it concerns. */
 export function impactOf(effective: EffectiveSettings, tried: Tried): Impact[] {
+  if ("secret" in tried) return effective.impact(effective.usersOfSecret(tried.secret), tried);
   return effective.impact(concernedBy(effective, "kind" in tried ? tried._id : tried.id), tried);
 }
 

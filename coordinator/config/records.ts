@@ -39,6 +39,14 @@ export interface Held {
   errors: FieldError[];
 }
 
+interface TriedSecret {
+  secret: string;
+  value: string;
+}
+
+/** What may be tried: the content of a layer or a schema by document id, a candidate, a secret's value. */
+export type Tried = { id: string; content: Settings | undefined } | StoredCandidate | TriedSecret;
+
 export class Records {
   /** The newest revision of each; tombstones too: they know the version to count on from. */
   readonly layers = new Map<LayerName, StoredLayer>();
@@ -56,6 +64,7 @@ export class Records {
   /** Settings or schemas that are tried: in force before all else, for as long as `trial` runs. */
   readonly #tried = new Map<string, Active | undefined>();
   #triedCandidate: StoredCandidate | undefined;
+  #triedSecret: TriedSecret | undefined;
   #ignoresCandidates = false;
 
   constructor(secretKey: Buffer | undefined) {
@@ -76,13 +85,15 @@ export class Records {
   }
 
   /** Runs `work` as if a document had this content, or as if it were gone. Nothing of it stays. */
-  trial<Result>(tried: { id: string; content: Settings | undefined } | StoredCandidate, work: () => Result): Result {
+  trial<Result>(tried: Tried, work: () => Result): Result {
     if ("kind" in tried) this.#triedCandidate = tried;
+    else if ("secret" in tried) this.#triedSecret = tried;
     else this.#tried.set(tried.id, tried.content && { content: tried.content, version: 0, rev: "tried" });
     try {
       return work();
     } finally {
       this.#triedCandidate = undefined;
+      this.#triedSecret = undefined;
       this.#tried.clear();
       this.#compiled.delete("tried");
     }
@@ -177,6 +188,7 @@ export class Records {
 
   /** A secret, opened once per revision. */
   secret(name: string): KnownSecret | undefined {
+    if (this.#triedSecret?.secret === name) return { value: this.#triedSecret.value, digest: "tried" };
     const stored = standing(this.secrets.get(name));
     if (stored?.sealed === undefined) return undefined;
     const known = this.#opened.get(name);

@@ -3,6 +3,7 @@ import { MusterError } from "../../config-db/errors.ts";
 import type { SecretDocument } from "../../config-db/generated/types.ts";
 import { documentId, idPattern } from "../../config-db/names.ts";
 import { guardedWrite } from "./guarded-write.ts";
+import { refuseErrors } from "./judgement.ts";
 import type { WriteContext, WritesOptions } from "./layer-writes.ts";
 import type { StoredSecret } from "./records.ts";
 import { seal } from "./sealing.ts";
@@ -34,7 +35,8 @@ export class SecretWrites {
 
   /**
    * The same value again writes nothing, so that no component sees a change.
-   * @throws MusterError `refused` where this site has no key, else as `guardedWrite`
+   * @throws MusterError `refused` where this site has no key, or a component's schema does not take the value; else as
+   * `guardedWrite`
    */
   async put(name: string, value: string, context: WriteContext): Promise<StoredSecret> {
     checkName(name);
@@ -48,7 +50,10 @@ export class SecretWrites {
     const { records } = this.#options;
     const known = records.secrets.get(name);
     if (context.expected === undefined && known !== undefined && records.secret(name)?.value === value) return known;
-    return this.#write(name, context, () => ({ sealed: seal(key, name, value) }));
+    return this.#write(name, context, () => {
+      refuseErrors(this.#options.effective, `this value of secret ${name}`, { secret: name, value });
+      return { sealed: seal(key, name, value) };
+    });
   }
 
   /** @throws MusterError `not-found`; `refused` while settings refer to it, with the components that would lose it. */

@@ -112,6 +112,19 @@ describe("secrets", () => {
     expect(name).to.match(/^password/);
   });
 
+  it("do not take a value that the schema of a component refuses", async () => {
+    const { name, id, type } = await user();
+    const password = { type: "string", minLength: 8 };
+    const database = { type: "object", properties: { password } };
+    await here.call("PUT", `/v1/config/schemas/${type}`, { type: "object", properties: { database } });
+    const refused = await putSecret(name, "short");
+    expect([refused.status, refused.body.errors[0].component]).to.deep.equal([422, id]);
+    expect(refused.body.errors[0].pointer).to.equal("/database/password");
+    expect(JSON.stringify(refused.body)).not.to.include("short");
+    expect((await here.call("GET", `/v1/components/${id}/config`)).body.database.password).to.equal(value);
+    expect((await putSecret(name, "long enough")).status).to.equal(204);
+  });
+
   it("cannot be referred to before they are there, nor deleted while they are", async () => {
     const missing = await put(`component:${fresh("c")}`, { a: { $secret: "nobody" } });
     expect([missing.status, missing.body.errors[0].rule]).to.deep.equal([422, "secret"]);
