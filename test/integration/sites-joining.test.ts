@@ -27,6 +27,8 @@ describe("a site that joins", function () {
     await one.call("PUT", "/v1/components/z-2", { type: "z", ttlMs: 60_000 });
     for (let n = 0; n < 60; n++) await one.call("PUT", `/v1/config/layers/component:filler-${n}`, { settings: { n } });
     await one.call("PUT", "/v1/config/layers/component:z-1", { settings: { port: 1 } });
+    // Last, so that it comes after the components that it says something about.
+    await one.call("PUT", "/v1/config/schemas/z", { ...schema, title: "Z" });
     const abort = new AbortController();
     const stream = await fetch(`${one.url}/v1/components/z-1/config`, {
       headers: { accept: "text/event-stream" },
