@@ -27,7 +27,7 @@ export function parseQuery(
   const declared = route.query ?? {};
   const query: Record<string, string | number | boolean | undefined> = {};
   for (const name of new Set(search.keys())) {
-    const parameter = declared[name] ?? prefixed(declared, name);
+    const parameter = own(declared, name) ?? prefixed(declared, name);
     if (parameter === undefined) {
       const known = Object.keys(declared);
       const hint = known.length === 0 ? "this route takes none" : `known are ${known.join(", ")}`;
@@ -44,7 +44,12 @@ export function parseQuery(
 /** `metadata.*` declares every parameter that starts with `metadata.`. */
 function prefixed(declared: Record<string, QueryParameter>, name: string): QueryParameter | undefined {
   const dot = name.indexOf(".");
-  return dot > 0 ? declared[`${name.slice(0, dot)}.*`] : undefined;
+  return dot > 0 ? own(declared, `${name.slice(0, dot)}.*`) : undefined;
+}
+
+/** Not what every object inherits: a query may name `constructor` or `__proto__`. */
+function own(declared: Record<string, QueryParameter>, name: string): QueryParameter | undefined {
+  return Object.hasOwn(declared, name) ? declared[name] : undefined;
 }
 
 function parseParameter(name: string, { schema }: QueryParameter, text: string): string | number | boolean {

@@ -194,6 +194,13 @@ describe("the bridge", () => {
     ["an impossible id", () => put("/v1/components/A!", "{}"), 400, "invalid-request", /"A!" cannot be the id/],
     ["a broken escape in the path", () => put("/v1/components/%E0%A4%A", "{}"), 400, "invalid-request", /decode/],
     ["an unknown parameter", () => fetch(`${url}/v1/cell?wait=1`), 400, "unknown-parameter", /known are waitMs/],
+    ...["constructor", "__proto__", "toString", "__proto__.a"].map((name): (typeof wrong)[number] => [
+      `a parameter named ${name}`,
+      () => fetch(`${url}/v1/cell?${name}=1`),
+      400,
+      "unknown-parameter",
+      /known are waitMs/,
+    ]),
     [
       "a parameter out of range",
       () => fetch(`${url}/v1/cell?waitMs=60001`),
