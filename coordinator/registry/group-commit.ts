@@ -4,13 +4,15 @@
  * more than one (docs/discovery.md has the figures). An idle store gets a single write at once, and what comes while it is
  * under way makes up the next batch.
  *
- * Bounded: at most `waitingMax` writes wait, `batchMax` go together, two batches are under way: while the store works on
- * one, those of the other are answered and come back with more. The second goes when it is no smaller than the first:
+ * Bounded: at most `waitingMax` writes wait, `batchMax` go together and no more than 2 MiB unless one alone is larger, two
+ * batches are under way: while the store works on one, those of the other are answered and come back with more. The second goes when it is no smaller than the first:
  * CouchDB takes a fifth less time for a few large batches than for many small ones. Two batches never have a document in
  * common.
+ *
+ * Nobody pays for another's document: a batch that the store refuses as a whole is written in halves, down to the guilty.
  */
 import { setImmediate as turn } from "node:timers/promises";
-import { MusterError } from "../../config-db/errors.ts";
+import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import type { BulkRow, Document } from "../../config-db/store.ts";
 
 export interface GroupCommitOptions<Doc extends Document> {
@@ -22,9 +24,12 @@ export interface GroupCommitOptions<Doc extends Document> {
 }
 
 const batchesMax = 2;
+/** Of JSON: well under the 8 MiB that the embedded store takes in one body. */
+const batchBytesMax = 2 * 1024 * 1024;
 
 interface Waiting<Doc> {
   doc: Doc;
+  sizeBytes: number;
   resolve(rev: string): void;
   reject(error: unknown): void;
 }
@@ -62,7 +67,7 @@ export class GroupCommit<Doc extends Document> {
       return Promise.reject(new MusterError("too-many", told, { retryAfterMs: 1_000 }));
     }
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ doc, resolve, reject });
+      this.#waiting.push({ doc, sizeBytes: Buffer.byteLength(JSON.stringify(doc)), resolve, reject });
       this.#wake();
     });
   }
@@ -99,9 +104,13 @@ export class GroupCommit<Doc extends Document> {
   #take(): Waiting<Doc>[] {
     const batch: Waiting<Doc>[] = [];
     const left: Waiting<Doc>[] = [];
+    let sizeBytes = 0;
     for (const write of this.#waiting) {
       const { _id: id } = write.doc;
-      if (batch.length === this.#batchMax || this.#underWay.has(id)) {
+      // Also for those that are left: what comes after one that does not fit must not overtake it.
+      sizeBytes += write.sizeBytes;
+      const isFull = batch.length === this.#batchMax || (batch.length > 0 && sizeBytes > batchBytesMax);
+      if (isFull || this.#underWay.has(id)) {
         left.push(write);
       } else {
         batch.push(write);
@@ -117,6 +126,12 @@ export class GroupCommit<Doc extends Document> {
     try {
       rows = await this.#database.bulk(batch.map((write) => write.doc));
     } catch (error) {
+      const half = Math.ceil(batch.length / 2);
+      if (half < batch.length && !isMusterError(error, "store-unavailable")) {
+        await this.#commit(batch.slice(0, half));
+        await this.#commit(batch.slice(half));
+        return;
+      }
       for (const write of batch) write.reject(error);
       return;
     }

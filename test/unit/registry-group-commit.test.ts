@@ -100,6 +100,31 @@ describe("group commit", () => {
     expect(await next).to.equal("1-b");
   });
 
+  it("answers each by its own write when the store refuses a batch as a whole", async () => {
+    const guilty = "f";
+    const bulk = async (docs: Document[]): Promise<BulkRow[]> => {
+      if (docs.some(({ _id }) => _id === guilty)) throw new MusterError("refused", "a member cannot be named so");
+      return docs.map(({ _id: id }) => ({ id, rev: `1-${id}` }));
+    };
+    const commit = new GroupCommit<Document>({ database: { bulk } });
+    const ids = [..."abcdefg"];
+    const outcomes = await Promise.all(ids.map((id) => codeOf(commit.write({ _id: id }))));
+    expect(outcomes).to.deep.equal(ids.map((id) => (id === guilty ? "refused" : "none")));
+  });
+
+  it("sends no more than 2 MiB together unless one document is larger, and lets none overtake", async () => {
+    const database = new HeldDatabase();
+    const commit = commitTo(database);
+    const megabytes = (_id: string, count: number) => commit.write({ _id, text: "x".repeat(count * 1e6) } as Document);
+    const writes = [megabytes("a", 3), megabytes("b", 1), megabytes("c", 1), megabytes("d", 1), megabytes("e", 0)];
+    for (let batch = 0; batch < 3; batch += 1) {
+      await turn();
+      for (const { acknowledge } of database.batches) acknowledge();
+    }
+    await Promise.all(writes);
+    expect(database.batches.map(({ ids }) => ids)).to.deep.equal([["a"], ["b", "c"], ["d", "e"]]);
+  });
+
   it("never has one document under way twice", async () => {
     const database = new HeldDatabase();
     const commit = commitTo(database);
