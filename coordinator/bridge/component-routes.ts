@@ -5,6 +5,7 @@ import { limits } from "../../config-db/limits.ts";
 import { idPattern, reservedIdPattern } from "../../config-db/names.ts";
 import { type ComponentRecord, type DiscoveryQuery, recordOf } from "../registry/discovery.ts";
 import { type LogEntry, toldAs } from "../registry/event-log.ts";
+import { checkRegistration } from "../registry/registration.ts";
 import type { Registry } from "../registry/registry.ts";
 import type { QueryParameter, RequestContext, Route, ServerSentEvent, StreamAnswer } from "./route.ts";
 import { answerOrWait, waitParameter, wantsStream } from "./watch.ts";
@@ -83,7 +84,9 @@ function leaseRoutes({ registry, config, messaging, publicUrl }: ComponentRoutes
             "its queues would have the names of others; it must not be, or begin with, any., site., leader. or outcomes.";
           throw new MusterError("invalid-request", `"${id}" cannot be a component's id: ${told}`);
         }
-        const { record, created, expiresInMs } = await registry.register(id, body as Registration);
+        const registration = body as Registration;
+        checkRegistration(registration);
+        const { record, created, expiresInMs } = await registry.register(id, registration);
         const { type, site, state, incarnation, ttlMs } = record;
         return {
           status: created ? 201 : 200,

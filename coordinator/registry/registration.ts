@@ -1,8 +1,10 @@
 /** What a registration does to the record that stands there: pure, time as an argument. */
 import { isDeepStrictEqual } from "node:util";
+import { MusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument, Registration } from "../../config-db/generated/types.ts";
 import { limits } from "../../config-db/limits.ts";
 import { documentId } from "../../config-db/names.ts";
+import { jsonErrors } from "../config/json-rules.ts";
 
 export interface RegistrationContext {
   site: string;
@@ -10,6 +12,19 @@ export interface RegistrationContext {
   epoch: number;
   /** RFC 3339 */
   at: string;
+}
+
+/**
+ * Refuses what the store would refuse, or not keep as it is: `__proto__`, numbers beyond a double, metadata nested so deep
+ * that its record is too deep.
+ * @throws MusterError `invalid-request`
+ */
+export function checkRegistration(registration: Registration): void {
+  const rules = { keyError: () => undefined, depthMax: limits.settingsDepth, bytesMax: limits.requestBytes };
+  const errors = jsonErrors(registration, rules);
+  if (errors.length === 0) return;
+  const told = errors.slice(0, 3).map(({ pointer, message }) => `${pointer.slice(0, 200)} ${message}`);
+  throw new MusterError("invalid-request", told.join("; "), { errors });
 }
 
 /** The fields that the component says of itself. */

@@ -118,6 +118,23 @@ describe("components over HTTP", () => {
     });
   }
 
+  for (const [what, body, told] of [
+    [
+      "__proto__ in its metadata",
+      '{"type":"t","metadata":{"a":[{"__proto__":1}]}}',
+      /^\/metadata\/a\/0\/__proto__ is no name/,
+    ],
+    ["__proto__ among its endpoints", '{"type":"t","endpoints":{"__proto__":"http://a/"}}', /^\/endpoints\/__proto__/],
+    ["a number beyond a double", '{"type":"t","metadata":{"a":1e400}}', /^\/metadata\/a is a number beyond/],
+    ["metadata nested too deep", `{"type":"t","metadata":{"a":${"[".repeat(63)}${"]".repeat(63)}}}`, /deeper than 64/],
+  ] as const) {
+    it(`refuse a registration with ${what}`, async () => {
+      const { status, body: problem } = await call("PUT", `/v1/components/${fresh("c")}`, body);
+      expect([status, problem.code]).to.deep.equal([400, "invalid-request"]);
+      expect(problem.detail).to.match(told);
+    });
+  }
+
   it("refuse ids that no component can have, and query parameters that nobody knows", async () => {
     expect((await register("Upper")).status).to.equal(400);
     expect((await register("a".repeat(64))).status).to.equal(400);
