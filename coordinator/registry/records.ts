@@ -3,11 +3,12 @@
  * `muster-registry`; written by compare-and-set through the group commit, and applied to memory as soon as the store has
  * acknowledged, so that a writer reads its own writes.
  */
+import { LRUCache } from "lru-cache";
 import type { Logger } from "pino";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
 import { databases, documentId } from "../../config-db/names.ts";
-import type { Change, Database, Store } from "../../config-db/store.ts";
+import type { Change, Database, Document, Store } from "../../config-db/store.ts";
 import { check } from "../../config-db/validate.ts";
 import { EventLog, eventOf, type LogEntry, type Sight } from "./event-log.ts";
 import { GroupCommit } from "./group-commit.ts";
@@ -28,6 +29,8 @@ export interface RecordsOptions {
 const writeTimeoutMs = 8_000;
 /** Another coordinator may write the same record at the same time; that many times in a row it does not. */
 const attemptsMax = 6;
+/** Removed ids whose incarnation is known: some 10 MB. A process that was removed longer ago has been told 404 since. */
+const removedMax = 100_000;
 
 export class Records {
   readonly roster = new Roster();
@@ -40,6 +43,8 @@ export class Records {
   readonly #listeners = new Map<string, Set<(entry: LogEntry) => void>>();
   /** Generation of an acknowledged write of ours that the feed has not brought yet: what it brings before is older. */
   readonly #awaited = new Map<string, number>();
+  /** The last incarnation of each removed record. */
+  readonly #removed = new LRUCache<string, number>({ max: removedMax });
 
   constructor(options: RecordsOptions) {
     this.#options = options;
@@ -52,6 +57,11 @@ export class Records {
 
   get(id: string): StoredComponent | undefined {
     return this.roster.get(id);
+  }
+
+  /** The incarnation that a record of `id` had when it was removed, if it was. */
+  incarnationOfRemoved(id: string): number | undefined {
+    return this.#removed.get(id);
   }
 
   async close(): Promise<void> {
@@ -75,6 +85,7 @@ export class Records {
       if (!documentId.startsWith("component:")) continue;
       const id = documentId.slice("component:".length);
       if (this.#isOutdated(id, doc._rev) || this.roster.get(id)?._rev === doc._rev) continue;
+      if (deleted) this.#bury(id, doc);
       entries.push(this.#see(id, deleted ? undefined : this.#checked(doc)));
     }
     this.#tell(entries);
@@ -83,6 +94,9 @@ export class Records {
   /** Reads one record from the store: for a coordinator that may be behind. Memory stands where the store is away. */
   async refresh(id: string): Promise<StoredComponent | undefined> {
     const stored = await this.#database.get(documentId.component(id));
+    if (stored === undefined) {
+      for (const leaf of await this.#database.leaves(documentId.component(id))) this.#bury(id, leaf);
+    }
     this.#tell([this.#see(id, stored)]);
     return stored;
   }
@@ -128,9 +142,17 @@ export class Records {
   #see(id: string, record: StoredComponent | undefined): LogEntry | undefined {
     const before = this.roster.get(id);
     if (before?._rev === record?._rev) return undefined;
-    if (record === undefined) this.roster.delete(id);
-    else this.roster.set(record);
+    if (record === undefined) {
+      if (before !== undefined) this.#bury(id, before);
+      this.roster.delete(id);
+    } else this.roster.set(record);
     return this.#note(this.#sight(before), this.#sight(record));
+  }
+
+  #bury(id: string, document: Document & { incarnation?: unknown }): void {
+    const { incarnation } = document;
+    const known = this.#removed.get(id) ?? 0;
+    if (Number.isSafeInteger(incarnation)) this.#removed.set(id, Math.max(known, incarnation as number));
   }
 
   #note(before: Sight | undefined, after: Sight | undefined): LogEntry | undefined {

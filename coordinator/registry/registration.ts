@@ -12,6 +12,8 @@ export interface RegistrationContext {
   epoch: number;
   /** RFC 3339 */
   at: string;
+  /** The last incarnation of a record that was removed: a process of before the removal may still live. */
+  removed?: number | undefined;
 }
 
 /**
@@ -50,7 +52,7 @@ export function register(
   id: string,
   registration: Registration,
   current: ComponentDocument | undefined,
-  { site, epoch, at }: RegistrationContext,
+  { site, epoch, at, removed = 0 }: RegistrationContext,
 ): ComponentDocument | undefined {
   const says = words({ ttlMs: limits.ttlMs.default, ...registration });
   const continues = current !== undefined && isSameProcess(registration, current);
@@ -66,7 +68,7 @@ export function register(
     site,
     ...says,
     state: "up",
-    incarnation: continues ? current.incarnation : (current?.incarnation ?? 0) + 1,
+    incarnation: continues ? current.incarnation : (current?.incarnation ?? removed) + 1,
     registeredAt: continues ? current.registeredAt : at,
     changedAt: at,
     epoch,

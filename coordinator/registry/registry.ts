@@ -164,7 +164,12 @@ export class Registry {
       throw new MusterError("too-many", `${componentsMax} components are registered, the limit; remove some first`);
     }
     const plan = (current: ComponentDocument | undefined) =>
-      register(id, registration, current, { site, epoch: leadership.epoch, at: wallClock().toISOString() });
+      register(id, registration, current, {
+        site,
+        epoch: leadership.epoch,
+        at: wallClock().toISOString(),
+        removed: this.#records.incarnationOfRemoved(id),
+      });
     try {
       const { record, written, before } = await this.#records.update(id, plan);
       if (record === undefined) throw notFound(id);

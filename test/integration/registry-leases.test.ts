@@ -1,9 +1,11 @@
 import { expect } from "chai";
+import { pino } from "pino";
 import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
 import { install } from "../../config-db/installer.ts";
 import { databases } from "../../config-db/names.ts";
 import { Store } from "../../config-db/store.ts";
+import { Records } from "../../coordinator/registry/records.ts";
 import { codeOf } from "../support/codes.ts";
 import { eventually } from "../support/eventually.ts";
 import { type Member, startMember } from "../support/site-member.ts";
@@ -180,6 +182,32 @@ describe("the registry of a site", () => {
     await member.registry.deregister(id, { purge: true });
     expect(await register(id, { ttlMs: 20_000 })).to.include({ created: true });
     expect(stateOf(id)).to.equal("up");
+  });
+
+  it("tells a process of before a removal that a newer one has its id", async () => {
+    const id = freshId("returning");
+    await register(id);
+    await register(id, { instance: "p2" });
+    await member.registry.deregister(id, { purge: true });
+    const { record } = await register(id, { instance: "p3", ttlMs: 20_000 });
+    expect(record.incarnation).to.equal(3);
+    expect(await codeOf(member.registry.renew(id, { incarnation: 2 }))).to.equal("superseded");
+    expect(await codeOf(member.registry.deregister(id, { incarnation: 2 }))).to.equal("superseded");
+    expect(stateOf(id)).to.equal("up");
+  });
+
+  it("knows the incarnation of what was removed from the feed, and where that is behind from the store", async () => {
+    const id = freshId("removed");
+    await register(id);
+    await register(id, { instance: "p2" });
+    await member.registry.deregister(id, { purge: true });
+    const others = () =>
+      new Records({ store: member.store, hears: () => true, logger: pino({ level: "silent" }), run: "other" });
+    const [fed, behind] = [others(), others()];
+    fed.apply((await database().changes(0)).results);
+    expect(fed.incarnationOfRemoved(id)).to.equal(2);
+    expect(await behind.refresh(id)).to.equal(undefined);
+    expect(behind.incarnationOfRemoved(id)).to.equal(2);
   });
 
   it("judges a record written straight to the store by its counter", async () => {

@@ -64,6 +64,10 @@ describe("a registration", () => {
     });
   }
 
+  it("goes on counting from the incarnation of a record that was removed", () => {
+    expect(register("c1", said, undefined, { ...context, removed: 4 })?.incarnation).to.equal(5);
+  });
+
   it("takes a process that does not name itself for the same one, and for another than a named one", () => {
     const { instance: _, ...unnamed } = said;
     const current = registered(unnamed);
