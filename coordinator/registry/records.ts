@@ -93,19 +93,25 @@ export class Records {
 
   /** Reads one record from the store: for a coordinator that may be behind. Memory stands where the store is away. */
   async refresh(id: string): Promise<StoredComponent | undefined> {
+    return (await this.#read(id)).record;
+  }
+
+  async #read(id: string): Promise<{ record: StoredComponent | undefined; isMalformed: boolean }> {
     const stored = await this.#database.get(documentId.component(id));
     if (stored === undefined) {
       for (const leaf of await this.#database.leaves(documentId.component(id))) this.#bury(id, leaf);
     }
-    this.#tell([this.#see(id, stored)]);
-    return stored;
+    const record = stored && this.#checked(stored);
+    this.#tell([this.#see(id, record)]);
+    return { record, isMalformed: stored !== undefined && record === undefined };
   }
 
   /**
    * Changes the record of `id` by compare-and-set. `plan` is asked what the record shall be, given what it is, and is
    * asked again when another writer was faster; undefined leaves it as it is. Resolves, once the store has
    * acknowledged, with the record and whether it was written.
-   * @throws MusterError `store-unavailable`, `too-many`; `conflict` when others kept being faster. Nothing was written.
+   * @throws MusterError `store-unavailable`, `too-many`; `conflict` when others kept being faster; `refused` when what is
+   *   stored does not fit its schema. Nothing was written.
    */
   async update(
     id: string,
@@ -124,7 +130,10 @@ export class Records {
       } catch (error) {
         if (!isMusterError(error, "conflict") || attempt === attemptsMax) throw error;
       }
-      await this.refresh(id);
+      if ((await this.#read(id)).isMalformed) {
+        const told = `the document ${documentId.component(id)} in ${databases.registry} does not fit its schema`;
+        throw new MusterError("refused", `${told}: mend or delete it there, or use another id`);
+      }
     }
   }
 
@@ -193,7 +202,7 @@ export class Records {
   }
 
   /** What others wrote straight into the database is checked before it is believed; what does not fit is as if absent. */
-  #checked(document: Change["doc"]): StoredComponent | undefined {
+  #checked(document: Document & { id?: unknown }): StoredComponent | undefined {
     const errors = check("component-document", document);
     const sound = errors.length === 0 && document._id === documentId.component(String(document.id));
     if (sound) return document as unknown as StoredComponent;

@@ -255,6 +255,20 @@ describe("the registry of a site", () => {
     expect(stateOf(good)).to.equal("up");
   });
 
+  it("believes no record that does not fit its schema when it is asked for by its id either", async () => {
+    const id = freshId("bad");
+    const type = freshId("type");
+    const { record } = await register(id, { type, ttlMs: 20_000 });
+    await database().put({ ...record, tags: 5, ttlMs: 5 } as unknown as ComponentDocument);
+    await eventually(() => expect(member.registry.get(id)).to.equal(undefined));
+    expect(await codeOf(member.registry.renew(id))).to.equal("not-registered");
+    expect(await codeOf(member.registry.deregister(id, { purge: true }))).to.equal("not-found");
+    expect(await codeOf(register(id, { type }))).to.equal("refused");
+    expect(member.registry.get(id)).to.equal(undefined);
+    const found = member.registry.discover({ type, tags: ["a"], state: "any" }, { limit: 10 });
+    expect(found.records).to.deep.equal([]);
+  });
+
   it("reads the components of a site whose beat stops as unverified, and as before when it is heard again", async () => {
     const site = freshId("site");
     const id = freshId("far");
