@@ -214,7 +214,7 @@ export class Messaging {
 
   /**
    * Takes a removed component's queues away; the commands and broadcasts in them become dead letters.
-   * @throws what the broker says: call again until it resolves.
+   * @throws MusterError `broker-unavailable`: call again until it resolves.
    */
   async remove(component: Provisioned): Promise<void> {
     const { id, type } = component;

@@ -1,5 +1,6 @@
 /** Taking the queues of a removed component away. */
 import type { ConfirmChannel, ConsumeMessage } from "amqplib";
+import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import { exchanges } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { consume } from "./lasting-channel.ts";
@@ -13,6 +14,7 @@ const prefetch = 200;
 /**
  * Deletes a component's queues after `rescue` was given every message that they hold; the type's shared queue too when
  * `isLast` of its type. Unbound first, so that a sender learns at once that nobody is there.
+ * @throws MusterError `broker-unavailable`: some may stand still; call again.
  */
 export async function removeQueues(
   broker: Broker,
@@ -33,6 +35,10 @@ export async function removeQueues(
       await drain(channel, queue, (message) => rescue(queue, message));
       await channel.deleteQueue(queue);
     }
+  } catch (error) {
+    if (isMusterError(error)) throw error;
+    const told = `the queues of "${id}" could not be removed: ${(error as Error).message}; try again`;
+    throw new MusterError("broker-unavailable", told, { retryAfterMs: 2_000, cause: error });
   } finally {
     await opened.close();
   }

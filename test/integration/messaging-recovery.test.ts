@@ -90,6 +90,18 @@ describe("messaging over a broken connection", function () {
     await expectError(() => send(member.id), "broker-unavailable", /may still arrive/);
   });
 
+  it("says 503 when queues are to be removed while the broker stays away, and removes them when it is back", async () => {
+    const member = members.add({ site: "cut" });
+    await messaging.provision(member);
+    proxy.cut();
+    await eventually(() => expect(messaging.state).to.equal("disconnected"));
+    const { retryAfterMs } = await expectError(() => messaging.remove(member), "broker-unavailable", /try again/);
+    expect(retryAfterMs).to.be.above(0);
+    proxy.heal();
+    await messaging.remove(member);
+    expect((await queuesOf(vhost)).map(({ name }) => name)).not.to.include(`muster.${member.id}.commands`);
+  });
+
   it("gives a role up, and takes it again", async () => {
     const told: string[] = [];
     const leave = messaging.contest(`muster.leader.${unique("s")}`, {
