@@ -54,12 +54,23 @@ describe("the client's directory", () => {
     await eventually(async () => expect(await ids()).to.deep.equal(["c"]));
   });
 
-  it("goes on listing those whose site is not heard", async () => {
-    await ids();
-    coordinator.send("/components", "unverified", record("a", "unverified"));
-    await eventually(async () =>
-      expect((await directory.discover()).find(({ id }) => id === "a")?.state).to.equal("unverified"),
-    );
+  for (const state of ["up", "expired", "gone"] as const) {
+    it(`goes on listing those that were ${state} when their site is not heard`, async () => {
+      coordinator.components = [record("a", state), record("b", state)];
+      const listed = async () => (await directory.discover({ state })).map(({ id, ...told }) => `${id} ${told.state}`);
+      expect(await listed()).to.deep.equal([`a ${state}`, `b ${state}`]);
+      coordinator.send("/components", "unverified", { ...record("a", "unverified"), lastKnownState: state });
+      await eventually(async () => expect(await listed()).to.deep.equal(["a unverified", `b ${state}`]));
+    });
+  }
+
+  it("lists who is not heard for as long as that is so", async () => {
+    coordinator.components = [];
+    expect(await ids({ state: "unverified" })).to.deep.equal([]);
+    coordinator.send("/components", "unverified", { ...record("a", "unverified"), lastKnownState: "expired" });
+    await eventually(async () => expect(await ids({ state: "unverified" })).to.deep.equal(["a"]));
+    coordinator.send("/components", "expired", record("a", "expired"));
+    await eventually(async () => expect(await ids({ state: "unverified" })).to.deep.equal([]));
   });
 
   it("answers with the last known when the coordinator is away, and is right again when it is back", async () => {

@@ -22,7 +22,7 @@ export interface DiscoveryQuery {
   site?: string;
   /** All of them. */
   tags?: readonly string[];
-  /** Default `up`, which goes on listing those whose site is not heard. */
+  /** Default `up`. Those whose site is not heard stay listed by their last known state. */
   state?: "up" | "expired" | "gone" | "unverified" | "any";
   /** A component that reports none is passing. */
   health?: "passing" | "warning" | "failing";
@@ -239,9 +239,9 @@ class View {
     const component = data as ComponentRecord;
     if (typeof component?.id !== "string") return;
     const wanted = this.#query.state ?? "up";
-    // `up`, the default, goes on listing those of a site that is not heard: an observer that is cut off expires nobody.
-    const fits =
-      wanted === "any" || component.state === wanted || (wanted === "up" && component.state === "unverified");
+    // Those of a site that is not heard stay listed where they were: an observer that is cut off expires nobody.
+    const known = component.lastKnownState ?? component.state;
+    const fits = wanted === "any" || wanted === known || wanted === component.state;
     if (fits && event !== "removed") this.#byId.set(component.id, component);
     else this.#byId.delete(component.id);
     this.#publish({ kind: event as MembershipChange["kind"], component });
