@@ -53,7 +53,8 @@ export function inboxRoutes({ messaging, members, site, signs }: InboxRoutesOpti
         "not-registered",
         `the component "${id}" is at home at the site "${member.site}": poll there`,
       );
-    return messaging.inboxes.of(member);
+    // Its queues may have to be declared first, for longer than its lease.
+    return whileAlive(signs, id, () => messaging.inboxes.of(member));
   };
   const settled = async (request: RequestContext, settlement: Settlement) => {
     const { id = "", delivery = "" } = request.params;
