@@ -1,9 +1,9 @@
 /** A component's effective settings: layers merged, defaults filled in, checked, secrets resolved. Pure. */
 import { type FieldError, MusterError } from "../../config-db/errors.ts";
+import { childPointer, pointerKeys } from "../pointer.ts";
 import { canonicalJson, canonicalShared, etagOfCanonical } from "./etag.ts";
 import { explain, type Origin } from "./explain.ts";
 import { isObject, type Settings } from "./merge.ts";
-import { childPointer, pointerKeys } from "./pointer.ts";
 import type { ChainLink } from "./records.ts";
 import type { CompiledSchema } from "./schema.ts";
 import { secretKey } from "./settings-rules.ts";

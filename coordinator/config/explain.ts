@@ -1,6 +1,7 @@
 /** Which layer each value of merged settings came from. Pure. */
+
+import { childPointer } from "../pointer.ts";
 import { isObject, type LayerSettings } from "./merge.ts";
-import { childPointer } from "./pointer.ts";
 
 export interface Origin {
   layer: LayerSettings["layer"];

@@ -2,8 +2,8 @@
 import type { Ajv2020, ValidateFunction } from "ajv/dist/2020.js";
 import { type FieldError, MusterError } from "../../config-db/errors.ts";
 import { createAjv, fieldErrors } from "../../config-db/validate.ts";
+import { jsonErrors } from "../json-rules.ts";
 import { bounded } from "./bounded.ts";
-import { jsonErrors } from "./json-rules.ts";
 import { isObject, type Settings } from "./merge.ts";
 
 export const schemaLimits = {

@@ -2,7 +2,7 @@
 import { type FieldError, MusterError } from "../../config-db/errors.ts";
 import { limits } from "../../config-db/limits.ts";
 import { idPattern } from "../../config-db/names.ts";
-import { jsonErrors } from "./json-rules.ts";
+import { jsonErrors } from "../json-rules.ts";
 import { isObject } from "./merge.ts";
 
 /** `{"$secret": "name"}` stands for the secret of that name. */

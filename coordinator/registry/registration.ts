@@ -4,7 +4,7 @@ import { MusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument, Registration } from "../../config-db/generated/types.ts";
 import { limits } from "../../config-db/limits.ts";
 import { documentId } from "../../config-db/names.ts";
-import { jsonErrors } from "../config/json-rules.ts";
+import { jsonErrors } from "../json-rules.ts";
 
 export interface RegistrationContext {
   site: string;

@@ -9,7 +9,7 @@ import {
   mergePatch,
   type Settings,
 } from "../../coordinator/config/merge.ts";
-import { childPointer, pointerKeys } from "../../coordinator/config/pointer.ts";
+import { childPointer, pointerKeys } from "../../coordinator/pointer.ts";
 
 /** Few keys, so that layers meet. `__proto__` is among them: it must be a name like any other. */
 const key = fc.constantFrom("a", "b", "c/d", "e~f", "", "__proto__");

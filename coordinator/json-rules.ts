@@ -1,5 +1,5 @@
 /** A walk over JSON that came from outside, before anything recurses over it or stores it. */
-import type { FieldError } from "../../config-db/errors.ts";
+import type { FieldError } from "../config-db/errors.ts";
 import { childPointer } from "./pointer.ts";
 
 export interface JsonRules {
