@@ -85,8 +85,7 @@ const errorsMax = 20;
 
 /** What ajv found, as field errors that say what would be right. */
 export function fieldErrors(errors: ErrorObject[] | null | undefined): FieldError[] {
-  const told = (errors ?? []).filter((error) => !isBranchNoise(error));
-  return told.slice(0, errorsMax).map((error) => {
+  return (errors ?? []).slice(0, errorsMax).map((error) => {
     const field: FieldError = { pointer: error.instancePath, rule: error.keyword, message: describe(error) };
     if (isShort(error.data)) field.value = error.data;
     return field;
@@ -126,7 +125,10 @@ function isShort(value: unknown): boolean {
 /** @returns what is wrong with `input`; empty when it fits. */
 export function check(name: SchemaName, input: unknown): FieldError[] {
   const validate = validator(name);
-  return validate(input) ? [] : fieldErrors(validate.errors);
+  if (validate(input)) return [];
+  const errors = validate.errors ?? [];
+  const told = errors.filter((error) => !isBranchNoise(error));
+  return fieldErrors(told.length > 0 ? told : errors);
 }
 
 /**

@@ -162,6 +162,11 @@ describe("a compiled schema", () => {
     expect(two).to.deep.equal({ a: { n: 1 } });
   });
 
+  it("tells an error below a setting that is named like a keyword", () => {
+    const { check } = compileSchema({ properties: { oneOf: { type: "object", required: ["x"] } } });
+    expect(check({ oneOf: {} }).map(({ pointer, rule }) => [pointer, rule])).to.deep.equal([["/oneOf", "required"]]);
+  });
+
   it("is stopped when references double its work at each step", () => {
     const $defs: Record<string, unknown> = { a30: { type: "object" } };
     for (let n = 0; n < 30; n++)
