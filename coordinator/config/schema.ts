@@ -17,8 +17,15 @@ export const schemaLimits = {
 
 const dialect = "https://json-schema.org/draft/2020-12/schema";
 
-/** Without ajv's optimizer, which takes twice as long to compile as it ever saves here. */
-const ajvOptions = { useDefaults: true, validateSchema: false, logger: false, code: { optimize: false } } as const;
+const ajvOptions = {
+  useDefaults: true,
+  // Settings may be named like what every object inherits: `constructor`, `valueOf`.
+  ownProperties: true,
+  validateSchema: false,
+  logger: false,
+  // Without ajv's optimizer, which takes twice as long to compile as it ever saves here.
+  code: { optimize: false },
+} as const;
 
 export interface CompiledSchema {
   /** Fills the schema's defaults into `settings` itself. @returns what is wrong with them. */

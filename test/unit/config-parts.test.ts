@@ -167,6 +167,14 @@ describe("a compiled schema", () => {
     expect(check({ oneOf: {} }).map(({ pointer, rule }) => [pointer, rule])).to.deep.equal([["/oneOf", "required"]]);
   });
 
+  it("sees nothing of what every object inherits", () => {
+    const { check } = compileSchema({ properties: { constructor: { type: "string" } }, required: ["valueOf"] });
+    expect(check({ a: 1 }).map(({ rule, message }) => [rule, message])).to.deep.equal([
+      ["required", "must have required property 'valueOf'"],
+    ]);
+    expect(check({ valueOf: 1, constructor: 1 }).map(({ pointer }) => pointer)).to.deep.equal(["/constructor"]);
+  });
+
   it("is stopped when references double its work at each step", () => {
     const $defs: Record<string, unknown> = { a30: { type: "object" } };
     for (let n = 0; n < 30; n++)
