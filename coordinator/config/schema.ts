@@ -5,6 +5,7 @@ import { createAjv, fieldErrors } from "../../config-db/validate.ts";
 import { jsonErrors } from "../json-rules.ts";
 import { bounded } from "./bounded.ts";
 import { isObject, type Settings } from "./merge.ts";
+import { secretKey } from "./settings-rules.ts";
 
 export const schemaLimits = {
   /** Some 3,000 properties: they compile in a second. */
@@ -57,6 +58,8 @@ function keyError(key: string, value: unknown): string | undefined {
   if (refers && typeof value === "string" && !value.startsWith("#")) {
     return `must start with #: a schema refers only to itself, got "${value.slice(0, 200)}"`;
   }
+  // References are found in layers, before defaults are filled in: one in a default would be delivered as it is written.
+  if (key === secretKey) return "is not taken: only layers refer to secrets";
   if (key === "$async") return "is not taken: settings are checked at once";
   return undefined;
 }

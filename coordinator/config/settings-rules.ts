@@ -18,7 +18,8 @@ export interface RuleOptions {
  *
  * - at most `limits.bodyBytes` as JSON, nested at most `limits.settingsDepth` deep
  * - no key that starts with `_` at the top: CouchDB's own (`_id`, `_rev` …)
- * - none that starts with `$` anywhere but the whole object `{"$secret": "<name>"}`: kept for Muster's own references
+ * - none that starts with `$` anywhere but the whole object `{"$secret": "<name>"}` below the top: kept for Muster's own
+ *   references
  */
 export function settingsErrors(settings: unknown, { patch = false }: RuleOptions = {}): FieldError[] {
   if (!isObject(settings)) return [{ pointer: "", rule: "type", message: "must be a JSON object" }];
@@ -27,6 +28,7 @@ export function settingsErrors(settings: unknown, { patch = false }: RuleOptions
     bytesMax: limits.bodyBytes,
     keyError: (key, value, object, depth) => {
       if (depth === 1 && key.startsWith("_")) return "starts with _, which CouchDB keeps for its own fields at the top";
+      if (depth === 1 && key === secretKey) return "cannot stand for all settings: refer to a secret from one of them";
       return key.startsWith("$") ? referenceError(key, value, object, patch) : undefined;
     },
   });

@@ -113,6 +113,7 @@ describe("schemas of a type's settings", () => {
     ["has an unknown type", { type: "objekt" }, /\/type/],
     ["has a pattern that is none", { properties: { a: { pattern: "(" } } }, /Invalid regular expression|pattern/],
     ["refers elsewhere", { $ref: "https://example.org/x.json" }, /refers only to itself/],
+    ["refers to a secret", { properties: { a: { default: { $secret: "x" } } } }, /only layers refer to secrets/],
     ["refers to nothing", { $ref: "#/$defs/none" }, /resolve/],
     ["has another dialect", { $schema: "http://json-schema.org/draft-07/schema#" }, /2020-12/],
     ["nests too deep", JSON.parse(`${'{"not":'.repeat(70)}{}${"}".repeat(70)}`), /nested deeper/],

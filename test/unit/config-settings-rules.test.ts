@@ -32,6 +32,7 @@ describe("what settings may not contain", () => {
     ["a key with $ that means nothing", { a: { $where: "1" } }, "/a/$where", "key"],
     ["a secret with company", { a: { $secret: "x", b: 1 } }, "/a/$secret", "key"],
     ["a secret that is no name", { a: { $secret: 1 } }, "/a/$secret", "key"],
+    ["a secret in place of all settings", { $secret: "x" }, "/$secret", "key"],
     ["half of a surrogate pair", { a: ["\ud800"] }, "/a/0", "json"],
     ["half of a surrogate pair in a key", { a: { "\udc00": 1 } }, "/a/\ufffd", "key"],
     ["a number beyond a double", JSON.parse('{"a": 1e400}'), "/a", "json"],
@@ -50,6 +51,12 @@ describe("what settings may not contain", () => {
   it("lets a patch take a secret away", () => {
     expect(settingsErrors({ a: { $secret: null, b: 1 } }, { patch: true })).to.deep.equal([]);
     expect(settingsErrors({ a: { $secret: null, b: 1 } })).to.have.length(1);
+  });
+
+  it("refuses a secret that a patch takes away at the top, where none can stand", () => {
+    expect(settingsErrors({ $secret: null }, { patch: true }).map(({ pointer }) => pointer)).to.deep.equal([
+      "/$secret",
+    ]);
   });
 
   it("throws with pointers into the request", () => {
