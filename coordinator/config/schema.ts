@@ -14,6 +14,8 @@ export const schemaLimits = {
   /** Ordinary schemas compile in milliseconds and check in microseconds; what takes this long is refused. */
   compileMs: 3_000,
   checkMs: 1_000,
+  /** After one check took too long, for each further one in that turn of the event loop: enough for ordinary ones. */
+  checkAgainMs: 5,
 } as const;
 
 const dialect = "https://json-schema.org/draft/2020-12/schema";
@@ -87,12 +89,18 @@ export function compileSchema(schema: unknown): CompiledSchema {
 const costly = /"(pattern|patternProperties|format|\$ref|\$dynamicRef|uniqueItems)":/;
 
 function checker(validate: ValidateFunction, cheap: boolean): CompiledSchema["check"] {
+  // One write may concern a thousand components: each stopped only after `checkMs`, they would hold up everything else.
+  let limitMs: number = schemaLimits.checkMs;
   return (settings) => {
     if (cheap) return validate(settings) ? [] : fieldErrors(validate.errors);
     try {
-      const outcome = bounded(() => validate(settings), schemaLimits.checkMs);
+      const outcome = bounded(() => validate(settings), limitMs);
       if (outcome?.result === true) return [];
       if (outcome !== undefined) return fieldErrors(validate.errors);
+      limitMs = schemaLimits.checkAgainMs;
+      setImmediate(() => {
+        limitMs = schemaLimits.checkMs;
+      });
       return [tooCostly("checking settings against it", schemaLimits.checkMs)];
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;

@@ -1,11 +1,12 @@
 import { randomBytes } from "node:crypto";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { expect } from "chai";
 import fc from "fast-check";
 import jsonpatch from "fast-json-patch";
 import type { LayerName } from "../../config-db/names.ts";
 import { canonicalJson, canonicalShared, etagOf } from "../../coordinator/config/etag.ts";
 import { jsonPatch } from "../../coordinator/config/json-patch.ts";
-import { compileSchema } from "../../coordinator/config/schema.ts";
+import { compileSchema, schemaLimits } from "../../coordinator/config/schema.ts";
 import { open, seal, sealedDigest } from "../../coordinator/config/sealing.ts";
 import { isSelected } from "../../coordinator/config/selector.ts";
 import { judgeCandidate } from "../../coordinator/config/staging.ts";
@@ -182,4 +183,20 @@ describe("a compiled schema", () => {
     const { check } = compileSchema({ $defs, $ref: "#/$defs/a0" });
     expect(check({ a: 1 }).map((error) => error.rule)).to.deep.equal(["time"]);
   });
+
+  it("is not waited for again and again by what is checked at once, and is soon itself again", async () => {
+    const { check } = compileSchema({ properties: { a: { pattern: "^(a+)+$" }, b: { default: 1 } } });
+    const costly = { a: `${"a".repeat(40)}b` };
+    const rules = () => check({ ...costly }).map(({ rule }) => rule);
+    const startMs = performance.now();
+    for (let n = 0; n < 10; n++) expect(rules()).to.deep.equal(["time"]);
+    expect(performance.now() - startMs).to.be.lessThan(2 * schemaLimits.checkMs);
+    const cheap = { a: "aaa" };
+    expect(check(cheap)).to.deep.equal([]);
+    expect(cheap).to.deep.equal({ a: "aaa", b: 1 });
+    await nextTurn();
+    const againMs = performance.now();
+    expect(rules()).to.deep.equal(["time"]);
+    expect(performance.now() - againMs).to.be.at.least(schemaLimits.checkMs * 0.9);
+  }).timeout(10_000);
 });
