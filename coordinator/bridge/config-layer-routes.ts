@@ -214,7 +214,12 @@ function candidateRoutes(configuration: Configuration): Route[] {
       summary: "Make a staged change the layer, for all",
       body: "promotion-request",
       bodyOptional: true,
-      answers: { 200: layer200, 409: { description: "the layer was changed since" }, 422: refused422 },
+      answers: {
+        200: layer200,
+        409: { description: "the layer was changed since" },
+        412: { description: "another candidate stands there than If-Match names" },
+        422: refused422,
+      },
       handle: async (request) => {
         const stored = await candidates.promote(layerOf(request), writeContext(request));
         return layerAnswer(configuration, 200, stored);

@@ -3,7 +3,7 @@ import { MusterError } from "../../config-db/errors.ts";
 import type { CandidateDocument, CandidateWrite } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
 import { sameJson } from "./etag.ts";
-import { exactly, guardedWrite } from "./guarded-write.ts";
+import { exactly, guardedWrite, preconditionFailed } from "./guarded-write.ts";
 import { refuseErrors } from "./judgement.ts";
 import type { LayerWrites, WriteContext, WritesOptions } from "./layer-writes.ts";
 import type { StoredCandidate, StoredLayer } from "./records.ts";
@@ -41,12 +41,15 @@ export class CandidateWrites {
 
   /**
    * Makes a staged candidate the layer, for all. What ran before and died in between is finished.
-   * @throws MusterError `not-found`; `conflict` when the layer was changed after the candidate was staged; `refused` when
+   * @throws MusterError `precondition-failed` when the candidate is not the one expected; `not-found`; `conflict` when the layer was changed after the candidate was staged; `refused` when
    * a component that had not been selected would be broken.
    */
-  async promote(layer: LayerName, { author, note }: WriteContext): Promise<StoredLayer> {
+  async promote(layer: LayerName, { author, note, expected }: WriteContext): Promise<StoredLayer> {
     const { records } = this.#options;
     const candidate = records.candidate(layer);
+    if (expected !== undefined && !expected.matches(candidate?._rev)) {
+      throw preconditionFailed(documentId.candidate(layer), candidate?._rev);
+    }
     if (candidate?.state !== "staged") {
       throw new MusterError(
         "not-found",

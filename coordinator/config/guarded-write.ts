@@ -88,7 +88,8 @@ function newestOf(leaves: Stored<Document>[]): Stored<Document> | undefined {
   return leaves.toSorted((a, b) => Number.parseInt(b._rev, 10) - Number.parseInt(a._rev, 10))[0];
 }
 
-function preconditionFailed(id: string, rev: string | undefined): MusterError {
+/** What a write is refused with where another revision, or none, stands than its caller names. */
+export function preconditionFailed(id: string, rev: string | undefined): MusterError {
   const stands = rev === undefined ? "nothing stands there" : `revision "${rev}" stands there`;
   return new MusterError("precondition-failed", `${id}: ${stands}; GET it and write on what you find`);
 }

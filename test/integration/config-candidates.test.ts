@@ -81,6 +81,18 @@ describe("staged changes", () => {
     expect((await here.call("POST", `${candidate(layer)}/promote`)).status).to.equal(404);
   });
 
+  it("are promoted only as who asks has seen them", async () => {
+    const { layer } = await fleet(1);
+    const seen = await stage(layer, { settings: { n: 3 }, selector: { percent: 100 } });
+    const now = await stage(layer, { settings: { n: 4 }, selector: { percent: 100 } });
+    const promote = (of: typeof seen) =>
+      here.call("POST", `${candidate(layer)}/promote`, undefined, { "if-match": of.headers.get("etag") ?? "" });
+    const refused = await promote(seen);
+    expect([refused.status, refused.body.code]).to.deep.equal([412, "precondition-failed"]);
+    expect((await here.call("GET", `/v1/config/layers/${layer}`)).body.settings.n).to.equal(1);
+    expect((await promote(now)).body.settings).to.deep.equal({ n: 4 });
+  });
+
   it("are gone for all by a DELETE", async () => {
     const { layer, ids } = await fleet(2);
     await stage(layer, { settings: { n: 3 }, selector: { percent: 100 } });
