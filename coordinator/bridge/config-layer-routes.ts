@@ -8,6 +8,7 @@ import type { Expected } from "../config/guarded-write.ts";
 import { historyPage } from "../config/history-pages.ts";
 import type { WriteContext } from "../config/layer-writes.ts";
 import type { StoredCandidate, StoredLayer } from "../config/records.ts";
+import { Idempotency } from "../messaging/idempotency.ts";
 import type { JsonAnswer, QueryParameter, RequestContext, Route } from "./route.ts";
 import { namesEtag } from "./watch.ts";
 
@@ -16,6 +17,9 @@ const object = { type: "object" };
 const layer200 = { description: "the layer; its revision is the ETag", schema: object };
 const stale412 = { description: "another revision stands there than If-Match names" };
 const refused422 = { description: "it would make components' settings invalid: which, where and why" };
+const refusedPost422 = {
+  description: `${refused422.description}; or the Idempotency-Key came with another request before`,
+};
 
 const pageParameters: Record<"limit" | "cursor", QueryParameter> = {
   limit: {
@@ -26,11 +30,12 @@ const pageParameters: Record<"limit" | "cursor", QueryParameter> = {
 };
 
 export function layerRoutes(configuration: Configuration): Route[] {
+  const once = onceByKey();
   return [
     ...settingsRoutes(configuration),
-    ...historyRoutes(configuration),
+    ...historyRoutes(configuration, once),
     ...contentRoutes(configuration),
-    ...candidateRoutes(configuration),
+    ...candidateRoutes(configuration, once),
   ];
 }
 
@@ -93,7 +98,7 @@ function settingsRoutes(configuration: Configuration): Route[] {
   ];
 }
 
-function historyRoutes(configuration: Configuration): Route[] {
+function historyRoutes(configuration: Configuration, once: Once): Route[] {
   return [
     {
       method: "get",
@@ -111,12 +116,13 @@ function historyRoutes(configuration: Configuration): Route[] {
       path: `${layerPath}/rollback`,
       summary: "Write what an earlier version was as a new version",
       body: "rollback-request",
-      answers: { 200: layer200, 412: stale412, 422: refused422 },
-      handle: async (request) => {
-        const { version, rev } = request.body as RollbackRequest;
-        const stored = await configuration.layers.rollback(layerOf(request), { version, rev }, writeContext(request));
-        return layerAnswer(configuration, 200, stored);
-      },
+      answers: { 200: layer200, 412: stale412, 422: refusedPost422 },
+      handle: (request) =>
+        once(request, "rollback", async () => {
+          const { version, rev } = request.body as RollbackRequest;
+          const stored = await configuration.layers.rollback(layerOf(request), { version, rev }, writeContext(request));
+          return layerAnswer(configuration, 200, stored);
+        }),
     },
   ];
 }
@@ -169,7 +175,7 @@ function contentRoutes(configuration: Configuration): Route[] {
   ];
 }
 
-function candidateRoutes(configuration: Configuration): Route[] {
+function candidateRoutes(configuration: Configuration, once: Once): Route[] {
   const path = `${layerPath}/candidate`;
   const { candidates, records } = configuration;
   const candidate200 = { description: "the candidate, and what its components made of it", schema: object };
@@ -218,14 +224,27 @@ function candidateRoutes(configuration: Configuration): Route[] {
         200: layer200,
         409: { description: "the layer was changed since" },
         412: { description: "another candidate stands there than If-Match names" },
-        422: refused422,
+        422: refusedPost422,
       },
-      handle: async (request) => {
-        const stored = await candidates.promote(layerOf(request), writeContext(request));
-        return layerAnswer(configuration, 200, stored);
-      },
+      handle: (request) =>
+        once(request, "promote", async () => {
+          const stored = await candidates.promote(layerOf(request), writeContext(request));
+          return layerAnswer(configuration, 200, stored);
+        }),
     },
   ];
+}
+
+type Once = (request: RequestContext, route: string, write: () => Promise<JsonAnswer>) => Promise<JsonAnswer>;
+
+/** A POST that comes again under its `Idempotency-Key` is answered as it was before, and writes nothing. */
+function onceByKey(): Once {
+  const idempotency = new Idempotency();
+  return (request, route, write) => {
+    const key = request.header("idempotency-key");
+    const input = { route, layer: layerOf(request), body: request.body, ifMatch: request.header("if-match") };
+    return idempotency.once({ scope: request.author, key, input }, write);
+  };
 }
 
 function listLayers({ records }: Configuration, query: RequestContext["query"]) {

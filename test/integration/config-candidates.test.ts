@@ -93,6 +93,21 @@ describe("staged changes", () => {
     expect((await promote(now)).body.settings).to.deep.equal({ n: 4 });
   });
 
+  it("are promoted once for one Idempotency-Key, which no other request may have", async () => {
+    const { layer } = await fleet(1);
+    await stage(layer, { settings: { n: 3 }, selector: { percent: 100 } });
+    const key = { "idempotency-key": fresh("key") };
+    const promote = () => here.call("POST", `${candidate(layer)}/promote`, undefined, key);
+    const [one, two] = await Promise.all([promote(), promote()]);
+    expect([one.status, one.body.version]).to.deep.equal([200, 2]);
+    for (const again of [two, await promote()]) {
+      expect([again.status, again.headers.get("etag")]).to.deep.equal([200, one.headers.get("etag")]);
+      expect(again.body).to.deep.equal(one.body);
+    }
+    const other = await here.call("POST", `/v1/config/layers/${layer}/rollback`, { version: 1 }, key);
+    expect([other.status, other.body.code]).to.deep.equal([422, "refused"]);
+  });
+
   it("are gone for all by a DELETE", async () => {
     const { layer, ids } = await fleet(2);
     await stage(layer, { settings: { n: 3 }, selector: { percent: 100 } });

@@ -95,6 +95,18 @@ describe("the history of a layer", () => {
     );
   }).timeout(20_000);
 
+  it("rolls back once for one Idempotency-Key", async () => {
+    const layer = `type:${fresh("once")}`;
+    for (const n of [1, 2]) await here.call("PUT", `/v1/config/layers/${layer}`, { settings: { n } });
+    const key = { "idempotency-key": fresh("key") };
+    const rollback = (version: number) => here.call("POST", `/v1/config/layers/${layer}/rollback`, { version }, key);
+    const first = await rollback(1);
+    expect([first.status, first.body.version]).to.deep.equal([200, 3]);
+    expect((await rollback(1)).body).to.deep.equal(first.body);
+    expect((await here.call("GET", `/v1/config/layers/${layer}`)).body.version).to.equal(3);
+    expect((await rollback(2)).status).to.equal(422);
+  });
+
   it("gives the same effective etag whatever the order in which layers are written", async () => {
     await fc.assert(
       fc.asyncProperty(fc.shuffledSubarray([0, 1, 2], { minLength: 3 }), async (order) => {
