@@ -96,6 +96,10 @@ export function parseBody(route: Route, contentType: string | undefined, bytes: 
       `send Content-Type: application/json, got ${contentType ?? "none"}`,
     );
   }
+  const charset = /;\s*charset\s*=\s*"?([^";\s]*)/i.exec(contentType)?.[1];
+  if (charset !== undefined && !/^utf-?8$/i.test(charset)) {
+    throw new MusterError("unsupported-media-type", `send JSON as UTF-8, got charset ${charset.slice(0, 100)}`);
+  }
   return parse(route.body as SchemaName, parseJson(bytes));
 }
 

@@ -169,6 +169,13 @@ describe("the bridge", () => {
       "unsupported-media-type",
       /text\/plain/,
     ],
+    [
+      "another charset than UTF-8",
+      () => put("/v1/components/a", '{"type":"a"}', { "content-type": "application/json; charset=latin1" }),
+      415,
+      "unsupported-media-type",
+      /UTF-8, got charset latin1/,
+    ],
     ["2 MiB", () => put("/v1/components/a", "x".repeat(2 ** 21)), 413, "too-large", /1114112/],
     [
       "2 MiB that zip to little",
@@ -225,6 +232,15 @@ describe("the bridge", () => {
       expect(told.detail).to.match(detail);
     });
   }
+
+  it("takes UTF-8 however it is written", async () => {
+    for (const charset of ["utf-8", "UTF-8", '"Utf-8"']) {
+      const answer = await put("/v1/components/a", '{"type":"a"}', {
+        "content-type": `application/json; charset=${charset}`,
+      });
+      expect(answer.ok, charset).to.equal(true);
+    }
+  });
 
   it("keeps its own faults to itself", async () => {
     const { status, detail } = await problem(fetch(`${url}/v1/fault`, { method: "DELETE" }));
