@@ -83,7 +83,10 @@ function statusRoutes(configuration: Configuration): Route[] {
       body: "config-status-report",
       answers: { 204: { description: "noted" } },
       handle: async ({ params, body }) => {
-        await configuration.report(params.id as string, body as ConfigStatusReport);
+        const report = body as ConfigStatusReport;
+        // As the ETag header has it is right too: a report on `"x"` would count as pending for ever.
+        const etag = report.etag.replace(/^(?:W\/)?"(.+)"$/, "$1");
+        await configuration.report(params.id as string, { ...report, etag });
         return { status: 204 };
       },
     },

@@ -54,6 +54,17 @@ describe("the status of configuration", () => {
     expect((await status(type)).body).to.deep.include({ applied: 0, rejected: 0, pending: 3 });
   });
 
+  it("takes the etag as the header has it, too", async () => {
+    const [type, id] = [fresh("type"), fresh("c")];
+    await here.register(id, { type });
+    for (const [n, prefix] of ["", "W/"].entries()) {
+      await put(`type:${type}`, { n });
+      const etag = `${prefix}"${await wanted(id)}"`;
+      expect((await report(id, { etag, status: "applied" })).status).to.equal(204);
+      await eventually(async () => expect((await status(type)).body.applied).to.equal(1));
+    }
+  });
+
   it("waits for a change", async () => {
     const [type, id] = [fresh("type"), fresh("c")];
     await here.register(id, { type });
