@@ -4,6 +4,7 @@ import type { CandidateWrite, LayerWrite, RollbackRequest } from "../../config-d
 import { limits } from "../../config-db/limits.ts";
 import { documentId, type LayerName, parseLayerName } from "../../config-db/names.ts";
 import type { Configuration } from "../config/configuration.ts";
+import { etagOfCanonical } from "../config/etag.ts";
 import type { Expected } from "../config/guarded-write.ts";
 import { historyPage } from "../config/history-pages.ts";
 import type { WriteContext } from "../config/layer-writes.ts";
@@ -15,6 +16,7 @@ import { namesEtag } from "./watch.ts";
 const layerPath = "/v1/config/layers/{layer}";
 const object = { type: "object" };
 const layer200 = { description: "the layer; its revision is the ETag", schema: object };
+export const unchanged304 = { description: "unchanged" };
 const stale412 = { description: "another revision stands there than If-Match names" };
 const refused422 = { description: "it would make components' settings invalid: which, where and why" };
 const refusedPost422 = {
@@ -48,14 +50,14 @@ function settingsRoutes(configuration: Configuration): Route[] {
       path: "/v1/config/layers",
       summary: "The layers there are, by name",
       query: pageParameters,
-      answers: { 200: { description: "`layers`, without their settings", schema: object } },
-      handle: ({ query }) => ({ status: 200, body: listLayers(configuration, query) }),
+      answers: { 200: { description: "`layers`, without their settings", schema: object }, 304: unchanged304 },
+      handle: (request) => hashedAnswer(request, listLayers(configuration, request.query)),
     },
     {
       method: "get",
       path: layerPath,
       summary: "A layer's own settings",
-      answers: { 200: layer200, 304: { description: "unchanged" } },
+      answers: { 200: layer200, 304: unchanged304 },
       handle: (request) => {
         const layer = layerOf(request);
         const stored = records.layer(layer);
@@ -105,10 +107,13 @@ function historyRoutes(configuration: Configuration, once: Once): Route[] {
       path: `${layerPath}/history`,
       summary: "What a layer was, the newest version first, with what each changed",
       query: pageParameters,
-      answers: { 200: { description: "`versions`, and a `cursor` where there are more", schema: object } },
+      answers: {
+        200: { description: "`versions`, and a `cursor` where there are more", schema: object },
+        304: unchanged304,
+      },
       handle: async (request) => {
         const { limit = limits.page.default, cursor } = request.query as { limit?: number; cursor?: string };
-        return { status: 200, body: await historyPage(configuration.history, layerOf(request), { limit, cursor }) };
+        return hashedAnswer(request, await historyPage(configuration.history, layerOf(request), { limit, cursor }));
       },
     },
     {
@@ -135,7 +140,7 @@ function contentRoutes(configuration: Configuration): Route[] {
       method: "get",
       path,
       summary: "A file beside a layer's settings: its own bytes and media type",
-      answers: { 200: { description: "the bytes; their hash is the ETag" }, 304: { description: "unchanged" } },
+      answers: { 200: { description: "the bytes; their hash is the ETag" }, 304: unchanged304 },
       handle: async (request) => {
         const { contentType, sha256, bytes } = await content.read(layerOf(request), request.params.file as string);
         // Anyone who may write it chose the media type: a browser must not run it as a page of this origin.
@@ -184,7 +189,7 @@ function candidateRoutes(configuration: Configuration, once: Once): Route[] {
       method: "get",
       path,
       summary: "A layer's staged change: who has it, who applied or rejected it",
-      answers: { 200: candidate200, 304: { description: "unchanged" } },
+      answers: { 200: candidate200 },
       handle: (request) => {
         const layer = layerOf(request);
         const stored = records.candidate(layer);
@@ -279,6 +284,13 @@ export function unlessKnown(request: RequestContext, answer: JsonAnswer): JsonAn
   const known = request.header("if-none-match");
   const etag = answer.headers?.etag ?? "";
   return known !== undefined && namesEtag(known, etag.slice(1, -1)) ? { status: 304, headers: { etag } } : answer;
+}
+
+/** What has no revision of its own: a hash of what it says is the ETag. */
+export function hashedAnswer(request: RequestContext, body: unknown): JsonAnswer {
+  // Not of the canonical form, which faults may not have: they tell of what came in broken.
+  const etag = etagOfCanonical(JSON.stringify(body));
+  return unlessKnown(request, { status: 200, headers: { etag: `"${etag}"` }, body });
 }
 
 function layerAnswer({ records }: Configuration, status: number, stored: StoredLayer): JsonAnswer {

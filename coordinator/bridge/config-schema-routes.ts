@@ -3,7 +3,7 @@ import { MusterError } from "../../config-db/errors.ts";
 import type { SecretWrite, ValidateRequest } from "../../config-db/generated/types.ts";
 import type { Configuration } from "../config/configuration.ts";
 import type { StoredSchema } from "../config/records.ts";
-import { unlessKnown, writeContext } from "./config-layer-routes.ts";
+import { hashedAnswer, unchanged304, unlessKnown, writeContext } from "./config-layer-routes.ts";
 import type { JsonAnswer, Route } from "./route.ts";
 
 const object = { type: "object" };
@@ -18,8 +18,11 @@ export function schemaRoutes(configuration: Configuration): Route[] {
       method: "get",
       path: "/v1/config/schemas",
       summary: "The types that have a schema",
-      answers: { 200: { description: "`schemas`, without the schemas themselves", schema: object } },
-      handle: () => {
+      answers: {
+        200: { description: "`schemas`, without the schemas themselves", schema: object },
+        304: unchanged304,
+      },
+      handle: (request) => {
         const live = [...records.schemas.keys()].sort().flatMap((type) => records.schema(type) ?? []);
         const told = live.map(({ type, version, changedAt, changedBy, site }) => ({
           type,
@@ -28,14 +31,14 @@ export function schemaRoutes(configuration: Configuration): Route[] {
           changedBy,
           site,
         }));
-        return { status: 200, body: { schemas: told } };
+        return hashedAnswer(request, { schemas: told });
       },
     },
     {
       method: "get",
       path,
       summary: "The JSON Schema (2020-12) of a type's effective settings",
-      answers: { 200: schema200, 304: { description: "unchanged" } },
+      answers: { 200: schema200, 304: unchanged304 },
       handle: (request) => {
         const type = request.params.type as string;
         const stored = records.schema(type);
@@ -82,8 +85,8 @@ export function schemaRoutes(configuration: Configuration): Route[] {
       method: "get",
       path: "/v1/config/faults",
       summary: "What came in broken and is held out of force, and components whose settings are not valid",
-      answers: { 200: { description: "`faults`", schema: object } },
-      handle: () => ({ status: 200, body: { faults: configuration.faults() } }),
+      answers: { 200: { description: "`faults`", schema: object }, 304: unchanged304 },
+      handle: (request) => hashedAnswer(request, { faults: configuration.faults() }),
     },
   ];
 }
@@ -95,19 +98,19 @@ export function secretRoutes({ secrets }: Configuration): Route[] {
       method: "get",
       path: "/v1/config/secrets",
       summary: "The secrets there are: names, versions and times, never values",
-      answers: { 200: { description: "`secrets`", schema: object } },
-      handle: () => ({ status: 200, body: { secrets: secrets.list() } }),
+      answers: { 200: { description: "`secrets`", schema: object }, 304: unchanged304 },
+      handle: (request) => hashedAnswer(request, { secrets: secrets.list() }),
     },
     {
       method: "get",
       path,
       summary: "One secret: its version and time, never its value",
-      answers: { 200: { description: "the secret", schema: object } },
-      handle: ({ params }) => {
-        const found = secrets.list().find(({ name }) => name === params.name);
-        if (found === undefined)
-          throw new MusterError("not-found", `there is no secret "${params.name?.slice(0, 100)}"`);
-        return { status: 200, body: found };
+      answers: { 200: { description: "the secret", schema: object }, 304: unchanged304 },
+      handle: (request) => {
+        const wanted = request.params.name;
+        const found = secrets.list().find(({ name }) => name === wanted);
+        if (found === undefined) throw new MusterError("not-found", `there is no secret "${wanted?.slice(0, 100)}"`);
+        return hashedAnswer(request, found);
       },
     },
     {

@@ -108,6 +108,15 @@ describe("staged changes", () => {
     expect([other.status, other.body.code]).to.deep.equal([422, "refused"]);
   });
 
+  it("are read whole each time: what components made of them changes without their revision", async () => {
+    const { layer } = await fleet(1);
+    const staged = await stage(layer, { settings: { n: 3 }, selector: { percent: 100 } });
+    const known = { "if-none-match": staged.headers.get("etag") ?? "" };
+    expect((await here.call("GET", candidate(layer), undefined, known)).status).to.equal(200);
+    const { paths } = (await here.call("GET", "/openapi.json")).body;
+    expect(paths["/v1/config/layers/{layer}/candidate"].get.responses).to.not.have.property("304");
+  });
+
   it("are gone for all by a DELETE", async () => {
     const { layer, ids } = await fleet(2);
     await stage(layer, { settings: { n: 3 }, selector: { percent: 100 } });

@@ -109,6 +109,26 @@ describe("schemas of a type's settings", () => {
     expect((await put(`type:${type}`, { intervalMs: 50 })).status).to.equal(200);
   });
 
+  it("stand in lists that, as the others, come with an ETag and not again to who has them", async () => {
+    const { type } = await typed();
+    const lists = ["layers", `layers/type:${type}/history`, "schemas"].map((list) => `/v1/config/${list}`);
+    const known = await Promise.all(
+      [...lists, "/v1/config/secrets", "/v1/config/faults"].map(async (path) => {
+        const etag = (await here.call("GET", path)).headers.get("etag") ?? "";
+        expect(etag, path).to.match(/^"[\w-]{22}"$/);
+        return { path, headers: { "if-none-match": etag } };
+      }),
+    );
+    for (const { path, headers } of known) {
+      expect((await here.call("GET", path, undefined, headers)).status, path).to.equal(304);
+    }
+    await put(`type:${type}`, { intervalMs: 200 });
+    await putSchema(type, { ...schema, description: "another" });
+    for (const { path, headers } of known.slice(0, lists.length)) {
+      expect((await here.call("GET", path, undefined, headers)).status, path).to.equal(200);
+    }
+  });
+
   const hostile: [string, unknown, RegExp][] = [
     ["has an unknown type", { type: "objekt" }, /\/type/],
     ["has a pattern that is none", { properties: { a: { pattern: "(" } } }, /Invalid regular expression|pattern/],
