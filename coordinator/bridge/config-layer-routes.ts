@@ -4,7 +4,7 @@ import type { CandidateWrite, LayerWrite, RollbackRequest } from "../../config-d
 import { limits } from "../../config-db/limits.ts";
 import { documentId, type LayerName, parseLayerName } from "../../config-db/names.ts";
 import type { Configuration } from "../config/configuration.ts";
-import { etagOfCanonical } from "../config/etag.ts";
+import { etagOf, etagOfCanonical } from "../config/etag.ts";
 import type { Expected } from "../config/guarded-write.ts";
 import { historyPage } from "../config/history-pages.ts";
 import type { WriteContext } from "../config/layer-writes.ts";
@@ -140,12 +140,12 @@ function contentRoutes(configuration: Configuration): Route[] {
       method: "get",
       path,
       summary: "A file beside a layer's settings: its own bytes and media type",
-      answers: { 200: { description: "the bytes; their hash is the ETag" }, 304: unchanged304 },
+      answers: { 200: { description: "the bytes; the ETag is a hash of them and the media type" }, 304: unchanged304 },
       handle: async (request) => {
         const { contentType, sha256, bytes } = await content.read(layerOf(request), request.params.file as string);
         // Anyone who may write it chose the media type: a browser must not run it as a page of this origin.
         const headers = {
-          etag: `"${sha256}"`,
+          etag: `"${etagOf([sha256, contentType])}"`,
           "content-type": contentType,
           "x-content-type-options": "nosniff",
           "content-security-policy": "sandbox",
@@ -158,7 +158,12 @@ function contentRoutes(configuration: Configuration): Route[] {
       path,
       summary: "Add or replace a file: a new version of the layer",
       body: "bytes",
-      answers: { 200: layer200, 201: layer200, 412: stale412 },
+      answers: {
+        200: layer200,
+        201: layer200,
+        412: stale412,
+        422: { description: "the layer has as many files as it may have" },
+      },
       handle: async (request) => {
         const contentType = request.header("content-type") ?? "application/octet-stream";
         const file = { contentType, bytes: request.body as Buffer };

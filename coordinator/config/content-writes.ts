@@ -35,7 +35,7 @@ export class ContentWrites {
 
   /**
    * Adds or replaces a file: a new version of the layer, which it makes where there is none.
-   * @throws MusterError `invalid-request` for a bad name or media type, `too-many`, `too-large`, else as a layer's write
+   * @throws MusterError `invalid-request` for a bad name or media type, `too-large`, `refused` for one file too many, else as a layer's write
    */
   async put(
     layer: LayerName,
@@ -61,8 +61,8 @@ export class ContentWrites {
         const content = { ...stored?.content, [file]: about };
         if (Object.keys(content).length > filesMax) {
           throw new MusterError(
-            "too-many",
-            `layer ${layer} has ${filesMax} files, the most there may be; DELETE one first`,
+            "refused",
+            `"${file}" would be one file too many: layer ${layer} has ${filesMax}, the most there may be; DELETE one first`,
           );
         }
         return { settings: stored?.settings ?? {}, content };

@@ -233,6 +233,26 @@ describe("the history of a layer", () => {
       ]);
     });
 
+    it("is another when the same bytes have another media type", async () => {
+      const layer = `type:${fresh("content")}`;
+      const write = (type: string) => here.call("PUT", file(layer, "a"), bytes, { "content-type": type });
+      await write("text/plain");
+      const known = { "if-none-match": (await here.call("GET", file(layer, "a"))).headers.get("etag") ?? "" };
+      await write("image/png");
+      const read = await here.call("GET", file(layer, "a"), undefined, known);
+      expect([read.status, read.headers.get("content-type")]).to.deep.equal([200, "image/png"]);
+    });
+
+    it("refuses a 65th file, which no waiting makes room for", async () => {
+      const layer = `type:${fresh("content")}`;
+      const write = (n: number) => here.call("PUT", file(layer, `f${n}`), bytes, { "content-type": "text/plain" });
+      for (let n = 1; n <= 64; n++) expect((await write(n)).status).to.be.oneOf([200, 201]);
+      const { status, body } = await write(65);
+      expect([status, body.code]).to.deep.equal([422, "refused"]);
+      expect(body.detail).to.match(/"f65" would be one file too many: .* has 64/);
+      expect((await write(64)).status).to.equal(200);
+    });
+
     it("survives a write of settings, goes with a DELETE, and comes back by a rollback", async () => {
       const layer = `type:${fresh("content")}`;
       await here.call("PUT", file(layer, "b.bin"), bytes, { "content-type": "image/png" });
