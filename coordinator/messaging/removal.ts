@@ -59,23 +59,31 @@ async function exists(broker: Broker, queue: string): Promise<boolean> {
   }
 }
 
-/** Gives `take` every message of a queue, acking each that it took. Ends when the queue is empty. */
+/**
+ * Gives `take` every message of a queue, acking each that it took. Ends when the queue is empty.
+ * @throws what `take` first threw: what was not taken is still in the queue, which must not be deleted.
+ */
 async function drain(
   channel: ConfirmChannel,
   queue: string,
   take: (message: ConsumeMessage) => Promise<void>,
 ): Promise<void> {
   const taking = new Set<Promise<void>>();
+  const failures: unknown[] = [];
   const tag = await consume(channel, queue, { prefetch }, (message) => {
-    const taken = take(message).then(() => channel.ack(message));
+    const taken = take(message)
+      .then(() => channel.ack(message))
+      .catch((error: unknown) => void failures.push(error))
+      .finally(() => taking.delete(taken));
     taking.add(taken);
-    taken.finally(() => taking.delete(taken)).catch(() => undefined);
   });
   for (;;) {
     const { messageCount } = await channel.checkQueue(queue);
     await Promise.all(taking);
+    if (failures.length > 0) throw failures[0];
     if (messageCount === 0 && taking.size === 0) break;
   }
   await channel.cancel(tag);
   await Promise.all(taking);
+  if (failures.length > 0) throw failures[0];
 }
