@@ -15,7 +15,7 @@ export const schemaLimits = {
   compileMs: 3_000,
   checkMs: 1_000,
   /** After one check took too long, for each further one in that turn of the event loop: enough for ordinary ones. */
-  checkAgainMs: 5,
+  checkAgainMs: 10,
 } as const;
 
 const dialect = "https://json-schema.org/draft/2020-12/schema";

@@ -191,10 +191,10 @@ describe("a compiled schema", () => {
     const startMs = performance.now();
     for (let n = 0; n < 10; n++) expect(rules()).to.deep.equal(["time"]);
     expect(performance.now() - startMs).to.be.lessThan(2 * schemaLimits.checkMs);
+    await nextTurn();
     const cheap = { a: "aaa" };
     expect(check(cheap)).to.deep.equal([]);
     expect(cheap).to.deep.equal({ a: "aaa", b: 1 });
-    await nextTurn();
     const againMs = performance.now();
     expect(rules()).to.deep.equal(["time"]);
     expect(performance.now() - againMs).to.be.at.least(schemaLimits.checkMs * 0.9);
