@@ -2,9 +2,11 @@ import { randomUUID } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { inspect } from "node:util";
 import { expect } from "chai";
 import { type Component, type ConnectOptions, connect, Payload } from "../../clients/typescript/src/index.ts";
 import { eventually } from "../support/eventually.ts";
+import { expectError } from "../support/expect-error.ts";
 import { FakeCoordinator, type FakeRequest, problem } from "../support/fake-coordinator.ts";
 
 describe("the client over HTTP", () => {
@@ -207,6 +209,31 @@ describe("the client over HTTP", () => {
         .catch((thrown: unknown) => thrown);
       expect(error).to.include({ code: "too-large" });
       expect(posted("/commands")).to.deep.equal([]);
+    });
+
+    it("refuses what is no target, and a name that is none, before sending anything", async () => {
+      const component = await join1();
+      const wrong: unknown[] = [{}, { all: false }, { typ: "x" }, { component: "two", type: "x" }, { component: 5 }];
+      wrong.push({ component: "Two" }, { any: undefined }, null, undefined, "two");
+      const isRefused = async (sent: Promise<unknown>, got: unknown) => {
+        const { message } = await expectError(() => sent, "invalid-request");
+        expect(message).to.contain(`got ${inspect(got)}`);
+      };
+      for (const to of wrong as never[]) {
+        await isRefused(component.command(to, "set"), to);
+        await isRefused(component.broadcast(to, "set"), to);
+        await isRefused(component.request(to, "ask"), to);
+        await isRefused(component.gather(to, "ask"), to);
+      }
+      for (const to of [{ component: "two" }, { any: "worker" }] as never[]) {
+        await isRefused(component.broadcast(to, "set"), to);
+        await isRefused(component.gather(to, "ask"), to);
+      }
+      for (const to of [{ type: "worker" }, { all: true }] as never[])
+        await isRefused(component.request(to, "ask"), to);
+      await isRefused(component.command({ component: "two" }, undefined as never), undefined);
+      await isRefused(component.event(undefined as never), undefined);
+      expect([...posted("/commands"), ...posted("/requests"), ...posted("/events")]).to.deep.equal([]);
     });
 
     it("resolves a request with its reply, or with what the bridge says", async () => {

@@ -12,7 +12,7 @@ import { type AmqpAddress, type MemberState, Membership } from "./membership.ts"
 import type { Outgoing } from "./message.ts";
 import { Messenger, type Way } from "./messenger.ts";
 import type { ResolvedOptions } from "./options.ts";
-import { makeOutgoing, type RequestOptions, type SendOptions, timeoutOf } from "./outgoing.ts";
+import { makeOutgoing, type RequestOptions, type SendMethod, type SendOptions, timeoutOf } from "./outgoing.ts";
 import type { PickStrategy } from "./picking.ts";
 import { type Event, followSubscription } from "./subscription.ts";
 import { type Sent, TrackedCommand } from "./tracked-command.ts";
@@ -153,8 +153,7 @@ export class Component<S extends object = Settings> {
     body?: unknown,
     options: SendOptions & { tracked?: boolean } = {},
   ): Promise<Sent> {
-    const kind = "component" in to || "any" in to ? "command" : "broadcast";
-    const outgoing = this.#outgoing(kind, to, name, body, options);
+    const outgoing = this.#outgoing("command", to, name, body, options);
     if (options.tracked === true) outgoing.tracked = true;
     await this.#messenger.send(outgoing, options.sendTimeoutMs ?? sendTimeoutDefaultMs);
     return options.tracked === true ? new TrackedCommand(this.#bridge, outgoing.id) : { id: outgoing.id };
@@ -201,7 +200,7 @@ export class Component<S extends object = Settings> {
     body?: unknown,
     options: RequestOptions = {},
   ): Promise<Gathered> {
-    const outgoing = this.#outgoing("request", to, name, body, options);
+    const outgoing = this.#outgoing("gather", to, name, body, options);
     return await gather(this.#bridge, this.id, outgoing, timeoutOf(options), this.#ending.signal);
   }
 
@@ -293,14 +292,8 @@ export class Component<S extends object = Settings> {
     this.#membership.check();
   }
 
-  #outgoing(
-    kind: Outgoing["kind"],
-    to: Target | undefined,
-    name: string,
-    body: unknown,
-    options: SendOptions,
-  ): Outgoing {
+  #outgoing(method: SendMethod, to: Target | undefined, name: string, body: unknown, options: SendOptions): Outgoing {
     if (this.#closing !== undefined) throw new MusterError("unreachable", "the component is closed");
-    return makeOutgoing(kind, to, name, body, options);
+    return makeOutgoing(method, to, name, body, options);
   }
 }

@@ -1,4 +1,5 @@
 /** What the client sends and receives, whatever carries it. */
+import { inspect } from "node:util";
 import { MusterError } from "../../../config-db/errors.ts";
 import type { Target } from "../../../config-db/generated/types.ts";
 import { limits } from "../../../config-db/limits.ts";
@@ -98,10 +99,10 @@ export function decodeBody(contentType: string, content: Buffer): unknown {
 }
 
 /** @throws MusterError `invalid-request`. */
-export function checkName(name: string): void {
-  if (namePattern.test(name)) return;
+export function checkName(name: unknown): void {
+  if (typeof name === "string" && namePattern.test(name)) return;
   throw new MusterError(
     "invalid-request",
-    `a message's name must match ${namePattern.source}, got ${JSON.stringify(String(name).slice(0, 100))}`,
+    `a message's name must match ${namePattern.source}, got ${inspect(name).slice(0, 100)}`,
   );
 }
