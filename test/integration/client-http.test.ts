@@ -299,15 +299,45 @@ describe("the client over HTTP", () => {
 
     it("carries the trace of the message in hand on, unless told another", async () => {
       const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+      const own = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
       const component = await join1();
       component.handle("relay", async () => {
         await component.command({ component: "two" }, "set");
-        await component.event("relayed", undefined, { traceparent: "own" });
+        await component.event("relayed", undefined, { traceparent: own });
       });
       coordinator.deliver({ name: "relay", from: "three", traceparent });
       await eventually(() => expect(posted("/ack")).to.have.lengthOf(1));
       expect(posted("/commands")[0]?.headers.traceparent).to.equal(traceparent);
-      expect(posted("/events")[0]?.headers.traceparent).to.equal("own");
+      expect(posted("/events")[0]?.headers.traceparent).to.equal(own);
+    });
+  });
+
+  describe("a traceparent that is none", () => {
+    const wrong = ["own", "", "00-a-b-01", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\nx: y", 5];
+
+    it("is refused where it is given", async () => {
+      const component = await join1();
+      for (const traceparent of wrong as string[]) {
+        for (const send of [
+          () => component.command({ component: "two" }, "set", 1, { traceparent }),
+          () => component.broadcast({ all: true }, "set", 1, { traceparent }),
+          () => component.request({ component: "two" }, "ask", 1, { traceparent }),
+          () => component.gather({ all: true }, "ask", 1, { traceparent }),
+          () => component.event("told", 1, { traceparent }),
+        ]) {
+          const { message } = await expectError(send, "invalid-request", /^traceparent must match/);
+          expect(message).to.contain(`got ${inspect(traceparent)}`);
+        }
+      }
+      expect(coordinator.requests.filter(({ method }) => method === "POST")).to.deep.equal([]);
+    });
+
+    it("is dropped where it arrives", async () => {
+      const component = await join1();
+      const seen: unknown[] = [];
+      component.handle("set", ({ traceparent }) => void seen.push(traceparent));
+      for (const traceparent of wrong) coordinator.deliver({ name: "set", traceparent });
+      await eventually(() => expect(seen).to.deep.equal(wrong.map(() => undefined)));
     });
   });
 

@@ -4,6 +4,7 @@ import { limits } from "../../../config-db/limits.ts";
 import { exchanges, headers, idPattern, type MessageKind, messageKinds } from "../../../config-db/names.ts";
 import type { Draft } from "./amqp-options.ts";
 import { decodeBody, json, type Message, type Outgoing } from "./message.ts";
+import { traceparentOf } from "./trace.ts";
 
 /** Where a message goes, and how. */
 export interface Route {
@@ -70,7 +71,7 @@ export function readArrived({ properties, content }: ConsumeMessage): Arrived | 
       sentAtMs: typeof properties.timestamp === "number" ? properties.timestamp * 1000 : undefined,
       deadlineAtMs: numberOf(given[headers.deadline]),
       attempt: typeof attempt === "number" && Number.isSafeInteger(attempt) && attempt >= 1 ? attempt : 1,
-      traceparent: textOf(given[headers.traceparent]),
+      traceparent: traceparentOf(given[headers.traceparent]),
     },
     replyTo,
     correlationId: textOf(properties.correlationId),

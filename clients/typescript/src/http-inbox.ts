@@ -6,6 +6,7 @@ import type { Delivery, Receiver, Result } from "./delivery.ts";
 import { fromHttpBody, type HttpBody, httpBody } from "./http-sender.ts";
 import type { Logger } from "./logger.ts";
 import { json, type Message } from "./message.ts";
+import { traceparentOf } from "./trace.ts";
 
 export interface HttpInboxOptions {
   bridge: Bridge;
@@ -169,7 +170,7 @@ class HttpDelivery implements Delivery {
       sentAtMs: given.sentAt === undefined ? undefined : Date.parse(given.sentAt),
       deadlineAtMs: given.deadlineAt === undefined ? undefined : Date.parse(given.deadlineAt),
       attempt: given.attempt ?? 1,
-      traceparent: given.traceparent,
+      traceparent: traceparentOf(given.traceparent),
     };
   }
 

@@ -5,7 +5,7 @@ import type { Target } from "../../../config-db/generated/types.ts";
 import { idPattern } from "../../../config-db/names.ts";
 import { nextId } from "./ids.ts";
 import { checkName, encodeBody, type Outgoing } from "./message.ts";
-import { traceparentInHand } from "./trace.ts";
+import { checkTraceparent, traceparentInHand } from "./trace.ts";
 
 export interface SendOptions {
   /** Not handled after that; the sender of a tracked command hears `expired`. 1–604,800,000; default: never too late. */
@@ -45,6 +45,7 @@ export function makeOutgoing(
 ): Outgoing {
   if (method !== "event") checkTarget(method, to);
   checkName(name);
+  checkTraceparent(traceparent);
   const { contentType, content } = encodeBody(body);
   const outgoing: Outgoing = { id: nextId(), kind: kindOf(method, to), name, contentType, content, persistent: true };
   if (to !== undefined) outgoing.to = to;
