@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { type Channel, type ChannelModel, type ConsumeMessage, connect as connectBroker, type Options } from "amqplib";
 import { expect } from "chai";
+import { AmqpSession } from "../../clients/typescript/src/amqp-session.ts";
 import {
   type Component,
   type ConnectOptions,
@@ -378,6 +379,36 @@ describe("the client over AMQP", function () {
       publish(target, Buffer.from("2"), {});
       await eventually(() => expect(seen).to.deep.equal([2]));
     });
+  });
+
+  it("lives on when the broker closes a channel on which acknowledgements are due", async () => {
+    const id = `c-${randomUUID().slice(0, 8)}`;
+    const plan = componentPlan({ id, type: "worker" });
+    await declare(directUrl, plan);
+    // The channel is closed when it asks for this one, just after the first request has arrived on it.
+    await channel.deleteQueue(queues.replies(id));
+    const count = 20;
+    for (let n = 0; n < count; n += 1) channel.publish(exchanges.requests, id, Buffer.from(String(n)));
+    let deliveries = 0;
+    const seen = new Set<string>();
+    const onMessage = (message: ConsumeMessage, from: AmqpSession) => {
+      deliveries += 1;
+      seen.add(message.content.toString());
+      from.ackSoon(message);
+    };
+    const onReturned = () => undefined;
+    const session = new AmqpSession({ url: directUrl, id, type: "worker", prefetch: 1, onMessage, onReturned });
+    try {
+      const opening = session.open();
+      await eventually(() => expect(deliveries).to.be.at.least(3));
+      await declare(directUrl, plan);
+      await opening;
+      await eventually(() => expect(seen.size).to.equal(count));
+      expect(session.isOpen).to.equal(true);
+    } finally {
+      await session.close();
+    }
+    expect((await channel.checkQueue(queues.requests(id))).messageCount).to.equal(0);
   });
 
   describe("when the link breaks", () => {

@@ -199,7 +199,10 @@ export class AmqpSession {
   #ackDue(): void {
     const due = this.#acksDue.splice(0);
     if (this.#ended) return;
-    for (const message of due) this.#channelOf(message).ack(message);
+    // Thrown by a channel that the broker closed meanwhile, all are of one: it gives them out again.
+    try {
+      for (const message of due) this.#channelOf(message).ack(message);
+    } catch {}
   }
 
   /** Dead-letters. A reject, since a nack does not count on RabbitMQ 4.3 and later. @throws as `ack`. */
