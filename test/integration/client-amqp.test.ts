@@ -15,6 +15,7 @@ import { componentPlan, sitePlan } from "../../coordinator/messaging/topology.ts
 import { useVhost } from "../support/broker.ts";
 import { declare } from "../support/declare.ts";
 import { eventually } from "../support/eventually.ts";
+import { expectError } from "../support/expect-error.ts";
 import { FakeCoordinator, problem } from "../support/fake-coordinator.ts";
 import { type FaultProxy, startProxy } from "../support/proxy.ts";
 
@@ -163,6 +164,19 @@ describe("the client over AMQP", function () {
     const error = await sender.broadcast({ type: "nothing" }, "greet").catch((thrown: unknown) => thrown);
     expect(error).to.include({ code: "no-such-target" });
     await sender.command({ component: sender.id }, "x");
+  });
+
+  it("asks the bridge about a type whose last component was removed, which leaves its exchange", async () => {
+    const sender = await join();
+    const type = `t-${randomUUID().slice(0, 8)}`;
+    const { exchanges: left } = componentPlan({ id: "removed", type });
+    await declare(directUrl, { exchanges: left, queues: [], bindings: [] });
+    await sender.broadcast({ type }, "taken");
+    expect(coordinator.seen("POST", "/v1/commands").at(-1)?.body).to.include({ name: "taken" });
+    coordinator.override = ({ path }) => (path === "/v1/commands" ? problem(404, "no-such-target") : undefined);
+    await expectError(() => sender.broadcast({ type }, "greet"), "no-such-target");
+    await expectError(() => sender.broadcast({ type }, "greet", undefined, { hint: true }), "no-such-target");
+    await expectError(() => sender.command({ type }, "greet"), "no-such-target");
   });
 
   it("keeps the order of a sender", async () => {

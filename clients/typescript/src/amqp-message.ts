@@ -92,7 +92,8 @@ export function routeOf({ kind, to, name }: Outgoing, self: { id: string; type: 
     return { exchange, key: to.component, mandatory: true };
   }
   if ("any" in to) return { exchange: exchanges.any, key: to.any, mandatory: true };
-  if ("type" in to) return { exchange: exchanges.type(to.type), key: "", mandatory: false };
+  // The exchange of a type outlives its last component.
+  if ("type" in to) return { exchange: exchanges.type(to.type), key: "", mandatory: true };
   return { exchange: exchanges.all, key: "", mandatory: false };
 }
 
