@@ -1,5 +1,6 @@
 /** The checks that every request passes before a handler sees it. All answer with a 4xx that says what is right. */
 import { MusterError } from "../../config-db/errors.ts";
+import { checkTree } from "../../config-db/json-tree.ts";
 import { limits } from "../../config-db/limits.ts";
 import { idPattern } from "../../config-db/names.ts";
 import { parse, type SchemaName } from "../../config-db/validate.ts";
@@ -73,9 +74,6 @@ function parseParameter(name: string, { schema }: QueryParameter, text: string):
   return text;
 }
 
-/** Nesting of any JSON body: JSON.stringify and every walk over it recurse. */
-const depthMax = 256;
-
 /** The JSON body of a request, checked against the route's schema. */
 export function parseBody(route: Route, contentType: string | undefined, bytes: Buffer): unknown {
   if (route.body === "bytes") return bytes;
@@ -118,25 +116,6 @@ export function parseJson(bytes: Buffer): unknown {
   // Only an escape can bring a lone surrogate past the decoder; most bodies have none and are not walked for it.
   checkTree(value, /\\u[dD][89a-fA-F]/.test(text));
   return value;
-}
-
-/** Walks without recursion: what is too deep for the stack must be refused, not die. */
-function checkTree(root: unknown, surrogates: boolean): void {
-  const open: [unknown, number][] = [[root, 1]];
-  for (let next = open.pop(); next !== undefined; next = open.pop()) {
-    const [value, depth] = next;
-    if (surrogates && typeof value === "string" && !value.isWellFormed()) {
-      throw new MusterError("malformed-json", "a string has half of a surrogate pair: it cannot be stored as UTF-8");
-    }
-    if (typeof value !== "object" || value === null) continue;
-    if (depth > depthMax) throw new MusterError("malformed-json", `the body nests deeper than ${depthMax} levels`);
-    for (const [key, child] of Object.entries(value)) {
-      if (surrogates && !key.isWellFormed()) {
-        throw new MusterError("malformed-json", "a key has half of a surrogate pair: it cannot be stored as UTF-8");
-      }
-      if (typeof child === "object" || surrogates) open.push([child, depth + 1]);
-    }
-  }
 }
 
 /** The bytes of a body that may be read, for a route. */

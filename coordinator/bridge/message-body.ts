@@ -1,11 +1,12 @@
 /** Message bodies between HTTP, where JSON is inline and all else base64, and the bytes that are carried. */
 import { MusterError } from "../../config-db/errors.ts";
+import { checkTree } from "../../config-db/json-tree.ts";
 import { limits } from "../../config-db/limits.ts";
 import { headers } from "../../config-db/names.ts";
 import { isJson } from "../messaging/envelope.ts";
 import type { Answer, RequestContext, ServerSentEvent } from "./route.ts";
 
-/** The bytes of a body as HTTP gives it. @throws MusterError `invalid-request`, `too-large`. */
+/** The bytes of a body as HTTP gives it. @throws MusterError `invalid-request`, `malformed-json`, `too-large`. */
 export function contentOf(given: { body?: unknown; contentType?: string; bodyBase64?: string }): {
   content: Buffer;
   contentType: string;
@@ -14,8 +15,8 @@ export function contentOf(given: { body?: unknown; contentType?: string; bodyBas
   const content = bodyBase64 === undefined ? jsonBytes(body) : base64Bytes(bodyBase64);
   if (content.length > limits.bodyBytes)
     throw new MusterError("too-large", `the body has ${content.length} bytes, the limit is ${limits.bodyBytes}`);
-  if (bodyBase64 !== undefined && isJson(contentType) && !isValidJson(content))
-    throw new MusterError("invalid-request", `bodyBase64 is not JSON, though contentType is ${contentType}`);
+  // An inline body was checked with its request.
+  if (bodyBase64 !== undefined && isJson(contentType)) checkJson(content, contentType);
   return { content, contentType };
 }
 
@@ -29,13 +30,14 @@ function base64Bytes(text: string): Buffer {
   return Buffer.from(text, "base64");
 }
 
-function isValidJson(content: Buffer): boolean {
+function checkJson(content: Buffer, contentType: string): void {
+  let value: unknown;
   try {
-    JSON.parse(content.toString("utf8"));
-    return true;
+    value = JSON.parse(content.toString("utf8"));
   } catch {
-    return false;
+    throw new MusterError("invalid-request", `bodyBase64 is not JSON, though contentType is ${contentType}`);
   }
+  checkTree(value, false);
 }
 
 /** W3C Trace Context, version 00 and later. */

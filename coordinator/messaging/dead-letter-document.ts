@@ -98,7 +98,8 @@ function idOf(
 export const redrivenHeader = "redriven";
 
 export function redrivenOf(headers: Record<string, unknown> | undefined): number {
-  return Number(headers?.[redrivenHeader] ?? 0) || 0;
+  const count = headers?.[redrivenHeader];
+  return typeof count === "number" && Number.isSafeInteger(count) ? count : 0;
 }
 
 export function listed(doc: DeadLetterDocument): DeadLetter {

@@ -3,6 +3,8 @@
  * making what goes out. Pure: time comes as an argument.
  */
 import type { Message, Options } from "amqplib";
+import { isMusterError } from "../../config-db/errors.ts";
+import { checkTree } from "../../config-db/json-tree.ts";
 import { limits } from "../../config-db/limits.ts";
 import { headers, idPattern, type MessageKind, messageKinds } from "../../config-db/names.ts";
 
@@ -42,10 +44,25 @@ const messageIdCharactersMax = 128;
 const replyKeyPattern = /^(commands:[a-z0-9._-]+|coordinator:[a-z0-9._-]+:[A-Za-z0-9_-]+)$/;
 const namedKinds: readonly MessageKind[] = ["command", "request", "broadcast", "event"];
 export const reasonCharactersMax = 1000;
+/** What a Date holds: beyond it toISOString throws. */
+const timeMaxMs = 8.64e15;
+/** RabbitMQ closes the channel over a longer expiration. */
+const expirationMaxMs = 2 ** 32 - 1;
 
 /** True for JSON and everything built on it (`application/problem+json`). */
 export function isJson(contentType: string): boolean {
   return /^application\/(json|[^;]+\+json)\s*(;|$)/i.test(contentType);
+}
+
+/** @returns what keeps a body that says it is JSON from being handed on as such. */
+export function faultOfBody(content: Buffer, contentType: string): string | undefined {
+  if (!isJson(contentType) || content.length === 0) return undefined;
+  try {
+    checkTree(JSON.parse(content.toString("utf8")), false);
+    return undefined;
+  } catch (error) {
+    return isMusterError(error) ? error.message : `the body is not JSON, though its content type is ${contentType}`;
+  }
 }
 
 /**
@@ -79,17 +96,23 @@ export function readLetter(message: Pick<Message, "content" | "properties">): Le
   if (content.length > limits.bodyBytes)
     return { fault: `the body has ${content.length} bytes, the limit is ${limits.bodyBytes}` };
   const contentType = text(properties.contentType) ?? "application/json";
-  if (isJson(contentType) && content.length > 0 && !parses(content))
-    return { fault: `the body is not JSON, though its content type is ${contentType}` };
+  const bodyFault = faultOfBody(content, contentType);
+  if (bodyFault !== undefined) return { fault: bodyFault };
+  const seconds: unknown = properties.timestamp;
+  if (typeof seconds === "number" && !isTime(seconds * 1000))
+    return { fault: `the property timestamp must be seconds since 1970, at most ${timeMaxMs / 1000}, got ${seconds}` };
+  const deadline = given[headers.deadline];
+  if (typeof deadline === "number" && !isTime(deadline))
+    return {
+      fault: `header ${headers.deadline} must be milliseconds since 1970, at most ${timeMaxMs}, got ${deadline}`,
+    };
 
   const envelope: Envelope = { messageId, kind, name, contentType, attempt: attemptOf(given[headers.attempt]) };
   assign(envelope, "from", text(from));
   assign(envelope, "replyTo", text(replyTo));
   assign(envelope, "correlationId", text(properties.correlationId));
-  const seconds: unknown = properties.timestamp;
-  assign(envelope, "sentAtMs", isTime(seconds) ? seconds * 1000 : undefined);
-  const deadline = given[headers.deadline];
-  assign(envelope, "deadlineAtMs", isTime(deadline) ? deadline : undefined);
+  assign(envelope, "sentAtMs", typeof seconds === "number" ? seconds * 1000 : undefined);
+  assign(envelope, "deadlineAtMs", typeof deadline === "number" ? deadline : undefined);
   assign(envelope, "originSite", text(given[headers.site]));
   assign(envelope, "error", text(given[headers.error]));
   assign(envelope, "reason", text(given[headers.reason]));
@@ -131,11 +154,15 @@ export function publishOptions(envelope: Envelope, nowMs: number, options: { per
     ...(envelope.contentEncoding === undefined ? {} : { contentEncoding: envelope.contentEncoding }),
     ...(envelope.replyTo === undefined ? {} : { replyTo: envelope.replyTo }),
     ...(envelope.correlationId === undefined ? {} : { correlationId: envelope.correlationId }),
-    // A deadline that has just passed must not become "never expires".
-    ...(envelope.deadlineAtMs === undefined
-      ? {}
-      : { expiration: String(Math.max(1, Math.ceil(envelope.deadlineAtMs - nowMs))) }),
+    ...(envelope.deadlineAtMs === undefined ? {} : expirationOf(envelope.deadlineAtMs, nowMs)),
   };
+}
+
+/** What is left until a deadline, as the broker takes it; nothing where that is longer than it counts. */
+export function expirationOf(deadlineAtMs: number, nowMs: number): { expiration?: string } {
+  const leftMs = Math.ceil(deadlineAtMs - nowMs);
+  // A deadline that has just passed must not become "never expires".
+  return leftMs <= expirationMaxMs ? { expiration: String(Math.max(1, leftMs)) } : {};
 }
 
 /** A body as HTTP has it: JSON inline, everything else as base64 with its content type. */
@@ -168,8 +195,8 @@ function attemptOf(value: unknown): number {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= 1 ? value : 1;
 }
 
-function isTime(value: unknown): value is number {
-  return typeof value === "number" && Number.isFinite(value) && value >= 0;
+function isTime(ms: number): boolean {
+  return ms >= 0 && ms <= timeMaxMs;
 }
 
 function text(value: unknown): string | undefined {
@@ -180,15 +207,9 @@ function assign<Key extends keyof Envelope>(envelope: Envelope, key: Key, value:
   if (value !== undefined) envelope[key] = value;
 }
 
-function parses(content: Buffer): boolean {
-  try {
-    JSON.parse(content.toString("utf8"));
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-function shown(value: unknown): string {
+/** For what is told of a header that is wrong. */
+export function shown(value: unknown): string {
+  // Headers nest, and JSON.stringify recurses.
+  if (typeof value === "object" && value !== null) return "a table or list";
   return value === undefined || value === "" ? "nothing" : JSON.stringify(value).slice(0, 100);
 }

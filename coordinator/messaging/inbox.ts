@@ -282,7 +282,7 @@ export class Inbox {
       const [stream] = this.#streams;
       if (stream !== undefined) {
         while (this.#ready.length > 0)
-          for (const message of this.#handOut(this.#ready.length, stream.visibilityMs)) stream.give(message);
+          for (const message of this.#handOut(this.#ready.length, stream.visibilityMs)) this.#stream(stream, message);
         return;
       }
       while (this.#ready.length > 0) {
@@ -291,6 +291,29 @@ export class Inbox {
         waiter.give(this.#handOut(waiter.max, waiter.visibilityMs));
       }
     });
+  }
+
+  /** A throw here, in a microtask, would end the process. */
+  #stream(stream: Stream, message: InboxMessage): void {
+    try {
+      stream.give(message);
+    } catch (error) {
+      const open = this.#open.get(message.delivery);
+      if (open === undefined) return;
+      clearTimeout(open.timer);
+      this.#open.delete(message.delivery);
+      this.#giveUp(open.delivery, error);
+    }
+  }
+
+  /** One that cannot be handed out must not keep others from it. */
+  #giveUp(delivery: Delivery, error: unknown): void {
+    const { consumer, logger } = this.#options;
+    const reason = `the message cannot be handed out over HTTP: ${String(error)}`;
+    logger.error({ component: delivery.component, reason }, "a message is given up");
+    consumer
+      .deadLetter(delivery, reason)
+      .catch((refused) => logger.warn({ error: String(refused) }, "a message that was given up stays in its queue"));
   }
 
   /** Left alone for a while, what nobody took goes back to its queue. */
@@ -329,12 +352,19 @@ export class Inbox {
   #handOut(max: number, visibilityMs: number): InboxMessage[] {
     const { consumer, deliveryId, logger } = this.#options;
     this.#rest();
-    return this.#ready.splice(0, Math.min(max, fitting(this.#ready))).map((delivery) => {
+    return this.#ready.splice(0, Math.min(max, fitting(this.#ready))).flatMap((delivery) => {
       const id = deliveryId();
+      let message: InboxMessage;
+      try {
+        message = toInboxMessage(id, delivery);
+      } catch (error) {
+        this.#giveUp(delivery, error);
+        return [];
+      }
       const timer = setTimeout(() => this.#overdue(id, visibilityMs), visibilityMs);
       this.#open.set(id, { delivery, timer });
       consumer.began(delivery).catch((error) => logger.debug({ error: String(error) }, "an outcome was not sent"));
-      return toInboxMessage(id, delivery);
+      return [message];
     });
   }
 

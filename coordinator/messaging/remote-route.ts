@@ -1,6 +1,7 @@
 /** Where a message from another site goes on to. Pure. */
 import type { ConsumeMessage, Options } from "amqplib";
 import { exchanges, headers } from "../../config-db/names.ts";
+import { expirationOf, shown } from "./envelope.ts";
 import type { Member, Members } from "./members.ts";
 
 /** What a message on `muster.remote` is for at the site that it comes to. */
@@ -22,11 +23,11 @@ export function readPassage({ properties }: Pick<ConsumeMessage, "properties">):
   const { [headers.exchange]: exchange, [headers.key]: key, [headers.hops]: hops = 0 } = given;
   if (typeof exchange !== "string" || !allowed.includes(exchange)) {
     return {
-      fault: `header ${headers.exchange} must be one of ${allowed.join(", ")}, got ${JSON.stringify(exchange)}`,
+      fault: `header ${headers.exchange} must be one of ${allowed.join(", ")}, got ${shown(exchange)}`,
     };
   }
   if (typeof key !== "string" || key === "" || key.length > 255) {
-    return { fault: `header ${headers.key} must be a routing key, got ${JSON.stringify(key)?.slice(0, 300)}` };
+    return { fault: `header ${headers.key} must be a routing key, got ${shown(key)}` };
   }
   const count = typeof hops === "number" ? hops : hopsMax;
   return { exchange, key, hops: count, isLast: count >= hopsMax };
@@ -51,7 +52,7 @@ export function withoutPassage({ properties }: Pick<ConsumeMessage, "properties"
     persistent: deliveryMode === 2,
     headers: Object.fromEntries(rest),
     // What is left of it: the time in the link's queue counts.
-    ...(typeof deadline === "number" ? { expiration: String(Math.max(1, Math.ceil(deadline - nowMs))) } : {}),
+    ...(typeof deadline === "number" ? expirationOf(deadline, nowMs) : {}),
   };
 }
 

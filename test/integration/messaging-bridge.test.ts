@@ -163,6 +163,7 @@ describe("messages over HTTP", function () {
   it("refuses what is wrong, each with what would be right", async () => {
     const { id } = await register();
     const big = "x".repeat(1_048_576);
+    const nested = Buffer.from("[".repeat(100_000) + "]".repeat(100_000)).toString("base64");
     const cases: [string, unknown, string][] = [
       ["/v1/commands", { to: { component: "nobody" }, name: "x" }, "404 no-such-target"],
       ["/v1/commands", { to: { type: "nobody" }, name: "x" }, "404 no-such-target"],
@@ -178,6 +179,11 @@ describe("messages over HTTP", function () {
         "400 invalid-request",
       ],
       ["/v1/commands", { to: { component: id }, name: "x", body: big }, "413 too-large"],
+      [
+        "/v1/commands",
+        { to: { component: id }, name: "x", contentType: "application/json", bodyBase64: nested },
+        "400 malformed-json",
+      ],
       ["/v1/commands", "{", "400 malformed-json"],
       ["/v1/requests", { to: { component: "nobody" }, name: "x", timeoutMs: 100 }, "404 no-such-target"],
       ["/v1/requests", { to: { component: id }, name: "x", timeoutMs: 99_999_999 }, "400 invalid-request"],

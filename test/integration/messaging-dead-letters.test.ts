@@ -123,6 +123,22 @@ describe("dead letters", function () {
       { messageId: "m-6", type: "x", replyTo: "victim", headers: { "muster-kind": "command", "muster-from": "me" } },
     ],
     [
+      "nests deeper than the stack",
+      /deeper than 256 levels/,
+      { messageId: "m-8", type: "x", headers: { "muster-kind": "command" } },
+      "[".repeat(100_000) + "]".repeat(100_000),
+    ],
+    [
+      "was sent in a year that no Date holds",
+      /timestamp must be/,
+      { messageId: "m-9", type: "x", timestamp: 9e12, headers: { "muster-kind": "command" } },
+    ],
+    [
+      "has a deadline that no Date holds",
+      /muster-deadline must be/,
+      { messageId: "m-10", type: "x", headers: { "muster-kind": "command", "muster-deadline": 9e15 } },
+    ],
+    [
       "has numbers for names",
       /must name/,
       { messageId: "m-7", headers: { "muster-kind": "command", "muster-from": 7 } },

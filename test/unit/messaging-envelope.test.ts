@@ -109,6 +109,26 @@ describe("an envelope", () => {
     expect(faultOf({ ...good, contentType: "text/plain" }, "{")).to.equal(undefined);
   });
 
+  it("refuses a body that nests deeper than JSON.stringify can follow", () => {
+    const nested = (levels: number) => "[".repeat(levels) + "]".repeat(levels);
+    expect(faultOf(good, nested(256))).to.equal(undefined);
+    expect(faultOf(good, nested(257))).to.match(/deeper than 256 levels/);
+    expect(faultOf(good, nested(400_000))).to.match(/deeper than 256 levels/);
+    let table: Record<string, unknown> = {};
+    for (let depth = 0; depth < 20_000; depth += 1) table = { table };
+    expect(faultOf({ ...good, headers: { "muster-kind": table } })).to.match(/got a table/);
+  });
+
+  it("refuses times that no Date can hold", () => {
+    const deadline = (ms: number) => ({ ...good, headers: { ...good.headers, "muster-deadline": ms } });
+    expect(faultOf({ ...good, timestamp: 8.64e12 })).to.equal(undefined);
+    expect(faultOf(deadline(8.64e15))).to.equal(undefined);
+    for (const seconds of [8.64e12 + 1, -1, Number.NaN, Number.POSITIVE_INFINITY])
+      expect(faultOf({ ...good, timestamp: seconds }), String(seconds)).to.match(/timestamp must be seconds/);
+    for (const ms of [8.64e15 + 1, -1, Number.NaN])
+      expect(faultOf(deadline(ms)), String(ms)).to.match(/muster-deadline must be milliseconds/);
+  });
+
   it("has the expiration that is left, and never none for a deadline that has passed", () => {
     const envelope: Envelope = { messageId: "m", kind: "command", name: "x", contentType: "a/b", attempt: 1 };
     const expiration = (deadlineAtMs: number) =>
@@ -116,6 +136,8 @@ describe("an envelope", () => {
     expect(expiration(nowMs + 1_500)).to.equal("1500");
     expect(expiration(nowMs)).to.equal("1");
     expect(expiration(nowMs - 5)).to.equal("1");
+    // RabbitMQ closes the channel over a longer one.
+    expect(expiration(nowMs + 2 ** 32)).to.equal(undefined);
   });
 });
 
