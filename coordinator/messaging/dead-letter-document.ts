@@ -1,10 +1,11 @@
 /** Dead letters as they are kept: `dead:<id>` in the store, with the body as an attachment. Pure. */
 import { createHash } from "node:crypto";
 import type { ConsumeMessage } from "amqplib";
+import { limits } from "../../config-db/limits.ts";
 import { documentId } from "../../config-db/names.ts";
 import type { Document } from "../../config-db/store.ts";
 import type { DeadState, Verdict } from "./dead-letter.ts";
-import type { Envelope } from "./envelope.ts";
+import { type Envelope, reasonCharactersMax } from "./envelope.ts";
 
 /** A dead letter as it is listed. */
 export interface DeadLetter {
@@ -31,7 +32,7 @@ export interface DeadLetterDocument extends Document, Omit<DeadLetter, "kind"> {
   _attachments?: Record<string, { content_type: string; data: string }>;
 }
 
-/** The attachment that holds a letter's bytes; an empty body has none. */
+/** The attachment that holds a letter's bytes, at most as many as a body may have; an empty body has none. */
 export const bodyAttachment = "body";
 
 export function documentOf(
@@ -42,13 +43,15 @@ export function documentOf(
   const { to, state, reason, envelope } = verdict;
   const messageId: unknown = properties.messageId;
   const id = idOf(properties, content, to, nowMs);
+  const kept = content.subarray(0, limits.bodyBytes);
+  const cut = kept.length < content.length ? `; of its ${content.length} bytes the first ${kept.length} are kept` : "";
   return {
     _id: documentId.deadLetter(id),
     kind: "dead-letter",
     schemaVersion: 1,
     id,
     state,
-    reason,
+    reason: reason + cut,
     at: new Date(nowMs).toISOString(),
     sizeBytes: content.length,
     ...(to === undefined ? {} : { to }),
@@ -58,10 +61,16 @@ export function documentOf(
       ? {}
       : {
           _attachments: {
-            [bodyAttachment]: { content_type: "application/octet-stream", data: content.toString("base64") },
+            [bodyAttachment]: { content_type: "application/octet-stream", data: kept.toString("base64") },
           },
         }),
   };
+}
+
+/** What is kept of a letter whose document the store refuses: that it was there. */
+export function withoutMessage({ _id, id, state, at, sizeBytes }: DeadLetterDocument, why: string): DeadLetterDocument {
+  const reason = `the store refuses the message, only this is kept of it: ${why}`.slice(0, reasonCharactersMax);
+  return { _id, kind: "dead-letter", schemaVersion: 1, id, state, reason: reason.toWellFormed(), at, sizeBytes };
 }
 
 function fromEnvelope(envelope: Envelope): Partial<DeadLetterDocument> {

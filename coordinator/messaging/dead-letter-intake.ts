@@ -5,12 +5,14 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Channel, ConsumeMessage } from "amqplib";
 import type { Logger } from "pino";
+import { isMusterError, type MusterError } from "../../config-db/errors.ts";
+import { limits } from "../../config-db/limits.ts";
 import { databases, documentId, queues } from "../../config-db/names.ts";
-import type { Database, Store } from "../../config-db/store.ts";
+import type { BulkRow, Database, Store } from "../../config-db/store.ts";
 import type { Broker } from "./broker.ts";
 import { tellOutcome } from "./consumer.ts";
 import { type DeadState, judgeDead } from "./dead-letter.ts";
-import { type DeadLetterDocument, documentOf } from "./dead-letter-document.ts";
+import { type DeadLetterDocument, documentOf, withoutMessage } from "./dead-letter-document.ts";
 import type { Envelope } from "./envelope.ts";
 import { consume } from "./lasting-channel.ts";
 import { recordPages } from "./record-pages.ts";
@@ -33,7 +35,8 @@ interface Arrived {
 
 const prefetch = 200;
 const batchMax = 50;
-const batchBytesMax = 8 * 1024 * 1024;
+/** In base64 and with their envelopes well under the 8 MiB that the embedded store takes. */
+const batchBytesMax = 4 * 1024 * 1024;
 const storeRetryMs = 1_000;
 /** Looks again so often whether there is room. */
 const fullRetryMs = 5_000;
@@ -134,12 +137,7 @@ export class DeadLetterIntake {
         return [doc._id, doc] as const;
       }),
     );
-    const rows = await this.#database.bulk([...docs.values()]);
-    for (const row of rows) {
-      // A conflict: this very letter was written before and its ack got lost.
-      if ("error" in row && row.error !== "conflict") throw new Error(`${row.id}: ${row.error} ${row.reason}`);
-      if ("rev" in row && this.#count !== undefined) this.#count += 1;
-    }
+    await this.#write([...docs.values()]);
     this.dropped += judged.length - kept.length;
     await Promise.all(
       judged.map(async ({ verdict, message, channel }) => {
@@ -152,6 +150,50 @@ export class DeadLetterIntake {
         }
       }),
     );
+  }
+
+  /** A batch that the store refuses is written in halves: one letter must not keep others from it. */
+  async #write(docs: DeadLetterDocument[]): Promise<void> {
+    let rows: BulkRow[];
+    try {
+      rows = await this.#database.bulk(docs);
+    } catch (error) {
+      if (!isRefusal(error)) throw error;
+      const half = Math.ceil(docs.length / 2);
+      if (docs.length > 1) for (const part of [docs.slice(0, half), docs.slice(half)]) await this.#write(part);
+      else for (const doc of docs) await this.#writeAlone(doc);
+      return;
+    }
+    for (const row of rows) {
+      const doc = docs.find(({ _id }) => _id === row.id);
+      if ("rev" in row) this.#added();
+      // A conflict: this very letter was written before and its ack got lost.
+      else if (row.error !== "conflict" && doc !== undefined) await this.#writeAlone(doc);
+    }
+  }
+
+  async #writeAlone(doc: DeadLetterDocument): Promise<void> {
+    const refusal = await this.#put(doc);
+    if (refusal === undefined) return;
+    this.#options.logger.error({ id: doc.id, error: String(refusal) }, "a dead letter is kept without its message");
+    const again = await this.#put(withoutMessage(doc, refusal.message));
+    if (again !== undefined) throw again;
+  }
+
+  /** @returns why the store will not take the document however often it is tried. */
+  async #put(doc: DeadLetterDocument): Promise<MusterError | undefined> {
+    try {
+      await this.#database.put(doc);
+      this.#added();
+    } catch (error) {
+      if (isRefusal(error)) return error;
+      if (!isMusterError(error, "conflict")) throw error;
+    }
+    return undefined;
+  }
+
+  #added(): void {
+    if (this.#count !== undefined) this.#count += 1;
   }
 
   /** Tells a sender that asked what became of its command. */
@@ -171,11 +213,15 @@ export class DeadLetterIntake {
   }
 }
 
+function isRefusal(error: unknown): error is MusterError {
+  return isMusterError(error, "too-large") || isMusterError(error, "refused");
+}
+
 /** How many of what arrived go together: up to a count and a size that one write takes well. */
 function batchLength(arrived: Arrived[]): number {
   let bytes = 0;
   const end = arrived.findIndex(({ message }, index) => {
-    bytes += message.content.length;
+    bytes += Math.min(message.content.length, limits.bodyBytes);
     return index > 0 && (index >= batchMax || bytes > batchBytesMax);
   });
   return end < 0 ? arrived.length : end;

@@ -38,7 +38,7 @@ export function judgeDead(message: Pick<Message, "content" | "properties">, nowM
   if (typeof told === "string") {
     const state = given[headers.error] === removedCode ? "dead-lettered" : "failed";
     const to = typeof told_to === "string" ? told_to : targetOf(death?.queue);
-    return { to, state, reason: told.slice(0, reasonCharactersMax), envelope, keep: true };
+    return { to, state, reason: told.slice(0, reasonCharactersMax).toWellFormed(), envelope, keep: true };
   }
   const to = targetOf(death?.queue);
   if ("fault" in letter)

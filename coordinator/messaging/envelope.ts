@@ -211,5 +211,5 @@ function assign<Key extends keyof Envelope>(envelope: Envelope, key: Key, value:
 export function shown(value: unknown): string {
   // Headers nest, and JSON.stringify recurses.
   if (typeof value === "object" && value !== null) return "a table or list";
-  return value === undefined || value === "" ? "nothing" : JSON.stringify(value).slice(0, 100);
+  return value === undefined || value === "" ? "nothing" : JSON.stringify(value).slice(0, 100).toWellFormed();
 }

@@ -176,6 +176,48 @@ describe("dead letters", function () {
     expect((await of(member.id)).reason).to.match(/1048577 bytes, the limit is 1048576/);
   });
 
+  it("are kept with the first MiB of a body that is larger, and keep no others from being taken", async () => {
+    const name = unique("n");
+    const put = (size: number) =>
+      foreign.channel.publish("muster.dead", "", Buffer.alloc(size, 1), {
+        messageId: unique("m"),
+        type: name,
+        contentType: "application/octet-stream",
+        headers: { "muster-kind": "command", "muster-reason": "test", "muster-to": name },
+      });
+    put(9 * 2 ** 20);
+    for (let n = 0; n < 8; n += 1) put(2 ** 20);
+    const { deadLetters } = await eventually(async () => {
+      const page = await messaging.deadLetters.list({ match: { to: name }, limit: 20 });
+      expect(page.deadLetters).to.have.length(9);
+      return page;
+    });
+    const cut = deadLetters.find(({ sizeBytes }) => sizeBytes === 9 * 2 ** 20);
+    expect(cut?.reason).to.equal("test; of its 9437184 bytes the first 1048576 are kept");
+    expect((await messaging.deadLetters.get(cut?.id ?? "")).content).to.have.length(2 ** 20);
+  });
+
+  it("that the store refuses are kept without their message, and keep no others from being taken", async () => {
+    const store = site.store.database("muster-commands");
+    const rule = 'function (doc) { if (doc.name === "hostile") throw { forbidden: "not this one" }; }';
+    await store.put({ _id: "_design/refusing", validate_doc_update: rule } as never);
+    const to = unique("c");
+    const letters: [string, string][] = [
+      ["hostile", "x"],
+      ["harmless", `${"x".repeat(999)}😀`],
+    ];
+    for (const [type, reason] of letters)
+      foreign.channel.publish("muster.dead", to, Buffer.from("1"), {
+        messageId: unique("m"),
+        type,
+        headers: { "muster-kind": "command", "muster-reason": reason, "muster-to": to },
+      });
+    await of(to);
+    const { deadLetters } = await messaging.deadLetters.list({ limit: 1_000 });
+    const [refused] = deadLetters.filter(({ reason }) => /store refuses.*not this one/.test(reason));
+    await expectError(() => messaging.deadLetters.redrive(refused?.id ?? ""), "refused");
+  });
+
   it("are commands that came too late", async () => {
     const member = site.members.add();
     const inbox = await messaging.inboxes.of(member);
