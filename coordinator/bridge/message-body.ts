@@ -3,7 +3,7 @@ import { MusterError } from "../../config-db/errors.ts";
 import { checkTree } from "../../config-db/json-tree.ts";
 import { limits } from "../../config-db/limits.ts";
 import { headers } from "../../config-db/names.ts";
-import { isJson } from "../messaging/envelope.ts";
+import { isJson, isTraceparent } from "../messaging/envelope.ts";
 import type { Answer, RequestContext, ServerSentEvent } from "./route.ts";
 
 /** The bytes of a body as HTTP gives it. @throws MusterError `invalid-request`, `malformed-json`, `too-large`. */
@@ -40,15 +40,12 @@ function checkJson(content: Buffer, contentType: string): void {
   checkTree(value, false);
 }
 
-/** W3C Trace Context, version 00 and later. */
-const traceparentPattern = /^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?$/;
-
 /** Who a message is from, and the trace that it belongs to. */
 export function senderOf(request: RequestContext, from: string | undefined): { from?: string; traceparent?: string } {
   const traceparent = request.header(headers.traceparent);
   return {
     ...(from === undefined ? {} : { from }),
-    ...(traceparent === undefined || !traceparentPattern.test(traceparent) ? {} : { traceparent }),
+    ...(traceparent === undefined || !isTraceparent(traceparent) ? {} : { traceparent }),
   };
 }
 

@@ -54,6 +54,11 @@ export function isJson(contentType: string): boolean {
   return /^application\/(json|[^;]+\+json)\s*(;|$)/i.test(contentType);
 }
 
+/** W3C Trace Context, version 00 and later. What is no such thing could not be an HTTP header. */
+export function isTraceparent(value: string): boolean {
+  return /^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?$/.test(value);
+}
+
 /** @returns what keeps a body that says it is JSON from being handed on as such. */
 export function faultOfBody(content: Buffer, contentType: string): string | undefined {
   if (!isJson(contentType) || content.length === 0) return undefined;
@@ -116,7 +121,8 @@ export function readLetter(message: Pick<Message, "content" | "properties">): Le
   assign(envelope, "originSite", text(given[headers.site]));
   assign(envelope, "error", text(given[headers.error]));
   assign(envelope, "reason", text(given[headers.reason]));
-  assign(envelope, "traceparent", text(given[headers.traceparent]));
+  const traceparent = text(given[headers.traceparent]);
+  assign(envelope, "traceparent", isTraceparent(traceparent ?? "") ? traceparent : undefined);
   assign(envelope, "contentEncoding", text(properties.contentEncoding));
   assign(envelope, "extra", extraOf(given));
   return { envelope, content };

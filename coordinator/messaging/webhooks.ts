@@ -7,6 +7,7 @@ import { createHmac } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import { type Backoff, backoffMs } from "./backoff.ts";
+import { faultOfBody } from "./envelope.ts";
 import { type Inbox, type InboxMessage, inboxLimits } from "./inbox.ts";
 import type { Inboxes } from "./inboxes.ts";
 import type { Member, Members } from "./members.ts";
@@ -187,10 +188,14 @@ export class Webhooks {
           reason: `the webhook answered ${content.length} bytes, the limit is ${answerBytesMax}`,
         };
       const contentType = response.headers.get("content-type") ?? "application/json";
+      const fault = message.kind === "request" ? faultOfBody(content, contentType) : undefined;
+      if (fault !== undefined) return { outcome: "failed", reason: `the webhook's answer is no reply: ${fault}` };
       return { outcome: "handled", reply: { content, contentType } };
     } catch (error) {
-      const cause = (error as { cause?: unknown }).cause;
-      return { outcome: "away", reason: String(cause ?? error) };
+      const cause = (error as { cause?: { code?: unknown } }).cause;
+      // A connection fails with a code; a request that cannot be made at all never will be.
+      const outcome = error instanceof TypeError && cause?.code === undefined ? "failed" : "away";
+      return { outcome, reason: String(cause ?? error) };
     }
   }
 }

@@ -5,7 +5,7 @@ import { expect } from "chai";
 import { useVhost } from "../support/broker.ts";
 import { type CallAnswer, type RunningCoordinator, startCoordinator } from "../support/coordinator.ts";
 import { eventually } from "../support/eventually.ts";
-import { unique } from "./messaging-fixture.ts";
+import { foreignClient, unique } from "./messaging-fixture.ts";
 
 describe("messages over HTTP", function () {
   this.timeout(60_000);
@@ -236,10 +236,8 @@ describe("messages over HTTP", function () {
       received.length = 0;
     });
     const secret = "0123456789abcdef";
-    const hooked = () => {
-      const { port } = receiver.address() as AddressInfo;
-      return register({ webhook: { url: `http://127.0.0.1:${port}/hook`, secret } });
-    };
+    const hooked = (port = (receiver.address() as AddressInfo).port) =>
+      register({ webhook: { url: `http://127.0.0.1:${port}/hook`, secret } });
 
     it("posts a command, signed, and takes 2xx for an ack", async () => {
       answer = { status: 204 };
@@ -259,6 +257,37 @@ describe("messages over HTTP", function () {
       const { id } = await hooked();
       const reply = await post("/v1/requests", { to: { component: id }, name: "ping", timeoutMs: 10_000 });
       expect(reply.body).to.deep.equal({ from: id, body: { pong: true } });
+    });
+
+    it("is not held up by a trace that is none", async () => {
+      answer = { status: 204 };
+      const { id } = await hooked();
+      const foreign = await foreignClient(vhost.url);
+      await post("/v1/commands", { to: { component: id }, name: "first" });
+      const headers = { "muster-kind": "command", traceparent: "x\r\ny: z" };
+      foreign.channel.publish("muster.unicast", id, Buffer.from("1"), {
+        messageId: unique("m"),
+        type: "ring",
+        headers,
+      });
+      await eventually(() => expect(received.map(({ body }) => JSON.parse(body).name)).to.include("ring"));
+      await foreign.close();
+    });
+
+    it("fails a message that cannot be posted, and does not take the endpoint for away", async () => {
+      // fetch refuses port 1 before it connects.
+      const { id } = await hooked(1);
+      const reply = await post("/v1/requests", { to: { component: id }, name: "ping", timeoutMs: 10_000 });
+      expect(problem(reply)).to.equal("502 handler-failed");
+      expect(reply.body.detail).to.match(/bad port/);
+    });
+
+    it("fails a request whose answer is no reply", async () => {
+      answer = { status: 200, body: "[".repeat(100_000) + "]".repeat(100_000) };
+      const { id } = await hooked();
+      const reply = await post("/v1/requests", { to: { component: id }, name: "ping", timeoutMs: 10_000 });
+      expect(problem(reply)).to.equal("502 handler-failed");
+      expect(reply.body.detail).to.match(/deeper than 256/);
     });
 
     it("tries again while it is away, at no cost to the message", async () => {

@@ -129,6 +129,15 @@ describe("an envelope", () => {
       expect(faultOf(deadline(ms)), String(ms)).to.match(/muster-deadline must be milliseconds/);
   });
 
+  it("carries on only what is a trace", () => {
+    const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const traceOf = (traceparent: string) =>
+      read({ ...good, headers: { ...good.headers, traceparent } }).envelope.traceparent;
+    expect(traceOf(trace)).to.equal(trace);
+    for (const other of ["x", `${trace}\r\nx: y`, `${trace}-\u{1F600}`, `${trace}-\n`])
+      expect(traceOf(other), JSON.stringify(other)).to.equal(undefined);
+  });
+
   it("has the expiration that is left, and never none for a deadline that has passed", () => {
     const envelope: Envelope = { messageId: "m", kind: "command", name: "x", contentType: "a/b", attempt: 1 };
     const expiration = (deadlineAtMs: number) =>
