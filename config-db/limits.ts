@@ -1,9 +1,11 @@
+const bodyBytes = 1024 * 1024;
+
 /** Every limit that more than one part keeps to, with its reason. docs/protocol.md lists them. */
 export const limits = {
   /** A message body, a layer's settings, a content file. The recommendation assumes payloads "well under 1 MiB". */
-  bodyBytes: 1024 * 1024,
-  /** A request around a body: base64 is refused before it could exceed this only for JSON of `bodyBytes`. */
-  requestBytes: 1024 * 1024 + 64 * 1024,
+  bodyBytes,
+  /** A request around a body, which may be base64. */
+  requestBytes: Math.ceil(bodyBytes / 3) * 4 + 64 * 1024,
   /** Long polls end by then, under the idle time-outs of common proxies. */
   waitMs: 60_000,
   ttlMs: { min: 1_000, max: 3_600_000, default: 30_000 },

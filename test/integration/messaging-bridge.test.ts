@@ -83,6 +83,27 @@ describe("messages over HTTP", function () {
     expect(message).to.deep.include(body);
   });
 
+  it("takes a MiB of bytes wherever a body may stand, and no byte more", async () => {
+    const { id } = await register();
+    const binary = (size: number) => ({
+      contentType: "application/octet-stream",
+      bodyBase64: Buffer.alloc(size, 255).toString("base64"),
+    });
+    const full = 2 ** 20;
+    const request = { to: { component: id }, name: "big", timeoutMs: 10_000 };
+    expect((await post("/v1/commands", { to: { component: id }, name: "big", ...binary(full) })).status).to.equal(202);
+    const [command] = await poll(id);
+    expect(command).to.include(binary(full));
+    await settle(id, command?.delivery, "ack");
+    const asked = post("/v1/requests", { ...request, ...binary(full) });
+    const [message] = await poll(id);
+    expect((await settle(id, message?.delivery, "reply", binary(full))).status).to.equal(204);
+    expect((await asked).body).to.include(binary(full));
+    const over = await post("/v1/requests", { ...request, ...binary(full + 1) });
+    expect(problem(over)).to.equal("413 too-large");
+    expect(over.body.detail).to.match(/the body has 1048577 bytes, the limit is 1048576/);
+  });
+
   it("answers a request with its reply", async () => {
     const { id } = await register();
     const asked = post("/v1/requests", { to: { component: id }, name: "sum", body: [1, 2], timeoutMs: 5_000 });
