@@ -5,7 +5,7 @@
 import type { ConfirmChannel } from "amqplib";
 import type { Logger } from "pino";
 import { LastingChannel } from "./lasting-channel.ts";
-import { Link } from "./link.ts";
+import { Link, type Missing } from "./link.ts";
 import { type Publication, Publisher, type PublishOutcome } from "./publisher.ts";
 
 export interface BrokerOptions {
@@ -49,6 +49,14 @@ export class Broker {
   onStateChange(listener: (state: "connected" | "disconnected") => void): () => void {
     const tell = () => listener(this.state);
     const ends = [this.#publishing.onChange(tell), this.#consuming.onChange(tell)];
+    return () => {
+      for (const end of ends) end();
+    };
+  }
+
+  /** `listener` hears of every exchange and queue that somebody needed and the broker has not. @returns what ends that. */
+  onMissing(listener: (what: Missing) => void): () => void {
+    const ends = [this.#publishing.onMissing(listener), this.#consuming.onMissing(listener)];
     return () => {
       for (const end of ends) end();
     };

@@ -97,6 +97,7 @@ export class LastingChannel {
     });
     channel.on("error", (error) => {
       fault = error;
+      this.#options.link.tellFault(error);
     });
     channel.on("handler-error", (error: Error) => logger.error({ err: error }, "a consumer threw"));
     const shut = () => void closeQuietly(channel);

@@ -15,6 +15,12 @@ export interface LinkOptions {
   random?: () => number;
 }
 
+/** What the broker should have and has not. */
+export interface Missing {
+  kind: "exchange" | "queue";
+  name: string;
+}
+
 const reconnect: Backoff = { firstMs: 100, maxMs: 3_000 };
 /** A broker that takes the socket and then says nothing. */
 const connectTimeoutMs = 10_000;
@@ -26,6 +32,7 @@ export class Link {
   readonly #abort = new AbortController();
   readonly #waiting = new Set<(connection: ChannelModel) => void>();
   readonly #listeners = new Set<(up: boolean) => void>();
+  readonly #missed = new Set<(what: Missing) => void>();
   #connection: ChannelModel | undefined;
   #running: Promise<void> | undefined;
 
@@ -46,6 +53,19 @@ export class Link {
   onChange(listener: (up: boolean) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  /** `listener` hears of every exchange and queue that a channel was lost for. @returns what ends that. */
+  onMissing(listener: (what: Missing) => void): () => void {
+    this.#missed.add(listener);
+    return () => this.#missed.delete(listener);
+  }
+
+  /** A channel ended with this error of the broker. */
+  tellFault(error: { code?: number; message: string }): void {
+    const [, kind, name] = /NOT_FOUND - no (exchange|queue) '([^']+)'/.exec(error.message) ?? [];
+    if (error.code !== 404 || kind === undefined || name === undefined) return;
+    for (const listener of this.#missed) listener({ kind: kind as Missing["kind"], name });
   }
 
   /** The connection, as soon as there is one. Rejects when `signal` aborts first. */

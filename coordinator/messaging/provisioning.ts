@@ -14,6 +14,8 @@ import { MusterError } from "../../config-db/errors.ts";
 import { exchanges, queues, reservedIdPattern, typeSignalKey } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { Declarer } from "./declarer.ts";
+import { closeQuietly } from "./lasting-channel.ts";
+import type { Missing } from "./link.ts";
 import type { Management } from "./management.ts";
 import { PolicyKeeper } from "./policy-keeper.ts";
 import { findStanding } from "./standing.ts";
@@ -80,6 +82,7 @@ export class Provisioning {
   readonly #settleMs: number;
   #ready: Deferred;
   readonly #asleep = new Set<() => void>();
+  #heard: () => void = () => undefined;
 
   constructor(options: ProvisioningOptions) {
     this.#options = options;
@@ -101,6 +104,7 @@ export class Provisioning {
       },
     });
     this.#channels.push(prepared);
+    this.#heard = this.#options.broker.onMissing((what) => this.#restore(what));
     const declaring: Lasting[] = [];
     for (let n = 0; n < declarers; n += 1) {
       const opened = this.#options.broker.channel({ name: `declare ${n}`, declares: true });
@@ -113,6 +117,7 @@ export class Provisioning {
 
   async close(): Promise<void> {
     this.#abort.abort();
+    this.#heard();
     this.#wake();
     await Promise.all(this.#running);
     await Promise.all(this.#channels.map((channel) => channel.close()));
@@ -184,6 +189,25 @@ export class Provisioning {
     this.#standing.delete(id);
     const job = this.#jobs.get(id);
     if (job !== undefined) this.#end(job);
+  }
+
+  /** Somebody deleted what stood: a component's queues are declared again, for all else everything is. */
+  #restore({ kind, name }: Missing): void {
+    const own = sitePlan(this.#options.site);
+    const all = kind === "exchange" ? own.exchanges : own.queues;
+    if (all.some((planned) => planned.name === name) || (kind === "exchange" && name.startsWith(exchanges.type("")))) {
+      const prepared = this.#channels[0]?.channel.current;
+      // Without one it is being prepared already.
+      if (prepared === undefined) return;
+      this.#options.logger.warn({ [kind]: name }, "it was deleted from the broker: all that is not there is declared");
+      void closeQuietly(prepared);
+      return;
+    }
+    for (const [id, type] of [...this.#standing]) {
+      if (!componentPlan({ id, type }).queues.some((queue) => queue.name === name)) continue;
+      this.#standing.delete(id);
+      this.want({ id, type });
+    }
   }
 
   // --- once a connection ---------------------------------------------------------------------------------------

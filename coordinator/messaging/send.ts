@@ -100,6 +100,10 @@ export class Sender {
       // A fanout cannot say whom it missed.
       if (plan.exchange !== exchanges.all) await provisioning.typeExchange(plan.recipients[0]?.type ?? "");
       await Promise.all(here.map((member) => provisioning.declared(member)));
+      const outcome = await this.#publish(plan, letter, here.length > 0);
+      if (outcome !== "unroutable") return expectTaken(outcome, plan);
+      // All that was bound there is gone with the exchange, or by hand.
+      await Promise.all(here.map((member) => provisioning.repair(member, false)));
       expectTaken(await this.#publish(plan, letter, false), plan);
       return;
     }

@@ -239,4 +239,65 @@ describe("messages between components", function () {
     const [message] = await take(await messaging.inboxes.of(member));
     expect(message?.name).to.equal("found");
   });
+
+  for (const exchange of ["muster.unicast", "muster.any", "muster.requests"])
+    it(`provides ${exchange} again that somebody deleted, with its bindings`, async () => {
+      const member = members.add();
+      await messaging.provision(member);
+      await vhost.api("DELETE", `/exchanges/{vhost}/${exchange}`);
+      if (exchange === "muster.requests") {
+        const answered = answerer(member, "hello");
+        const { plan, letter, timeoutMs, signal } = ask({ component: member.id });
+        expect((await messaging.requester.ask(plan, letter, timeoutMs, signal)).from).to.equal(member.id);
+        await answered;
+        return;
+      }
+      await sendCommand(exchange === "muster.any" ? { any: member.type } : { component: member.id }, command("found"));
+      const [message] = await take(await messaging.inboxes.of(member));
+      expect(message?.name).to.equal("found");
+    });
+
+  it("provides the exchange of a type again that somebody deleted", async () => {
+    const member = members.add();
+    await messaging.provision(member);
+    await sendCommand({ type: member.type }, command("before"));
+    await vhost.api("DELETE", `/exchanges/{vhost}/muster.type.${member.type}`);
+    await sendCommand({ type: member.type }, command("after"));
+    const inbox = await messaging.inboxes.of(member);
+    const names: string[] = [];
+    while (names.length < 2) for (const { name } of await take(inbox)) names.push(name);
+    expect(names).to.deep.equal(["before", "after"]);
+  });
+
+  it("provides a polled queue again that somebody deleted", async () => {
+    const member = members.add();
+    const inbox = await messaging.inboxes.of(member);
+    const taken = take(inbox, 15_000);
+    const path = `/queues/{vhost}/muster.${member.id}.broadcasts`;
+    await eventually(
+      async () => expect(((await vhost.api("GET", path)) as { consumers?: number }).consumers).to.equal(1),
+      { timeoutMs: 10_000 },
+    );
+    await vhost.api("DELETE", path);
+    await eventually(async () => expect(await vhost.api("GET", path)).to.include({ name: path.split("/").at(-1) }));
+    await sendCommand({ type: member.type }, command("found"));
+    expect((await taken)[0]?.name).to.equal("found");
+  });
+
+  it("provides the queue of the dead letters again that somebody deleted", async () => {
+    const member = members.add();
+    await messaging.provision(member);
+    await vhost.api("DELETE", "/queues/{vhost}/muster.dead");
+    const inbox = await messaging.inboxes.of(member);
+    await sendCommand({ component: member.id }, command("doomed"));
+    const [message] = await take(inbox);
+    await eventually(async () =>
+      expect(await vhost.api("GET", "/queues/{vhost}/muster.dead")).to.have.property("name"),
+    );
+    await inbox.nack(message?.delivery ?? "", { final: true });
+    await eventually(async () => {
+      const { deadLetters } = await messaging.deadLetters.list({ match: { to: member.id }, limit: 10 });
+      expect(deadLetters).to.have.length(1);
+    });
+  });
 });
