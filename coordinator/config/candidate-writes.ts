@@ -41,7 +41,8 @@ export class CandidateWrites {
 
   /**
    * Makes a staged candidate the layer, for all. What ran before and died in between is finished.
-   * @throws MusterError `precondition-failed` when the candidate is not the one expected; `not-found`; `conflict` when the layer was changed after the candidate was staged; `refused` when
+   * @throws MusterError `precondition-failed` when the candidate is not the one expected; `not-found`; `conflict` when the
+   * layer was changed after the candidate was staged; `refused` when
    * a component that had not been selected would be broken.
    */
   async promote(layer: LayerName, { author, note, expected }: WriteContext): Promise<StoredLayer> {

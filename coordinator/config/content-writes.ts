@@ -35,7 +35,8 @@ export class ContentWrites {
 
   /**
    * Adds or replaces a file: a new version of the layer, which it makes where there is none.
-   * @throws MusterError `invalid-request` for a bad name or media type, `too-large`, `refused` for one file too many, else as a layer's write
+   * @throws MusterError `invalid-request` for a bad name or media type, `too-large`, `refused` for one file too many, else as
+   * a layer's write
    */
   async put(
     layer: LayerName,

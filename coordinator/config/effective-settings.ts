@@ -188,6 +188,7 @@ export class EffectiveSettings {
   }
 
   #impactBehindCandidates(ids: string[], tried: Tried): Map<string, NonNullable<Impact["behind"]>> {
+    if (!this.#records.isAnyStaged) return new Map();
     const selected = ids.filter((id) => this.#records.chain(this.#traits(id)).some(({ candidate }) => candidate));
     if (selected.length === 0) return new Map();
     return this.#records.withoutCandidates(() => {

@@ -99,6 +99,11 @@ export class Records {
     }
   }
 
+  /** Whether any layer has a staged candidate. */
+  get isAnyStaged(): boolean {
+    return [...this.candidates.keys()].some((layer) => this.#staged(layer) !== undefined);
+  }
+
   /** Runs `work` as if no candidate were staged. */
   withoutCandidates<Result>(work: () => Result): Result {
     this.#ignoresCandidates = true;

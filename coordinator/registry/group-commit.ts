@@ -5,8 +5,8 @@
  * under way makes up the next batch.
  *
  * Bounded: at most `waitingMax` writes wait, `batchMax` go together and no more than 2 MiB unless one alone is larger, two
- * batches are under way: while the store works on one, those of the other are answered and come back with more. The second goes when it is no smaller than the first:
- * CouchDB takes a fifth less time for a few large batches than for many small ones. Two batches never have a document in
+ * batches are under way: while the store works on one, those of the other are answered and come back with more. The
+ * second goes when it is no smaller than the first: CouchDB takes a fifth less time for a few large batches than for many small ones. Two batches never have a document in
  * common.
  *
  * Nobody pays for another's document: a batch that the store refuses as a whole is written in halves, down to the guilty.

@@ -147,30 +147,46 @@ function publishRow(track: boolean): Row {
   };
 }
 
+/** A bridge, and beside it a queue for the management API and a channel that publishes to both. */
+async function startDelivering() {
+  const { vhost, close, ...bridge } = await startBridge();
+  const connection = await connect(vhost.url, { noDelay: true });
+  const channel = await connection.createConfirmChannel();
+  const queue = "bench.management";
+  await channel.assertQueue(queue, { durable: true, arguments: { "x-queue-type": "quorum" } });
+  const content = Buffer.from(JSON.stringify(body));
+  const publish = (exchange: string, key: string) =>
+    channel.publish(exchange, key, content, {
+      messageId: randomUUID(),
+      type: "bench",
+      persistent: true,
+      headers: { "muster-kind": "command" },
+    });
+  return {
+    ...bridge,
+    vhost,
+    channel,
+    queue,
+    publish,
+    close: async () => {
+      await connection.close();
+      await close();
+    },
+  };
+}
+
 const deliveryRow: Row = {
   work: `from an AMQP publish to the hands of an HTTP consumer that waits for it, ${callsPerRound} a round`,
   figure: "p50Ms",
   better: "lower",
   targetRatio: 1 / 4,
   async setUp() {
-    const { vhost, id, url, management, close } = await startBridge();
-    const connection = await connect(vhost.url, { noDelay: true });
-    const channel = await connection.createConfirmChannel();
-    const queue = "bench.management";
-    await channel.assertQueue(queue, { durable: true, arguments: { "x-queue-type": "quorum" } });
-    const content = Buffer.from(JSON.stringify(body));
-    const options = () => ({
-      messageId: randomUUID(),
-      type: "bench",
-      persistent: true,
-      headers: { "muster-kind": "command" },
-    });
-
+    const { vhost, id, url, management, queue, publish, close } = await startDelivering();
     const viaBridge = async (): Promise<number> => {
       const polled = expectStatus(call("GET", url(`/v1/components/${id}/inbox?max=1&waitMs=10000`)), 200);
       await sent(id);
       const startMs = performance.now();
-      channel.publish(exchanges.unicast, id, content, options());
+      publish(exchanges.unicast, id);
       const { messages } = JSON.parse(await polled) as { messages: { delivery: string }[] };
       const tookMs = performance.now() - startMs;
       await expectStatus(call("POST", url(`/v1/components/${id}/inbox/${messages[0]?.delivery}/ack`)), 204);
@@ -179,7 +195,7 @@ const deliveryRow: Row = {
     const get = JSON.stringify({ count: 1, ackmode: "ack_requeue_false", encoding: "auto" });
     const viaManagement = async (): Promise<number> => {
       const startMs = performance.now();
-      channel.publish("", queue, content, options());
+      publish("", queue);
       // It cannot wait: an empty answer comes at once, and one asks again.
       for (;;) {
         const text = await expectStatus(call("POST", management(`/queues/{vhost}/${queue}/get`), get), 200);
@@ -191,7 +207,7 @@ const deliveryRow: Row = {
       const polled = expectStatus(call("GET", bare.url), 200);
       await sent(id);
       const startMs = performance.now();
-      channel.publish("", bare.queue, content, options());
+      publish("", bare.queue);
       await polled;
       return performance.now() - startMs;
     };
@@ -205,7 +221,6 @@ const deliveryRow: Row = {
       ],
       tearDown: async () => {
         await bare.close();
-        await connection.close();
         await close();
       },
     };
@@ -222,21 +237,9 @@ const takingRow: Row = {
   better: "lower",
   targetRatio: 1 / 4,
   async setUp() {
-    const { vhost, id, url, management, close } = await startBridge();
-    const connection = await connect(vhost.url, { noDelay: true });
-    const channel = await connection.createConfirmChannel();
-    const queue = "bench.management";
-    await channel.assertQueue(queue, { durable: true, arguments: { "x-queue-type": "quorum" } });
-    const content = Buffer.from(JSON.stringify(body));
+    const { vhost, id, url, management, channel, queue, publish, close } = await startDelivering();
     const round = async (exchange: string, key: string, from: string, take: () => Promise<number>) => {
-      for (let n = 0; n < perCall * callsPerRound; n++) {
-        channel.publish(exchange, key, content, {
-          messageId: randomUUID(),
-          type: "bench",
-          persistent: true,
-          headers: { "muster-kind": "command" },
-        });
-      }
+      for (let n = 0; n < perCall * callsPerRound; n++) publish(exchange, key);
       await channel.waitForConfirms();
       const figures = await timed(callsPerRound, take);
       await vhost.api("DELETE", `/queues/{vhost}/${from}/contents`);
@@ -263,10 +266,7 @@ const takingRow: Row = {
         { name: "bridge, poll", measure: () => round(exchanges.unicast, id, queues.commands(id), viaBridge) },
         { name: "RabbitMQ management API, get", measure: () => round("", queue, queue, viaManagement) },
       ],
-      tearDown: async () => {
-        await connection.close();
-        await close();
-      },
+      tearDown: close,
     };
   },
 };
