@@ -425,6 +425,55 @@ describe("the client over AMQP", function () {
     expect((await channel.checkQueue(queues.requests(id))).messageCount).to.equal(0);
   });
 
+  it("acknowledges on the channel that a message came on, not on one opened after it", async () => {
+    const id = `c-${randomUUID().slice(0, 8)}`;
+    const plan = componentPlan({ id, type: "worker" });
+    await declare(directUrl, plan);
+    await channel.deleteQueue(queues.replies(id));
+    channel.publish(exchanges.requests, id, Buffer.from("held"));
+    const held: ConsumeMessage[] = [];
+    const onMessage = (message: ConsumeMessage) => void held.push(message);
+    const onReturned = () => undefined;
+    const session = new AmqpSession({ url: directUrl, id, type: "worker", prefetch: 1, onMessage, onReturned });
+    try {
+      const opening = session.open();
+      await eventually(() => expect(held.length).to.be.at.least(2));
+      await declare(directUrl, plan);
+      await opening;
+      // Once on each channel, and the last time on the one that lives.
+      const deliveries = held.length + Number(held.length < 3);
+      await eventually(() => expect(held.length).to.be.at.least(deliveries));
+      const [first] = held as [ConsumeMessage];
+      expect(() => session.ack(first)).to.throw(/closed/i);
+      session.ack(held.at(-1) as ConsumeMessage);
+      await channel.checkQueue(queues.requests(id));
+      expect(session.isOpen).to.equal(true);
+    } finally {
+      await session.close();
+    }
+    expect((await channel.checkQueue(queues.requests(id))).messageCount).to.equal(0);
+  });
+
+  it("has sent its acknowledgements when it is closed", async () => {
+    const id = `c-${randomUUID().slice(0, 8)}`;
+    await declare(directUrl, componentPlan({ id, type: "worker" }));
+    const onReturned = () => undefined;
+    for (const queue of [queues.requests(id), queues.commands(id)]) {
+      channel.sendToQueue(queue, Buffer.from("1"));
+      const closed = new Promise<void>((resolve, reject) => {
+        const onMessage = (message: ConsumeMessage, session: AmqpSession) => {
+          session.ack(message);
+          session.close().then(resolve, reject);
+        };
+        new AmqpSession({ url: directUrl, id, type: "worker", prefetch: 1, onMessage, onReturned })
+          .open()
+          .catch(reject);
+      });
+      await closed;
+      expect((await channel.checkQueue(queue)).messageCount, queue).to.equal(0);
+    }
+  });
+
   describe("when the link breaks", () => {
     it("sends again what was not confirmed, and handles each once", async () => {
       const [sender, target] = await Promise.all([join({ transport: "amqp" }), join({ transport: "amqp" })]);

@@ -1,6 +1,6 @@
 /** A connection to the broker, made to be fast and to notice when it is dead. */
 import type { Socket } from "node:net";
-import { type ChannelModel, connect } from "amqplib";
+import { type Channel, type ChannelModel, connect } from "amqplib";
 
 const connectTimeoutMs = 5_000;
 /** Two missed ones end a connection: a broker that froze or a cable that was pulled is noticed in 20 to 30 s. */
@@ -21,17 +21,20 @@ export async function connectBroker(brokerUrl: string, name: string): Promise<Ch
   return connection;
 }
 
-/** Politely, and after a while by force: a half-open connection never answers the close. Never rejects. */
-export async function closeConnection(connection: ChannelModel): Promise<void> {
+/**
+ * Politely, and after a while by force: a half-open connection never answers the close. Never rejects.
+ * @param channels of which something may still be on its way: amqplib sends the close of a connection before what its
+ * channels have to send, even what was handed to them earlier, and the broker then gives out again what was acknowledged.
+ */
+export async function closeConnection(connection: ChannelModel, channels: readonly Channel[] = []): Promise<void> {
   const timer = setTimeout(
     () => socketOf(connection).destroy(new Error(`no answer to the close in ${closeTimeoutMs} ms`)),
     closeTimeoutMs,
   );
   // One that ends without the broker's answer only tells by the event.
-  await new Promise((resolve) => {
-    connection.once("close", resolve);
-    connection.close().then(resolve, resolve);
-  });
+  const ended = new Promise((resolve) => connection.once("close", resolve));
+  await Promise.race([ended, Promise.allSettled(channels.map(async (channel) => channel.close()))]);
+  await Promise.race([ended, connection.close().catch(() => undefined)]);
   clearTimeout(timer);
 }
 

@@ -36,8 +36,10 @@ export class AmqpSession {
   readonly #connections: ChannelModel[] = [];
   #out: ConfirmChannel | undefined;
   #direct: Channel | undefined;
-  /** By consumer tag, which is the queue's name: where its messages are acknowledged. */
+  /** By consumer tag, which is the queue's name. */
   readonly #consumers = new Map<string, Channel>();
+  /** Where each message came from: the number that acknowledges it means another one on a channel opened later. */
+  readonly #channels = new WeakMap<ConsumeMessage, Channel>();
   #ended = false;
   #closing: Promise<unknown> | undefined;
   #held = 0;
@@ -234,7 +236,15 @@ export class AmqpSession {
   close(): Promise<void> {
     this.#ackDue();
     this.#finish("closed");
-    this.#closing ??= Promise.all(this.#connections.map(closeConnection));
+    const channels = [...new Set([...this.#consumers.values(), ...(this.#out ? [this.#out] : [])])];
+    this.#closing ??= Promise.all(
+      this.#connections.map((connection) =>
+        closeConnection(
+          connection,
+          channels.filter((channel) => channel.connection === connection.connection),
+        ),
+      ),
+    );
     return this.#closing.then(() => undefined);
   }
 
@@ -263,7 +273,10 @@ export class AmqpSession {
         use(channel);
         for (const { queue, noAck } of sources) {
           this.#consumers.set(queue, channel);
-          await channel.consume(queue, (message) => this.#receive(queue, message), { consumerTag: queue, noAck });
+          await channel.consume(queue, (message) => this.#receive(queue, channel, message), {
+            consumerTag: queue,
+            noAck,
+          });
         }
         this.#watch(channel);
         return;
@@ -275,9 +288,13 @@ export class AmqpSession {
     }
   }
 
-  #receive(queue: string, message: ConsumeMessage | null): void {
-    if (message === null) this.#finish(`the queue ${queue} was deleted`);
-    else if (!this.#ended) this.#options.onMessage(message, this);
+  #receive(queue: string, channel: Channel, message: ConsumeMessage | null): void {
+    if (message === null) {
+      this.#finish(`the queue ${queue} was deleted`);
+    } else if (!this.#ended) {
+      this.#channels.set(message, channel);
+      this.#options.onMessage(message, this);
+    }
   }
 
   async #askForExchange(name: string): Promise<boolean> {
@@ -299,8 +316,8 @@ export class AmqpSession {
     channel.on("handler-error", (error) => this.#finish(error));
   }
 
-  #channelOf({ fields }: ConsumeMessage): Channel {
-    const channel = this.#consumers.get(fields.consumerTag);
+  #channelOf(message: ConsumeMessage): Channel {
+    const channel = this.#channels.get(message);
     if (channel === undefined || this.#ended) throw sessionEnded();
     return channel;
   }
