@@ -40,21 +40,25 @@ export class LastingChannel {
 
   /** The channel, as soon as there is one. Rejects when `waiting` aborts or this closes first. */
   async opened(waiting: AbortSignal): Promise<ConfirmChannel> {
-    waiting.throwIfAborted();
+    const signals = [waiting, this.#abort.signal];
+    for (const signal of signals) signal.throwIfAborted();
     if (this.#channel !== undefined) return this.#channel;
-    const signal = AbortSignal.any([waiting, this.#abort.signal]);
-    signal.throwIfAborted();
     return new Promise((resolve, reject) => {
+      // Not AbortSignal.any: in Node 20 it keeps no hold of a timeout's signal, which may be collected and never abort.
+      const leave = () => {
+        this.#waiting.delete(give);
+        for (const signal of signals) signal.removeEventListener("abort", refuse);
+      };
       const give = (channel: ConfirmChannel) => {
-        signal.removeEventListener("abort", refuse);
+        leave();
         resolve(channel);
       };
-      const refuse = () => {
-        this.#waiting.delete(give);
-        reject(signal.reason);
+      const refuse = (event: Event) => {
+        leave();
+        reject((event.target as AbortSignal).reason);
       };
       this.#waiting.add(give);
-      signal.addEventListener("abort", refuse, { once: true });
+      for (const signal of signals) signal.addEventListener("abort", refuse);
     });
   }
 
@@ -111,7 +115,6 @@ export class LastingChannel {
       given = true;
       this.#channel = channel;
       for (const give of [...this.#waiting]) give(channel);
-      this.#waiting.clear();
     } catch (error) {
       await closeQuietly(channel);
       throw error;

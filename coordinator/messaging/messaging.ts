@@ -55,6 +55,8 @@ export interface MessagingOptions {
   /** How long a new commands queue stands before it takes commands, in milliseconds. */
   queueSettleMs?: number;
   retry?: Partial<RetryPolicy>;
+  /** How long the answer of a webhook is awaited, in milliseconds. */
+  webhookTimeoutMs?: number;
   metrics?: Metrics;
   wallClock?: () => Date;
 }
@@ -120,7 +122,15 @@ export class Messaging {
     this.deadLetters = new DeadLetters({ store, broker, sender, tracking, logger, wallClock, max, ready });
     const { replyKey } = this.requester;
     this.tap = new Tap({ broker, site, replyKey, logger, standing: () => this.#standing() });
-    this.#webhooks = new Webhooks({ inboxes, members, site, leads, logger, wallClock });
+    this.#webhooks = new Webhooks({
+      inboxes,
+      members,
+      site,
+      leads,
+      ...(options.webhookTimeoutMs !== undefined && { answerTimeoutMs: options.webhookTimeoutMs }),
+      logger,
+      wallClock,
+    });
     if (options.metrics !== undefined) registerMetrics(options.metrics, () => this.#figures());
     this.#remote = new Remote({ broker, provisioning, members, site, logger, wallClock });
     this.#federation =

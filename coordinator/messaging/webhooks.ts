@@ -1,7 +1,8 @@
 /**
  * Webhooks: the inbox of a component that would rather be called. Each message is POSTed to the registered URL, signed; a
  * 2xx acks it. What says that the endpoint is away (no connection, 408, 429, 503) is tried again with backoff and costs
- * the message nothing; any other answer is a failure of the handler and follows the rules of every other one.
+ * the message nothing; any other answer, or none in time, is a failure of the handler and follows the rules of every
+ * other one: else the one message that its handler hangs on would hold up all behind it.
  */
 import { createHmac } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
@@ -18,6 +19,8 @@ export interface WebhooksOptions {
   site: string;
   /** Only the leading coordinator calls webhooks: two would lose the order of messages. */
   leads: () => boolean;
+  /** How long an answer is awaited, in milliseconds; 30,000 if not given. */
+  answerTimeoutMs?: number;
   logger: Logger;
   wallClock: () => Date;
 }
@@ -25,7 +28,7 @@ export interface WebhooksOptions {
 const reconcileEveryMs = 1_000;
 const messagesAtOnce = 16;
 const pollWaitMs = 30_000;
-const answerTimeoutMs = 30_000;
+const defaultAnswerTimeoutMs = 30_000;
 const answerBytesMax = 1024 * 1024;
 const endpointBackoff: Backoff = { firstMs: 500, maxMs: 30_000 };
 const pollRetryMs = 2_000;
@@ -162,8 +165,16 @@ export class Webhooks {
     signal: AbortSignal,
   ): Promise<PostOutcome> {
     const body = JSON.stringify(message);
+    const { answerTimeoutMs = defaultAnswerTimeoutMs } = this.#options;
     const seconds = Math.floor(this.#options.wallClock().getTime() / 1000);
+    // Not AbortSignal.any: in Node 20 it keeps no hold of a timeout's signal, which may be collected and never abort.
+    const ending = new AbortController();
+    const end = () => ending.abort(signal.reason);
+    const late = () => ending.abort(new LateAnswer(answerTimeoutMs));
+    const timer = setTimeout(late, answerTimeoutMs);
+    signal.addEventListener("abort", end);
     try {
+      signal.throwIfAborted();
       const response = await fetch(url, {
         method: "POST",
         headers: {
@@ -174,30 +185,53 @@ export class Webhooks {
         },
         body,
         redirect: "manual",
-        signal: AbortSignal.any([signal, AbortSignal.timeout(answerTimeoutMs)]),
+        signal: ending.signal,
       });
-      const content = Buffer.from(await response.arrayBuffer());
+      const content = await readAnswer(response);
       if (awayStatuses.has(response.status)) return { outcome: "away", reason: `status ${response.status}` };
       if (!response.ok) {
-        const said = content.toString("utf8").slice(0, 200);
+        const said = (content ?? Buffer.alloc(0)).toString("utf8").slice(0, 200);
         return { outcome: "failed", reason: `the webhook answered ${response.status} ${said}`.trim() };
       }
-      if (content.length > answerBytesMax)
-        return {
-          outcome: "failed",
-          reason: `the webhook answered ${content.length} bytes, the limit is ${answerBytesMax}`,
-        };
+      if (content === undefined)
+        return { outcome: "failed", reason: `the webhook answered more than ${answerBytesMax} bytes, the limit` };
       const contentType = response.headers.get("content-type") ?? "application/json";
       const fault = message.kind === "request" ? faultOfBody(content, contentType) : undefined;
       if (fault !== undefined) return { outcome: "failed", reason: `the webhook's answer is no reply: ${fault}` };
       return { outcome: "handled", reply: { content, contentType } };
     } catch (error) {
       const cause = (error as { cause?: { code?: unknown } }).cause;
-      // A connection fails with a code; a request that cannot be made at all never will be.
-      const outcome = error instanceof TypeError && cause?.code === undefined ? "failed" : "away";
-      return { outcome, reason: String(cause ?? error) };
+      const reason = error instanceof LateAnswer ? error.message : String(cause ?? error);
+      return { outcome: isHandlers(error, cause?.code) ? "failed" : "away", reason };
+    } finally {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", end);
     }
   }
+}
+
+/** @returns undefined when it is too long; the rest is not read then, it may have no end. */
+async function readAnswer({ body }: Response): Promise<Buffer | undefined> {
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const chunk of body ?? []) {
+    bytes += chunk.length;
+    if (bytes > answerBytesMax) return undefined;
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}
+
+class LateAnswer extends Error {
+  constructor(timeoutMs: number) {
+    super(`the webhook gave no answer within ${timeoutMs} ms`);
+  }
+}
+
+/** A connection fails with a code, and may be back. One that gives no answer, or no HTTP, or is none to fetch, is there. */
+function isHandlers(error: unknown, code: unknown): boolean {
+  if (error instanceof LateAnswer) return true;
+  return error instanceof TypeError && (code === undefined || String(code).startsWith("HPE_"));
 }
 
 type PostOutcome =
