@@ -152,6 +152,7 @@ export class Coordinator {
         : {
             publishRenewal: (renewal) => messaging.publishRenewal(renewal),
             onRenewal: (listener) => messaging.onRenewal(listener),
+            renewalsHeard: (signal) => messaging.renewalsHeard(signal),
             remove: (component) => messaging.remove(component),
           }),
     });

@@ -55,6 +55,8 @@ export interface MessagingOptions {
   /** How long a new commands queue stands before it takes commands, in milliseconds. */
   queueSettleMs?: number;
   retry?: Partial<RetryPolicy>;
+  /** How long a leader waits for renewals by message that do not come through, in milliseconds. */
+  unheardMaxMs?: number;
   /** How long the answer of a webhook is awaited, in milliseconds. */
   webhookTimeoutMs?: number;
   metrics?: Metrics;
@@ -106,7 +108,12 @@ export class Messaging {
     const provisioning = this.#provisioning;
     const ready = () => provisioning.ready();
     const consumer = new Consumer({ broker, retry: { ...defaultRetryPolicy, ...options.retry }, logger, wallClock });
-    this.#renewals = new Renewals(broker, ready);
+    this.#renewals = new Renewals({
+      broker,
+      ready,
+      logger,
+      ...(options.unheardMaxMs !== undefined && { unheardMaxMs: options.unheardMaxMs }),
+    });
     this.#signals = new Signals({ broker, members, site, wallClock });
     this.sender = new Sender({ broker, provisioning, members, site, wallClock });
     this.requester = new Requester({ broker, sender: this.sender, site });
@@ -250,6 +257,11 @@ export class Messaging {
   /** Gives every renewal that comes by AMQP while listening: the site's leader alone does. @returns what ends it. */
   onRenewal(listener: (renewal: RenewalMessage) => void): () => Promise<void> {
     return this.#renewals.listen(listener);
+  }
+
+  /** Resolves when all renewals by message that were sent before have been heard (renewals.ts). */
+  renewalsHeard(signal: AbortSignal): Promise<void> {
+    return this.#renewals.heard(signal);
   }
 
   /** Passes a renewal on to the coordinator that leads. */

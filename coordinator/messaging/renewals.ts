@@ -1,4 +1,7 @@
 /** Renewals of leases that come by AMQP, on their way to the coordinator that judges them. */
+import { randomUUID } from "node:crypto";
+import type { ConsumeMessage } from "amqplib";
+import type { Logger } from "pino";
 import type { RenewalMessage } from "../../config-db/generated/types.ts";
 import { exchanges, queues } from "../../config-db/names.ts";
 import { check } from "../../config-db/validate.ts";
@@ -8,19 +11,34 @@ import { consume } from "./lasting-channel.ts";
 const prefetch = 2_000;
 /** A renewal is a few hundred bytes; what is larger is none. */
 const renewalBytesMax = 8_192;
+/** The `type` of a message that we send to ourselves; renewals have none. */
+const echoType = "echo";
+const echoTimeoutMs = 2_000;
+/** Longer than missed heartbeats take to end the connections of a broker that froze. */
+const defaultUnheardMaxMs = 45_000;
+
+export interface RenewalsOptions {
+  broker: Broker;
+  /** Resolves when the queue of renewals stands. */
+  ready(): Promise<void>;
+  logger: Logger;
+  /** How long it is waited for renewals by message that do not come through, in milliseconds. */
+  unheardMaxMs?: number;
+}
 
 export class Renewals {
-  readonly #broker: Broker;
-  readonly #ready: () => Promise<void>;
+  readonly #options: RenewalsOptions;
   readonly #listeners = new Set<(renewal: RenewalMessage) => void>();
+  /** What to call when the echo of this id is back. */
+  readonly #echoes = new Map<string, () => void>();
+  /** Nothing has come through for so long that it is waited for no more. */
+  #deaf = false;
   #opened: ReturnType<Broker["channel"]> | undefined;
   /** Messages that were no renewals, since the start. */
   malformed = 0;
 
-  /** @param ready resolves when the queue of renewals stands. */
-  constructor(broker: Broker, ready: () => Promise<void>) {
-    this.#broker = broker;
-    this.#ready = ready;
+  constructor(options: RenewalsOptions) {
+    this.#options = options;
   }
 
   async close(): Promise<void> {
@@ -32,11 +50,12 @@ export class Renewals {
   /** Consumes while somebody listens: only the leader of a site should. @returns what ends it. */
   listen(listener: (renewal: RenewalMessage) => void): () => Promise<void> {
     this.#listeners.add(listener);
-    this.#opened ??= this.#broker.channel({
+    const { broker, ready } = this.#options;
+    this.#opened ??= broker.channel({
       name: "renewals",
       setup: async (channel) => {
-        await this.#ready();
-        await consume(channel, queues.renewals, { prefetch, noAck: true }, (message) => this.#give(message.content));
+        await ready();
+        await consume(channel, queues.renewals, { prefetch, noAck: true }, (message) => this.#take(message));
       },
     });
     return async () => {
@@ -52,7 +71,57 @@ export class Renewals {
   async publish(renewal: RenewalMessage): Promise<void> {
     const content = Buffer.from(JSON.stringify(renewal));
     const options = { persistent: false, contentType: "application/json" };
-    await this.#broker.publish({ exchange: exchanges.renewals, key: "", content, options });
+    await this.#options.broker.publish({ exchange: exchanges.renewals, key: "", content, options });
+  }
+
+  /**
+   * Resolves when every renewal that was in the queue at the call has been given to the listeners, which a message of
+   * our own that comes after them tells: a broker that froze, or that takes no messages for want of memory, keeps its
+   * connections for a while. Also when there is no connection, when nothing has come through for `unheardMaxMs`
+   * (clients have found the bridge by then), and when `signal` aborts.
+   */
+  async heard(signal: AbortSignal): Promise<void> {
+    const { broker, logger, unheardMaxMs = defaultUnheardMaxMs } = this.#options;
+    const giveUpAtMs = performance.now() + unheardMaxMs;
+    for (let isFirst = true; broker.state === "connected" && !signal.aborted; isFirst = false) {
+      const echo = this.#echo(signal);
+      if (this.#deaf || (await echo)) return;
+      if (isFirst) logger.warn("not judging: renewals by message do not come through");
+      if (performance.now() < giveUpAtMs) continue;
+      this.#deaf = true;
+      logger.error({ unheardMaxMs }, "judging by renewals over HTTP alone: none by message comes through");
+    }
+  }
+
+  /** @returns false when it is not back in time. */
+  #echo(signal: AbortSignal): Promise<boolean> {
+    const messageId = randomUUID();
+    return new Promise((resolve) => {
+      const end = (isBack: boolean) => {
+        clearTimeout(timer);
+        signal.removeEventListener("abort", stop);
+        this.#echoes.delete(messageId);
+        resolve(isBack);
+      };
+      const stop = () => end(false);
+      const timer = setTimeout(stop, echoTimeoutMs);
+      signal.addEventListener("abort", stop);
+      this.#echoes.set(messageId, () => end(true));
+      const options = { messageId, type: echoType, persistent: false };
+      const publication = { exchange: exchanges.renewals, key: "", content: Buffer.alloc(0), options };
+      // One that cannot be sent is not back in time either.
+      this.#options.broker.publish({ ...publication, timeoutMs: echoTimeoutMs }).catch(() => undefined);
+    });
+  }
+
+  #take({ content, properties }: ConsumeMessage): void {
+    if (properties.type !== echoType) {
+      this.#give(content);
+      return;
+    }
+    this.#deaf = false;
+    // One of a former leader is none of ours.
+    this.#echoes.get(properties.messageId)?.();
   }
 
   #give(content: Buffer): void {

@@ -2,8 +2,8 @@
  * The leader's judgement of its site's leases: runs the judge, decides what has run out, and writes the transitions.
  *
  * How an expiry comes about, and why a leader that was frozen and thawed writes none
- * 1. A tick finds leases that have run out. Everything that is waiting in sockets is read first, then they are asked
- *    again.
+ * 1. A tick finds leases that have run out. Everything that is waiting in sockets and at the broker is read first, then
+ *    they are asked again. Where that takes long, the renewals of others were held up as well: it counts as a stall.
  * 2. The decision is written into the site's record by compare-and-set (`leadership.decide`). A leader that was
  *    replaced meanwhile fails here: its successor raised the epoch, which made a new revision of that record.
  * 3. The decision is carried out on the components' records. It names id and incarnation, so that it can be carried out
@@ -55,6 +55,8 @@ export interface JudgementOptions {
   wallClock(): Date;
   time?: JudgedTimeOptions;
   retention?: Retention;
+  /** Resolves when the renewals by message that were sent before have been given, or when that cannot be known. */
+  renewalsHeard?(signal: AbortSignal): Promise<void>;
   /** Ends what a removed component has beside its record: its queues. May be called again for the same one. */
   remove?(component: { id: string; type: string }): Promise<void>;
 }
@@ -75,7 +77,7 @@ const retentionEveryMs = 60_000;
 export const defaultTime: JudgedTimeOptions = { stallAfterMs: 500, settleMaxMs: 5_000 };
 
 export class Judgement {
-  readonly #options: JudgementOptions;
+  readonly #options: JudgementOptions & { time: JudgedTimeOptions };
   readonly #judge: LeaseJudge;
   /** Decided or being decided; neither granted nor renewed until that is carried out. */
   readonly #decided = new Set<string>();
@@ -84,11 +86,11 @@ export class Judgement {
   #running: Promise<void> | undefined;
   #inherited: Promise<void> | undefined;
   #sweptMs = Number.NEGATIVE_INFINITY;
-  #closed = false;
+  readonly #closing = new AbortController();
 
   constructor(options: JudgementOptions) {
-    this.#options = options;
-    this.#judge = new LeaseJudge(options.time ?? defaultTime);
+    this.#options = { time: defaultTime, ...options };
+    this.#judge = new LeaseJudge(this.#options.time);
   }
 
   /** Leases held at the moment; 0 when this coordinator does not lead. */
@@ -109,7 +111,7 @@ export class Judgement {
   }
 
   async close(): Promise<void> {
-    this.#closed = true;
+    this.#closing.abort();
     for (const end of this.#ends.splice(0)) end();
     await Promise.all([this.#running, this.#inherited]);
   }
@@ -121,12 +123,11 @@ export class Judgement {
 
   /** One look at the clock. Called by a timer; tests with a clock of their own call it. */
   tick(): void {
-    const { clock, logger, leadership } = this.#options;
+    const { clock, logger } = this.#options;
     const nowMs = clock();
     const awayMs = this.#judge.observe(nowMs);
     if (awayMs > 0) logger.warn({ awayMs: Math.round(awayMs), leases: this.#judge.size }, "not judging: was away");
-    const { standing } = leadership;
-    if (standing.role !== "leading" || !standing.judging || this.#running !== undefined) return;
+    if (!this.#isJudging || this.#running !== undefined) return;
     const sweeps = nowMs - this.#sweptMs >= retentionEveryMs;
     if (!sweeps && this.#judge.due(1).length === 0) return;
     if (sweeps) this.#sweptMs = nowMs;
@@ -140,9 +141,7 @@ export class Judgement {
   async #judgeNow(sweeps: boolean): Promise<void> {
     await this.#inherited;
     if (sweeps) await this.#sweep();
-    // Two turns of the event loop: what arrived during a short pause is in a socket and is read in the first.
-    await turn();
-    await turn();
+    if (!(await this.#hasHeard())) return;
     const decisions = this.#judge.due(decisionsMax).flatMap((id): Decision[] => {
       const record = this.#options.records.get(id);
       if (this.#isJudged(record)) return [decision(record, "expired")];
@@ -158,6 +157,25 @@ export class Judgement {
     await this.#carryOut(standing);
   }
 
+  /** Whether all renewals that were sent until now are in. */
+  async #hasHeard(): Promise<boolean> {
+    const { clock, time, renewalsHeard } = this.#options;
+    const askedMs = clock();
+    await renewalsHeard?.(this.#closing.signal);
+    const tookMs = clock() - askedMs;
+    // The renewals of others wait in as many sockets of the broker's: they are not ahead of what we heard by.
+    if (tookMs > time.stallAfterMs) this.#judge.settle(tookMs);
+    // Two turns of the event loop: what arrived during a short pause is in a socket and is read in the first.
+    await turn();
+    await turn();
+    return this.#isJudging && !this.#closing.signal.aborted;
+  }
+
+  get #isJudging(): boolean {
+    const { standing } = this.#options.leadership;
+    return standing.role === "leading" && standing.judging;
+  }
+
   async #carryOut(decisions: Decision[]): Promise<void> {
     for (const { id } of decisions) {
       this.#decided.add(id);
@@ -170,7 +188,7 @@ export class Judgement {
   /** Until it is done, somebody else leads, or the coordinator closes: then the successor finds it in the site's record. */
   async #carryOutOne(decision: Decision): Promise<void> {
     const { records, logger, leadership, wallClock, remove } = this.#options;
-    while (!this.#closed && leadership.standing.role === "leading") {
+    while (!this.#closing.signal.aborted && leadership.standing.role === "leading") {
       try {
         const { written } = await records.update(decision.id, (current) => {
           if (current?.incarnation !== decision.incarnation || current.site !== this.#options.site) return undefined;

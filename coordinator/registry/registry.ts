@@ -40,6 +40,8 @@ export interface RegistryOptions {
   publishRenewal?(renewal: RenewalMessage): unknown;
   /** Gives renewals that come by message, until what it returns is called: done while this coordinator leads. */
   onRenewal?(listener: (renewal: RenewalMessage) => void): () => Promise<void>;
+  /** Resolves when the renewals by message that were sent before have been given; see judgement.ts. */
+  renewalsHeard?(signal: AbortSignal): Promise<void>;
   /** Ends what a removed component has beside its record. May be called again for the same one. */
   remove?(component: { id: string; type: string }): Promise<void>;
   metrics?: Metrics;
@@ -98,7 +100,7 @@ export class Registry {
     const { store, sites, logger, site, leadership, clock, wallClock } = options;
     const run = `${Date.now().toString(36)}${randomBytes(3).toString("hex")}`;
     this.#records = new Records({ store, hears: (name) => sites.hears(name), logger, run });
-    const { time, retention, remove } = options;
+    const { time, retention, remove, renewalsHeard } = options;
     this.#judgement = new Judgement({
       records: this.#records,
       site,
@@ -109,6 +111,7 @@ export class Registry {
       ...(time === undefined ? {} : { time }),
       ...(retention === undefined ? {} : { retention }),
       ...(remove === undefined ? {} : { remove }),
+      ...(renewalsHeard === undefined ? {} : { renewalsHeard }),
     });
     this.#health = new HealthReports({ records: this.#records, site, leadership, logger, wallClock });
     const read = { all: () => this.all(), leases: () => this.#judgement.leases };

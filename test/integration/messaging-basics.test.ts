@@ -291,8 +291,9 @@ describe("messages between components", function () {
     const inbox = await messaging.inboxes.of(member);
     await sendCommand({ component: member.id }, command("doomed"));
     const [message] = await take(inbox);
+    // The binding to the default exchange is there with the queue.
     await eventually(async () =>
-      expect(await vhost.api("GET", "/queues/{vhost}/muster.dead")).to.have.property("name"),
+      expect(await vhost.api("GET", "/queues/{vhost}/muster.dead/bindings")).to.have.length.above(1),
     );
     await inbox.nack(message?.delivery ?? "", { final: true });
     await eventually(async () => {

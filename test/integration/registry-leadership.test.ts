@@ -93,6 +93,27 @@ describe("the coordinators of a site", () => {
     expect(await codeOf(follower.registry.renew("c-any"))).to.equal("not-registered");
   }).timeout(15_000);
 
+  it("do not expire anybody before the renewals by message that were sent are heard", async () => {
+    const asked: (() => void)[] = [];
+    const renewalsHeard = () => new Promise<void>((resolve) => asked.push(resolve));
+    const { registry } = await join({ renewalsHeard });
+    await registry.register("c-renewed", { type: "t", ttlMs: 1_000 });
+    await registry.register("c-dead", { type: "t", ttlMs: 1_000 });
+    await eventually(() => expect(asked).to.have.length(1));
+    // Longer than a stall: whoever renewed is still being heard after that.
+    await new Promise((resolve) => setTimeout(resolve, 1_500));
+    expect(registry.get("c-dead")?.state).to.equal("up");
+    registry.hear({ id: "c-renewed", incarnation: 1 });
+    const renewing = setInterval(() => registry.hear({ id: "c-renewed", incarnation: 1 }), 200);
+    asked.shift()?.();
+    await eventually(() => expect(asked).to.have.length(1));
+    expect(registry.get("c-dead")?.state).to.equal("up");
+    asked.shift()?.();
+    await eventually(() => expect(registry.get("c-dead")?.state).to.equal("expired"));
+    expect(registry.get("c-renewed")?.state).to.equal("up");
+    clearInterval(renewing);
+  }).timeout(10_000);
+
   it("know at once what another has registered when its process renews here with its incarnation", async () => {
     const contest = new PlayedContest();
     const leader = await join({ contest });

@@ -137,15 +137,17 @@ export class Membership {
   }
 
   /**
-   * By message where the broker can be reached, and once per TTL by a request, whose answer alone can say that the
-   * lease is gone or that another process has the id.
+   * By message where the broker can be reached, and within each TTL by a request: its answer alone can say that the
+   * lease is gone or that another process has the id, and a broker that froze loses all messages before it is noticed.
    */
   async #renew(registered: Registered): Promise<Registered> {
     const { id, incarnation, lease } = registered;
     const health = this.#options.health?.();
     const renewal = { incarnation, ...(health !== undefined && { health }) };
     const sent = this.#options.renewByMessage({ id, ...renewal });
-    if (sent && performance.now() - this.#answeredAtMs < lease.ttlMs) return registered;
+    // With the next one, and half an interval for delays, the TTL would be over.
+    const isLastInTtl = performance.now() - this.#answeredAtMs + 1.5 * lease.renewEveryMs >= lease.ttlMs;
+    if (sent && !isLastInTtl) return registered;
     try {
       const path = `/v1/components/${id}/lease`;
       // Half of what is left at the worst, so that there is time to ask once more.
