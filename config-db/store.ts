@@ -4,6 +4,7 @@
  * The only file that calls nano. Every fault of the engine is a MusterError: `conflict`, `refused`,
  * `store-unavailable`.
  */
+import { StringDecoder } from "node:string_decoder";
 import nano from "nano";
 import { Agent, request } from "undici";
 import { basicAuthorization } from "./basic-auth.ts";
@@ -163,12 +164,13 @@ export class Store {
         bodyTimeout: silenceMs,
         signal,
       });
-      body.setEncoding("utf8");
       if (statusCode !== 200) throw Object.assign(new Error(await body.text()), { statusCode });
       yield [];
       let rest = "";
-      for await (const text of body as AsyncIterable<string>) {
-        const lines = (rest + text).split("\n");
+      // Not the body's own setEncoding: undici cuts characters there that come in two chunks.
+      const decoder = new StringDecoder("utf8");
+      for await (const chunk of body as AsyncIterable<Buffer>) {
+        const lines = (rest + decoder.write(chunk)).split("\n");
         rest = lines.pop() ?? "";
         yield lines.filter((line) => line !== "");
       }

@@ -59,6 +59,21 @@ describe("the changes feed of a store", () => {
     expect(isMusterError(error, "store-unavailable"), String(error)).to.equal(true);
   });
 
+  it("gives characters whole that come in two pieces", async () => {
+    const id = "ü€😀".repeat(40_000);
+    const bytes = Buffer.from(row(1, id));
+    answer = async (_request, response) => {
+      // In odd pieces, each of which ends within a character now and then.
+      for (let at = 0; at < bytes.length; at += 9_973) {
+        response.write(bytes.subarray(at, at + 9_973));
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      response.end();
+    };
+    const { pages } = await follow();
+    expect(pages.flat()[0] === id).to.equal(true);
+  });
+
   const faults: [string, typeof answer, RegExp][] = [
     ["a refusal", (_request, response) => response.writeHead(500).end('{"error":"x"}'), /"error":"x"/],
     ["wrong credentials", (_request, response) => response.writeHead(401).end(), /refuses the credentials/],
