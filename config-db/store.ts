@@ -216,10 +216,13 @@ export class Database<Doc extends Document> {
   }
 
   /** @returns the winning revision, or undefined where there is none or it is deleted. */
-  async get<Some extends Doc = Doc>(id: string, options: { rev?: string } = {}): Promise<Stored<Some> | undefined> {
+  async get<Some extends Doc = Doc>(
+    id: string,
+    { rev, ...options }: { rev?: string; timeoutMs?: number } = {},
+  ): Promise<Stored<Some> | undefined> {
     try {
-      const query = options.rev === undefined ? {} : { rev: options.rev };
-      return await this.#request<Stored<Some>>({ path: documentPath(id), query });
+      const query = rev === undefined ? {} : { rev };
+      return await this.#request<Stored<Some>>({ path: documentPath(id), query, ...options });
     } catch (error) {
       if (error instanceof MusterError && error.code === "not-found") return undefined;
       throw error;

@@ -140,10 +140,12 @@ export class Coordinator {
       ...(messaging === undefined ? {} : { contest: contestOf(messaging, site) }),
     });
     const sites = new SiteWatch({ site });
+    const { operatorToken } = this.#settings;
     const registry = new Registry({
       store,
       site,
       logger,
+      ...(operatorToken === undefined ? {} : { operatorToken }),
       leadership,
       sites,
       metrics,

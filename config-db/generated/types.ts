@@ -667,6 +667,10 @@ export interface SiteDocument {
     id: Id;
     type: Id;
     incarnation: number;
+    /**
+     * Of the component's record that was judged.
+     */
+    rev?: string;
     to: "expired" | "removed";
   }[];
 }

@@ -7,6 +7,7 @@ import { type ComponentRecord, type DiscoveryQuery, recordOf } from "../registry
 import { type LogEntry, toldAs } from "../registry/event-log.ts";
 import { checkRegistration } from "../registry/registration.ts";
 import type { Registry } from "../registry/registry.ts";
+import { relayedHeader } from "../registry/relay.ts";
 import type { QueryParameter, RequestContext, Route, ServerSentEvent, StreamAnswer } from "./route.ts";
 import { answerOrWait, waitParameter, wantsStream } from "./watch.ts";
 
@@ -119,9 +120,11 @@ function leaseRoutes({ registry, config, messaging, publicUrl }: ComponentRoutes
         404: { description: "unknown, gone or expired: register again" },
         409: { description: "a newer process has this id" },
       },
-      handle: async ({ params, body }) => ({
+      handle: async ({ params, body, header }) => ({
         status: 200,
-        body: await registry.renew(params.id as string, (body ?? {}) as Renewal),
+        body: await registry.renew(params.id as string, (body ?? {}) as Renewal, {
+          isRelayed: header(relayedHeader) !== undefined,
+        }),
       }),
     },
     {

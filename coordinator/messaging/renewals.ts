@@ -2,6 +2,7 @@
 import { randomUUID } from "node:crypto";
 import type { ConsumeMessage } from "amqplib";
 import type { Logger } from "pino";
+import { MusterError } from "../../config-db/errors.ts";
 import type { RenewalMessage } from "../../config-db/generated/types.ts";
 import { exchanges, queues } from "../../config-db/names.ts";
 import { check } from "../../config-db/validate.ts";
@@ -13,6 +14,7 @@ const prefetch = 2_000;
 const renewalBytesMax = 8_192;
 /** The `type` of a message that we send to ourselves; renewals have none. */
 const echoType = "echo";
+const publishTimeoutMs = 1_000;
 const echoTimeoutMs = 2_000;
 /** Longer than missed heartbeats take to end the connections of a broker that froze. */
 const defaultUnheardMaxMs = 45_000;
@@ -67,11 +69,17 @@ export class Renewals {
     };
   }
 
-  /** Passes a renewal that came by HTTP to a coordinator that does not lead on to the one that does. */
+  /**
+   * Passes a renewal that came by HTTP to a coordinator that does not lead on to the one that does. Does not wait for a
+   * broker that is away: the leader can be asked over HTTP.
+   * @throws MusterError `broker-unavailable`
+   */
   async publish(renewal: RenewalMessage): Promise<void> {
+    const { broker } = this.#options;
+    if (broker.state !== "connected") throw new MusterError("broker-unavailable", "the broker is away");
     const content = Buffer.from(JSON.stringify(renewal));
     const options = { persistent: false, contentType: "application/json" };
-    await this.#options.broker.publish({ exchange: exchanges.renewals, key: "", content, options });
+    await broker.publish({ exchange: exchanges.renewals, key: "", content, options, timeoutMs: publishTimeoutMs });
   }
 
   /**

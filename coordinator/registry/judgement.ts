@@ -6,8 +6,8 @@
  *    they are asked again. Where that takes long, the renewals of others were held up as well: it counts as a stall.
  * 2. The decision is written into the site's record by compare-and-set (`leadership.decide`). A leader that was
  *    replaced meanwhile fails here: its successor raised the epoch, which made a new revision of that record.
- * 3. The decision is carried out on the components' records. It names id and incarnation, so that it can be carried out
- *    late or twice, by this leader or by its successor, without touching a process that registered since.
+ * 3. The decision is carried out on the components' records. It names id, incarnation and revision, so that it can be
+ *    carried out late or twice, by this leader or by its successor, without touching what was registered since.
  */
 import { setTimeout as delay, setImmediate as turn } from "node:timers/promises";
 import type { Logger } from "pino";
@@ -25,6 +25,8 @@ export interface Decision {
   id: string;
   type: string;
   incarnation: number;
+  /** Of the record that was judged. */
+  rev?: string;
   to: "expired" | "removed";
 }
 
@@ -38,6 +40,8 @@ export interface Leadership {
   readonly standing: Standing;
   /** The highest epoch known, leading or not. */
   readonly epoch: number;
+  /** Where the leader answers over HTTP; undefined while that is not known, or is here. */
+  readonly leaderUrl: string | undefined;
   subscribe(changed: (standing: Standing) => void): () => void;
   /** @throws MusterError `not-leading`: nothing may be carried out. `store-unavailable`: not known; ask again. */
   decide(decisions: Decision[]): Promise<void>;
@@ -192,6 +196,9 @@ export class Judgement {
       try {
         const { written } = await records.update(decision.id, (current) => {
           if (current?.incarnation !== decision.incarnation || current.site !== this.#options.site) return undefined;
+          // Written since, by a coordinator that the component told something: a sign of life.
+          if (decision.to === "expired" && decision.rev !== undefined && current._rev !== decision.rev)
+            return undefined;
           const mark = { epoch: leadership.epoch, at: wallClock().toISOString() };
           if (decision.to === "removed") return current.state === "up" ? undefined : tombstone(current, mark);
           return current.state === "up" ? withState(current, "expired", mark) : undefined;
@@ -289,8 +296,8 @@ export class Judgement {
   }
 }
 
-function decision({ id, type, incarnation }: ComponentDocument, to: Decision["to"]): Decision {
-  return { id, type, incarnation, to };
+function decision({ _rev, id, type, incarnation }: ComponentDocument, to: Decision["to"]): Decision {
+  return { id, type, incarnation, ...(_rev === undefined ? {} : { rev: _rev }), to };
 }
 
 function refreshed(was: ComponentDocument, is: ComponentDocument): boolean {

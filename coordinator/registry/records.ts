@@ -92,12 +92,15 @@ export class Records {
   }
 
   /** Reads one record from the store: for a coordinator that may be behind. Memory stands where the store is away. */
-  async refresh(id: string): Promise<StoredComponent | undefined> {
-    return (await this.#read(id)).record;
+  async refresh(id: string, options: { timeoutMs?: number } = {}): Promise<StoredComponent | undefined> {
+    return (await this.#read(id, options)).record;
   }
 
-  async #read(id: string): Promise<{ record: StoredComponent | undefined; isMalformed: boolean }> {
-    const stored = await this.#database.get(documentId.component(id));
+  async #read(
+    id: string,
+    options: { timeoutMs?: number } = {},
+  ): Promise<{ record: StoredComponent | undefined; isMalformed: boolean }> {
+    const stored = await this.#database.get(documentId.component(id), options);
     if (stored === undefined) {
       for (const leaf of await this.#database.leaves(documentId.component(id))) this.#bury(id, leaf);
     }

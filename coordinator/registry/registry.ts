@@ -24,6 +24,7 @@ import { Judgement, type Leadership } from "./judgement.ts";
 import { notFound, Records } from "./records.ts";
 import { isSameProcess, register, tombstone, withState } from "./registration.ts";
 import { RegistryMetrics } from "./registry-metrics.ts";
+import { Relay } from "./relay.ts";
 import type { Retention } from "./retention.ts";
 
 export interface RegistryOptions {
@@ -37,7 +38,9 @@ export interface RegistryOptions {
     subscribe(changed: (site: string, heard: boolean) => void): () => void;
   };
   /** Carries a renewal to the coordinator that leads; absent without a broker. */
-  publishRenewal?(renewal: RenewalMessage): unknown;
+  publishRenewal?(renewal: RenewalMessage): Promise<unknown>;
+  /** For asking the leader over HTTP. */
+  operatorToken?: string;
   /** Gives renewals that come by message, until what it returns is called: done while this coordinator leads. */
   onRenewal?(listener: (renewal: RenewalMessage) => void): () => Promise<void>;
   /** Resolves when the renewals by message that were sent before have been given; see judgement.ts. */
@@ -76,6 +79,8 @@ export interface DiscoveryPage {
   cursor?: string;
 }
 
+/** A renewal that waits for the store is soon worth nothing. */
+const refreshTimeoutMs = 1_000;
 /** Records in answers that are kept for others who ask the same: some 10 MB. */
 const keptRecordsMax = 20_000;
 
@@ -85,8 +90,7 @@ export class Registry {
   readonly #judgement: Judgement;
   readonly #health: HealthReports;
   readonly #metrics: RegistryMetrics | undefined;
-  /** When a poll of a component was last passed on as a renewal. */
-  readonly #passedOnMs = new Map<string, number>();
+  readonly #relay: Relay;
   readonly #pages = new LRUCache<string, { revision: number; page: DiscoveryPage }>({
     maxSize: keptRecordsMax,
     sizeCalculation: ({ page }) => page.records.length + 1,
@@ -100,7 +104,13 @@ export class Registry {
     const { store, sites, logger, site, leadership, clock, wallClock } = options;
     const run = `${Date.now().toString(36)}${randomBytes(3).toString("hex")}`;
     this.#records = new Records({ store, hears: (name) => sites.hears(name), logger, run });
-    const { time, retention, remove, renewalsHeard } = options;
+    const { time, retention, remove, renewalsHeard, publishRenewal, operatorToken } = options;
+    this.#relay = new Relay({
+      leaderUrl: () => leadership.leaderUrl,
+      logger,
+      ...(publishRenewal === undefined ? {} : { publish: publishRenewal }),
+      ...(operatorToken === undefined ? {} : { operatorToken }),
+    });
     this.#judgement = new Judgement({
       records: this.#records,
       site,
@@ -133,6 +143,7 @@ export class Registry {
   async close(): Promise<void> {
     for (const end of this.#unsubscribe.splice(0)) end();
     await this.#stopListening?.();
+    this.#relay.close();
     await Promise.all([this.#judgement.close(), this.#health.close()]);
     await this.#records.close();
   }
@@ -166,15 +177,19 @@ export class Registry {
     if (this.#records.get(id) === undefined && this.#records.roster.size >= componentsMax) {
       throw new MusterError("too-many", `${componentsMax} components are registered, the limit; remove some first`);
     }
-    const plan = (current: ComponentDocument | undefined) =>
-      register(id, registration, current, {
-        site,
-        epoch: leadership.epoch,
-        at: wallClock().toISOString(),
-        removed: this.#records.incarnationOfRemoved(id),
-      });
+    const at = wallClock().toISOString();
+    const context = { site, epoch: leadership.epoch, at, removed: this.#records.incarnationOfRemoved(id) };
+    const plan = (current: ComponentDocument | undefined) => register(id, registration, current, context);
     try {
-      const { record, written, before } = await this.#records.update(id, plan);
+      let updated = await this.#records.update(id, plan);
+      if (!updated.written && !(await this.#isRenewed(updated.record as ComponentDocument))) {
+        // Its expiry may be decided and not written yet: that spares whatever was written since.
+        updated = await this.#records.update(
+          id,
+          (current) => plan(current) ?? (current && { ...current, changedAt: at }),
+        );
+      }
+      const { record, written, before } = updated;
       if (record === undefined) throw notFound(id);
       if (before?.state === "up" && written && !isSameProcess(registration, before)) {
         const told = { component: id, incarnation: record.incarnation, former: before.incarnation };
@@ -182,7 +197,6 @@ export class Registry {
       }
       // From now on, not from when the feed or a write of before brought it: that is what the caller is told.
       if (written) this.#judgement.renew(id);
-      else this.touch(id);
       return { record, created: before === undefined, expiresInMs: record.ttlMs };
     } catch (error) {
       // It is alive, whatever the store is: a registration that has to wait must not cost the lease it had.
@@ -195,16 +209,23 @@ export class Registry {
    * Renews the lease of `id` for another TTL, in memory. A component that hears nothing for a whole TTL must take itself
    * for expired.
    * @throws MusterError `not-registered`: register again. `superseded`: a newer process has the id; end this one.
-   *   `not-leading`, `broker-unavailable`: the leader cannot be told; try again or another coordinator.
+   *   `not-leading`: the leader cannot be told; try again or another coordinator. `store-unavailable`: not known here.
+   * @param options `isRelayed`: another coordinator that does not lead passed it on.
    */
-  async renew(id: string, renewal: Renewal = {}): Promise<{ expiresInMs: number }> {
+  async renew(
+    id: string,
+    renewal: Renewal = {},
+    { isRelayed = false }: { isRelayed?: boolean } = {},
+  ): Promise<{ expiresInMs: number }> {
     let record = this.#records.get(id);
     // Registered a moment ago with another coordinator, whose write the feed has not brought here yet.
     if (record === undefined || (renewal.incarnation ?? 0) > record.incarnation)
-      record = await this.#records.refresh(id);
+      record = await this.#records.refresh(id, { timeoutMs: refreshTimeoutMs });
     const expiresInMs = this.#renewHere(id, record, renewal);
     if (expiresInMs !== undefined) return { expiresInMs };
-    await this.#passOn({ id, ...renewal });
+    if (isRelayed)
+      throw new MusterError("not-leading", "this coordinator does not lead its site", { retryAfterMs: 1_000 });
+    await this.#relay.pass({ id, ...renewal });
     return { expiresInMs: (record as ComponentDocument).ttlMs };
   }
 
@@ -239,12 +260,15 @@ export class Registry {
       this.#judgement.renew(id);
       return;
     }
-    const nowMs = this.#options.clock();
-    if (nowMs - (this.#passedOnMs.get(id) ?? Number.NEGATIVE_INFINITY) < record.ttlMs / 3) return;
-    if (this.#passedOnMs.size > this.#records.roster.size) this.#passedOnMs.clear();
-    this.#passedOnMs.set(id, nowMs);
-    this.#passOn({ id, incarnation: record.incarnation }).catch((error: unknown) =>
-      this.#options.logger.debug({ component: id, error }, "a poll could not be passed on as a renewal"),
+    this.#relay.touch({ id, incarnation: record.incarnation });
+  }
+
+  /** Whether the component, whose record says that it is up, has its lease from now on. */
+  async #isRenewed({ id, incarnation }: ComponentDocument): Promise<boolean> {
+    if (this.#options.leadership.standing.role === "leading") return this.#judgement.renew(id) !== undefined;
+    return this.#relay.ask({ id, incarnation }).then(
+      () => true,
+      () => false,
     );
   }
 
@@ -345,15 +369,6 @@ export class Registry {
       this.#health.take(id, { incarnation: record.incarnation, health: renewal.health });
     }
     return leftMs;
-  }
-
-  async #passOn(renewal: RenewalMessage): Promise<void> {
-    const { publishRenewal } = this.#options;
-    if (publishRenewal === undefined) {
-      const told = "this coordinator does not lead its site and has no broker to reach the one that does";
-      throw new MusterError("not-leading", `${told}; try another coordinator`, { retryAfterMs: 1_000 });
-    }
-    await publishRenewal(renewal);
   }
 }
 

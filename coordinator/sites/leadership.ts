@@ -62,6 +62,7 @@ export class Leadership {
   readonly #abort = new AbortController();
   #standing: Standing = { role: "following" };
   #epoch = 0;
+  #leaderUrl: string | undefined;
   #claiming: Promise<void> | undefined;
   #looking: Promise<void> | undefined;
   /** The broker has chosen us, as far as we know. */
@@ -87,6 +88,11 @@ export class Leadership {
   /** The highest epoch known here: our own when leading. */
   get epoch(): number {
     return this.#epoch;
+  }
+
+  /** Where the leader answers over HTTP; undefined while that is not known, or is here. */
+  get leaderUrl(): string | undefined {
+    return this.#leaderUrl === this.#options.coordinatorUrl ? undefined : this.#leaderUrl;
   }
 
   /** Tells of every change. @returns what ends it. */
@@ -121,7 +127,10 @@ export class Leadership {
   apply(changes: { id: string; deleted: boolean; doc: unknown }[]): void {
     const own = documentId.site(this.#options.site);
     for (const { id, deleted, doc } of changes) {
-      if (id === own && !deleted) this.#learn((doc as SiteDocument).epoch);
+      if (id !== own || deleted) continue;
+      const { epoch, coordinatorUrl } = doc as SiteDocument;
+      if (epoch >= this.#epoch) this.#leaderUrl = coordinatorUrl;
+      this.#learn(epoch);
     }
   }
 
@@ -131,8 +140,11 @@ export class Leadership {
    * @throws MusterError `not-leading`: they are void. `store-unavailable`: not known; ask again with a fresh judgement.
    */
   async decide(decisions: Decision[]): Promise<void> {
-    await this.#lead((current) => ({ ...current, decided: decisions }));
-    this.#carriedOut = false;
+    await this.#lead((current) => {
+      // With the write, not after it: a beat that comes next would leave the decisions out.
+      this.#carriedOut = false;
+      return { ...current, decided: decisions };
+    });
   }
 
   /** Says that nothing of what was decided is left to do: the next beat takes it out of the site's record. */

@@ -81,7 +81,7 @@ describe("the coordinators of a site", () => {
     await eventually(() => expect(leads(leader.leadership)).to.equal(true));
     const follower = await join({
       contest: new PlayedContest(),
-      publishRenewal: (renewal: RenewalMessage) => leader.registry.hear(renewal),
+      publishRenewal: async (renewal: RenewalMessage) => leader.registry.hear(renewal),
     });
     await follower.registry.register("c-any", { type: "t", ttlMs: 1_000 });
     for (let renewals = 0; renewals < 12; renewals += 1) {
@@ -98,18 +98,18 @@ describe("the coordinators of a site", () => {
     const renewalsHeard = () => new Promise<void>((resolve) => asked.push(resolve));
     const { registry } = await join({ renewalsHeard });
     await registry.register("c-renewed", { type: "t", ttlMs: 1_000 });
-    await registry.register("c-dead", { type: "t", ttlMs: 1_000 });
+    await registry.register("c-unheard", { type: "t", ttlMs: 1_000 });
     await eventually(() => expect(asked).to.have.length(1));
     // Longer than a stall: whoever renewed is still being heard after that.
     await new Promise((resolve) => setTimeout(resolve, 1_500));
-    expect(registry.get("c-dead")?.state).to.equal("up");
+    expect(registry.get("c-unheard")?.state).to.equal("up");
     registry.hear({ id: "c-renewed", incarnation: 1 });
     const renewing = setInterval(() => registry.hear({ id: "c-renewed", incarnation: 1 }), 200);
     asked.shift()?.();
     await eventually(() => expect(asked).to.have.length(1));
-    expect(registry.get("c-dead")?.state).to.equal("up");
+    expect(registry.get("c-unheard")?.state).to.equal("up");
     asked.shift()?.();
-    await eventually(() => expect(registry.get("c-dead")?.state).to.equal("expired"));
+    await eventually(() => expect(registry.get("c-unheard")?.state).to.equal("expired"));
     expect(registry.get("c-renewed")?.state).to.equal("up");
     clearInterval(renewing);
   }).timeout(10_000);
@@ -119,7 +119,10 @@ describe("the coordinators of a site", () => {
     const leader = await join({ contest });
     contest.choose();
     const renewals: RenewalMessage[] = [];
-    const follower = await join({ contest: new PlayedContest(), publishRenewal: (message) => renewals.push(message) });
+    const follower = await join({
+      contest: new PlayedContest(),
+      publishRenewal: async (message) => renewals.push(message),
+    });
     await leader.registry.register("c-quick", { type: "t", ttlMs: 20_000 });
     expect(await codeOf(follower.registry.renew("c-quick", { incarnation: 1 }))).to.equal("none");
     await leader.registry.register("c-quick", { type: "t", ttlMs: 20_000, instance: "p2" });
@@ -166,6 +169,23 @@ describe("the coordinators of a site", () => {
     expect(second.registry.get("c-again")).to.include({ state: "up", incarnation: 2 });
     await eventually(async () => expect(await siteRecord()).not.to.have.property("decided"));
   });
+
+  it("expire nobody whom they have told that it is registered", async () => {
+    const { registry, leadership } = await join();
+    const register = () => registry.register("c-back", { type: "t", instance: "p1", ttlMs: 1_000 });
+    await register();
+    const decide = leadership.decide.bind(leadership);
+    // Its process comes back while the expiry is decided, and not written yet.
+    const again = new Promise<Awaited<ReturnType<typeof register>>>((resolve, reject) => {
+      leadership.decide = async (decisions) => {
+        await decide(decisions);
+        if (decisions.length > 0) setImmediate(() => register().then(resolve, reject));
+      };
+    });
+    const { record } = await again;
+    await eventually(async () => expect(await siteRecord()).not.to.have.property("decided"));
+    expect(registry.get("c-back")).to.include({ state: "up", incarnation: record.incarnation });
+  }).timeout(20_000);
 
   it("refuse the decision of one that was replaced, even before it has heard of it", async () => {
     const first = await join();
