@@ -182,6 +182,10 @@ export interface CandidateDocument {
    */
   state: "staged" | "promoted" | "withdrawn";
   /**
+   * RFC 3339, UTC
+   */
+  promotingSince?: string;
+  /**
    * Why it was withdrawn.
    */
   reason?: string;

@@ -24,7 +24,8 @@ export class CandidateWrites {
    */
   async put(layer: LayerName, write: CandidateWrite, context: WriteContext): Promise<StoredCandidate> {
     checkSettings(write.settings);
-    return this.#write(layer, context, () => {
+    return this.#write(layer, context, (stored) => {
+      this.#refuseClaimed(layer, stored);
       const base = this.#options.records.layers.get(layer);
       const staged = { ...write, state: "staged" as const };
       return base === undefined ? staged : { ...staged, base: { rev: base._rev, version: base.version } };
@@ -35,6 +36,7 @@ export class CandidateWrites {
   async delete(layer: LayerName, context: WriteContext): Promise<void> {
     await this.#write(layer, context, (stored) => {
       if (stored === undefined) throw new MusterError("not-found", `layer ${layer} has no candidate`);
+      this.#refuseClaimed(layer, stored);
       return { ...contentOf(stored), _deleted: true };
     });
   }
@@ -42,30 +44,53 @@ export class CandidateWrites {
   /**
    * Makes a staged candidate the layer, for all. What ran before and died in between is finished.
    * @throws MusterError `precondition-failed` when the candidate is not the one expected; `not-found`; `conflict` when the
-   * layer was changed after the candidate was staged; `refused` when
-   * a component that had not been selected would be broken.
+   * layer was changed after the candidate was staged, or another promotion is under way; `refused` when a component that
+   * had not been selected would be broken.
    */
   async promote(layer: LayerName, { author, note, expected }: WriteContext): Promise<StoredLayer> {
-    const { records } = this.#options;
-    const candidate = records.candidate(layer);
-    if (expected !== undefined && !expected.matches(candidate?._rev)) {
-      throw preconditionFailed(documentId.candidate(layer), candidate?._rev);
+    const claimed = await this.#claim(layer, { author, ...(expected && { expected }) });
+    const held = { author, expected: exactly(claimed._rev) };
+    try {
+      const promoted = this.promotedLayer(claimed) ?? (await this.#replaceLayer(layer, claimed, { author, note }));
+      const { settings, base } = claimed;
+      await this.#write(layer, held, () => ({
+        ...contentOf(claimed),
+        settings,
+        ...(base === undefined ? {} : { base }),
+        state: "promoted",
+      }));
+      return promoted;
+    } catch (error) {
+      // Nobody promotes it any more, unless somebody else has taken that over.
+      await this.#write(layer, held, () => ({ ...contentOf(claimed), ...originOf(claimed) })).catch(() => undefined);
+      throw error;
     }
-    if (candidate?.state !== "staged") {
-      throw new MusterError(
-        "not-found",
-        `layer ${layer} has no staged candidate${candidate ? `: it was ${candidate.state}` : ""}`,
-      );
-    }
-    const { settings, base } = candidate;
-    const promoted = this.promotedLayer(candidate) ?? (await this.#replaceLayer(layer, candidate, { author, note }));
-    await this.#write(layer, { author, expected: exactly(candidate._rev) }, () => ({
-      ...contentOf(candidate),
-      settings,
-      ...(base === undefined ? {} : { base }),
-      state: "promoted",
-    }));
-    return promoted;
+  }
+
+  /**
+   * Says in the candidate that it is being promoted. The layer and its candidate are two documents: from here on nobody,
+   * at any coordinator, takes it back or replaces it while the layer gets its settings.
+   */
+  #claim(layer: LayerName, context: WriteContext): Promise<StoredCandidate> {
+    return this.#write(layer, context, (stored) => {
+      if (stored?.state !== "staged") {
+        const told = `layer ${layer} has no staged candidate${stored ? `: it was ${stored.state}` : ""}`;
+        throw new MusterError("not-found", told);
+      }
+      if (this.#claimedWithin(stored, takeOverMs)) throw beingPromoted(layer);
+      if (this.isStale(stored) && this.promotedLayer(stored) === undefined) throw madeFromAnother(stored);
+      return { ...contentOf(stored), ...originOf(stored), promotingSince: this.#options.wallClock().toISOString() };
+    });
+  }
+
+  #claimedWithin({ state, promotingSince }: StoredCandidate, ms: number): boolean {
+    if (state !== "staged" || promotingSince === undefined) return false;
+    return Math.abs(this.#options.wallClock().getTime() - Date.parse(promotingSince)) < ms;
+  }
+
+  /** Whether a promotion was begun and is not finished: who did it has died. */
+  isAbandoned(candidate: StoredCandidate): boolean {
+    return candidate.promotingSince !== undefined && !this.#claimedWithin(candidate, takeOverMs);
   }
 
   /** The layer, where it already is what this candidate would make of it. */
@@ -85,8 +110,13 @@ export class CandidateWrites {
   async withdraw(layer: LayerName, reason: string, context: WriteContext): Promise<void> {
     await this.#write(layer, context, (stored) => {
       if (stored === undefined) throw new MusterError("not-found", `layer ${layer} has no candidate`);
+      this.#refuseClaimed(layer, stored);
       return { ...contentOf(stored), state: "withdrawn", reason };
     });
+  }
+
+  #refuseClaimed(layer: LayerName, stored: StoredCandidate | undefined): void {
+    if (stored !== undefined && this.#claimedWithin(stored, claimMs)) throw beingPromoted(layer);
   }
 
   async #replaceLayer(layer: LayerName, candidate: StoredCandidate, context: WriteContext): Promise<StoredLayer> {
@@ -102,17 +132,14 @@ export class CandidateWrites {
       );
     } catch (error) {
       if (!(error instanceof MusterError && error.code === "precondition-failed")) throw error;
-      const told = `layer ${layer} was changed after its candidate was staged on version ${candidate.base?.version ?? 0}`;
-      throw new MusterError("conflict", `${told}: PUT the candidate again, made from the layer as it is`, {
-        cause: error,
-      });
+      throw madeFromAnother(candidate, error);
     }
   }
 
   async #write(
     layer: LayerName,
     context: WriteContext,
-    change: (stored: StoredCandidate | undefined) => Content,
+    change: (stored: StoredCandidate | undefined) => Content & Partial<Origin>,
   ): Promise<StoredCandidate> {
     const { database, records, effective, order, applied, found, site, wallClock } = this.#options;
     const id = documentId.candidate(layer);
@@ -128,14 +155,15 @@ export class CandidateWrites {
             kind: "candidate",
             schemaVersion: 1,
             layer,
-            ...change(newest?._deleted === true ? undefined : newest),
             version: (newest?.version ?? 0) + 1,
             changedBy: context.author,
             changedAt: wallClock().toISOString(),
             site,
+            ...change(newest?._deleted === true ? undefined : newest),
           };
-          // What ends one gives its components what the layers have for all, which was judged by itself.
-          if (doc.state === "staged" && doc._deleted !== true) {
+          // What ends one gives its components what the layers have for all, which was judged by itself; one that goes on
+          // being staged was judged when it was.
+          if (doc.state === "staged" && doc._deleted !== true && doc.version !== newest?.version) {
             refuseErrors(effective, `this candidate of layer ${layer}`, { ...doc, _rev: "tried" });
           }
           return doc;
@@ -147,12 +175,43 @@ export class CandidateWrites {
   }
 }
 
+/** A promotion takes as many milliseconds as two writes. After this who began it is taken for dead, and it is finished. */
+const takeOverMs = 5_000;
+/** After this nobody is left at its site to finish it. */
+const claimMs = 60_000;
+
 type Content = Pick<
   CandidateDocument,
-  "settings" | "note" | "selector" | "promoteWhen" | "withdrawOnReject" | "base" | "state" | "reason" | "_deleted"
+  | "settings"
+  | "note"
+  | "selector"
+  | "promoteWhen"
+  | "withdrawOnReject"
+  | "base"
+  | "state"
+  | "promotingSince"
+  | "reason"
+  | "_deleted"
 >;
+type Origin = Pick<CandidateDocument, "version" | "changedBy" | "changedAt">;
 
 function contentOf(stored: StoredCandidate): Content {
-  const { _id, _rev, kind, schemaVersion, layer, version, changedBy, changedAt, site, ...content } = stored;
+  const { _id, _rev, kind, schemaVersion, layer, version, changedBy, changedAt, site, promotingSince, ...content } =
+    stored;
   return content;
+}
+
+/** Of a write that changes nothing about what was staged. */
+function originOf({ version, changedBy, changedAt }: StoredCandidate): Origin {
+  return { version, changedBy, changedAt };
+}
+
+function beingPromoted(layer: LayerName): MusterError {
+  const told = `the candidate of layer ${layer} is being promoted; look again in a moment`;
+  return new MusterError("conflict", told, { retryAfterMs: 1_000 });
+}
+
+function madeFromAnother({ layer, base }: StoredCandidate, cause?: unknown): MusterError {
+  const told = `layer ${layer} was changed after its candidate was staged on version ${base?.version ?? 0}`;
+  return new MusterError("conflict", `${told}: PUT the candidate again, made from the layer as it is`, { cause });
 }

@@ -64,7 +64,8 @@ export class Staging {
     const { records, site, leads } = this.#options;
     if (records.candidates.size === 0 || !leads()) return;
     for (const [layer, candidate] of records.candidates) {
-      const waits = candidate.promoteWhen !== undefined || candidate.withdrawOnReject === true;
+      const { promoteWhen, withdrawOnReject, promotingSince } = candidate;
+      const waits = promoteWhen !== undefined || withdrawOnReject === true || promotingSince !== undefined;
       const open = candidate.state === "staged" && candidate._deleted !== true;
       if (open && waits && candidate.site === site) this.#decide(layer, candidate);
     }
@@ -73,7 +74,9 @@ export class Staging {
   #decide(layer: LayerName, candidate: StoredCandidate): void {
     const { writes, background } = this.#options;
     if (this.#deciding.has(layer)) return;
-    const verdict = judgeCandidate(candidate, this.statuses(candidate));
+    const isAbandoned = writes.isAbandoned(candidate);
+    if (candidate.promotingSince !== undefined && !isAbandoned) return;
+    const verdict = isAbandoned ? { do: "promote" as const } : judgeCandidate(candidate, this.statuses(candidate));
     const finished = writes.promotedLayer(candidate) !== undefined;
     // One made from a layer that changed since waits for its author.
     if (verdict === undefined || (verdict.do === "promote" && writes.isStale(candidate) && !finished)) return;
@@ -81,7 +84,7 @@ export class Staging {
     background.run(`${verdict.do} the candidate of ${layer}`, async () => {
       try {
         const expected = exactly(candidate._rev);
-        if (verdict.do === "promote") await writes.promote(layer, { author });
+        if (verdict.do === "promote") await writes.promote(layer, { author, expected });
         else await writes.withdraw(layer, verdict.reason, { author, expected });
       } finally {
         this.#deciding.delete(layer);

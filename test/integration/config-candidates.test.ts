@@ -1,5 +1,8 @@
 import { expect } from "chai";
 import type { Embedded } from "../../config-db/embedded/server.ts";
+import type { CandidateDocument } from "../../config-db/generated/types.ts";
+import { databases } from "../../config-db/names.ts";
+import { Store } from "../../config-db/store.ts";
 import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
 import { eventually } from "../support/eventually.ts";
 import { startSiteStore } from "../support/site-store.ts";
@@ -152,6 +155,41 @@ describe("staged changes", () => {
       expect(body).to.deep.include({ state: "withdrawn", reason: `${chosen[0]} rejected it: too high` });
     });
     for (const id of ids) expect((await config(id)).n).to.equal(1);
+  });
+
+  it("are promoted, or withdrawn or replaced, never both", async () => {
+    const { layer } = await fleet(2);
+    for (let n = 10; n < 40; n += 2) {
+      await stage(layer, { settings: { n }, selector: { percent: 50 } });
+      const before = (await here.call("GET", `/v1/config/layers/${layer}`)).body.settings;
+      const delayMs = Math.random() * 6;
+      const [promoted, other] = await Promise.all([
+        here.call("POST", `${candidate(layer)}/promote`),
+        new Promise((resolve) => setTimeout(resolve, delayMs)).then(() =>
+          n % 4 === 0
+            ? here.call("DELETE", candidate(layer))
+            : stage(layer, { settings: { n: n + 1 }, selector: { percent: 50 } }),
+        ),
+      ]);
+      const { settings } = (await here.call("GET", `/v1/config/layers/${layer}`)).body;
+      const told = `promote ${promoted.status}, the other ${other.status} after ${delayMs} ms`;
+      if (promoted.status === 200) expect(settings, told).to.deep.equal(promoted.body.settings);
+      else expect(settings, told).to.deep.equal(before);
+      expect(promoted.status, told).to.be.oneOf([200, 404]);
+      expect(other.status, told).to.be.oneOf([200, 201, 204, 409]);
+    }
+  });
+
+  it("are promoted to the end when who began it died", async () => {
+    const { layer } = await fleet(2);
+    await stage(layer, { settings: { n: 7 }, selector: { percent: 50 } });
+    const database = new Store(embedded.url).database<CandidateDocument>(databases.config);
+    const staged = (await database.get(`candidate:${layer}`)) as CandidateDocument;
+    await database.put({ ...staged, promotingSince: new Date(Date.now() - 6_000).toISOString() });
+    await eventually(async () => expect((await here.call("GET", candidate(layer))).body.state).to.equal("promoted"), {
+      timeoutMs: 20_000,
+    });
+    expect((await here.call("GET", `/v1/config/layers/${layer}`)).body.settings).to.deep.equal({ n: 7 });
   });
 
   it("are not promoted over a layer that was changed since", async () => {
