@@ -28,6 +28,8 @@ interface Waiting<Doc extends Document> {
 
 /** Rounds against other writers before a change is refused; two coordinators of a site meet seldom. */
 const roundsMax = 10;
+/** A sender is told 503 within this of a store that hangs. */
+const writeTimeoutMs = 8_000;
 
 export class RecordChanges<Doc extends Document> {
   readonly #options: RecordChangesOptions<Doc>;
@@ -112,7 +114,7 @@ export class RecordChanges<Doc extends Document> {
         batch.delete(id);
       }
       const written = new Map(docs.map((doc) => [doc._id, doc]));
-      for (const row of await database.bulk(docs)) {
+      for (const row of await database.bulk(docs, { timeoutMs: writeTimeoutMs })) {
         if ("error" in row) continue;
         const record = { ...written.get(row.id), _rev: row.rev } as Stored<Doc>;
         seen(record);
