@@ -3,7 +3,7 @@ import { MusterError } from "../../config-db/errors.ts";
 import type { CandidateDocument, CandidateWrite } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
 import { sameJson } from "./etag.ts";
-import { exactly, guardedWrite, preconditionFailed } from "./guarded-write.ts";
+import { exactly, guardedWrite } from "./guarded-write.ts";
 import { refuseErrors } from "./judgement.ts";
 import type { LayerWrites, WriteContext, WritesOptions } from "./layer-writes.ts";
 import type { StoredCandidate, StoredLayer } from "./records.ts";
