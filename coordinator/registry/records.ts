@@ -96,6 +96,14 @@ export class Records {
     return (await this.#read(id, options)).record;
   }
 
+  /** What the store keeps of a removed component; undefined when a record stands there, or never did. */
+  async tombstone(id: string): Promise<ComponentDocument | undefined> {
+    if ((await this.#database.get(documentId.component(id))) !== undefined) return undefined;
+    const leaves = await this.#database.leaves(documentId.component(id));
+    const sound = leaves.filter((leaf) => check("component-document", leaf).length === 0);
+    return sound.sort((one, other) => other.incarnation - one.incarnation)[0];
+  }
+
   async #read(
     id: string,
     options: { timeoutMs?: number } = {},

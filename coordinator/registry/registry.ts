@@ -286,31 +286,42 @@ export class Registry {
   }
 
   /**
-   * Ends the registration: the component is `gone` and keeps its queues, or with `purge` is removed with them.
+   * Ends the registration: the component is `gone` and keeps its queues, or with `purge` is removed with them. A purge that
+   * failed may be called again, also of one whose record is gone already: its queues are then taken away.
    * @param options `incarnation` of the process that leaves: it must not take a newer one with it.
-   * @throws MusterError `not-found`, `superseded`, `refused` when its home is another site, `store-unavailable`
+   * @throws MusterError `not-found`, `superseded`, `refused` when its home is another site, `store-unavailable`,
+   *   `broker-unavailable` when it is removed, but its queues stand
    */
   async deregister(id: string, options: { purge?: boolean; incarnation?: number } = {}): Promise<void> {
-    const { site, leadership, wallClock, sites, remove, logger } = this.#options;
+    const { site, leadership, wallClock, sites, logger } = this.#options;
+    const { purge = false } = options;
     const mark = { epoch: leadership.epoch, at: wallClock().toISOString() };
+    const isInReach = (home: string) => home === site || (purge && !sites.hears(home));
     const known = this.#records.get(id) ?? (await this.#records.refresh(id));
-    if (known === undefined) throw notFound(id);
-    const admit = (current: ComponentDocument) => {
+    if (known === undefined) {
+      const left = purge ? await this.#records.tombstone(id) : undefined;
+      if (left === undefined || !isInReach(left.site)) throw notFound(id);
+      await this.#removeQueues(left);
+      return;
+    }
+    const { written, before = known } = await this.#records.update(id, (current) => {
+      if (current === undefined) return undefined;
       if ((options.incarnation ?? current.incarnation) < current.incarnation) throw superseded(id, current, options);
-      const abandoned = options.purge === true && !sites.hears(current.site);
-      if (current.site !== site && !abandoned) {
+      if (!isInReach(current.site)) {
         throw new MusterError("refused", `"${id}" is registered at the site "${current.site}": deregister it there`);
       }
-    };
-    admit(known);
-    if (options.purge === true) await remove?.({ id, type: known.type });
-    const { written } = await this.#records.update(id, (current) => {
-      if (current === undefined) return undefined;
-      admit(current);
-      if (options.purge === true) return tombstone(current, mark);
+      if (purge) return tombstone(current, mark);
       return current.state === "gone" ? undefined : withState(current, "gone", mark);
     });
-    if (written) logger.info({ component: id, purge: options.purge === true }, "deregistered");
+    if (written) logger.info({ component: id, purge }, "deregistered");
+    // The queues go last: a removal that is refused or fails must not cost the living what waits for them.
+    if (purge) await this.#removeQueues(before);
+  }
+
+  async #removeQueues({ id, type }: ComponentDocument): Promise<void> {
+    const { remove } = this.#options;
+    // Who is registered again by now keeps them.
+    if (remove !== undefined && (await this.#records.refresh(id)) === undefined) await remove({ id, type });
   }
 
   /** @returns the record as it is read, with its etag. @throws MusterError `not-found` */

@@ -1,6 +1,7 @@
 import { expect } from "chai";
 import { pino } from "pino";
 import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
+import { MusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
 import { install } from "../../config-db/installer.ts";
 import { databases } from "../../config-db/names.ts";
@@ -20,6 +21,7 @@ describe("the registry of a site", () => {
   let embedded: Embedded;
   let member: Member;
   const removed: string[] = [];
+  let isBrokerAway = false;
 
   before(async () => {
     embedded = await startEmbedded();
@@ -27,6 +29,7 @@ describe("the registry of a site", () => {
     member = await startMember({
       storeUrl: embedded.url,
       remove: async ({ id, type }) => {
+        if (isBrokerAway) throw new MusterError("broker-unavailable", "try again");
         removed.push(`${type}/${id}`);
       },
     });
@@ -174,6 +177,44 @@ describe("the registry of a site", () => {
     expect(leaf).to.include({ _deleted: true, type: "collector", subsystem: "edge", site: "here" });
     expect(leaf).not.to.have.property("metadata");
     expect(await codeOf(member.registry.deregister(id))).to.equal("not-found");
+  });
+
+  it("takes no queues away when a newer process registers while the component is purged", async () => {
+    const id = freshId("raced");
+    await register(id);
+    const [{ record }, code] = await Promise.all([
+      register(id, { instance: "p2", ttlMs: 20_000 }),
+      codeOf(member.registry.deregister(id, { purge: true, incarnation: 1 })),
+    ]);
+    expect([record.incarnation, code]).to.deep.equal([2, "superseded"]);
+    expect(stateOf(id)).to.equal("up");
+    expect(removed).not.to.include(`collector/${id}`);
+  });
+
+  it("takes no queues away when the store cannot be told of a purge", async () => {
+    const gone = await startEmbedded();
+    await install(new Store(gone.url));
+    const taken: string[] = [];
+    const cutOff = await startMember({ storeUrl: gone.url, remove: async ({ id }) => void taken.push(id) });
+    const id = freshId("kept");
+    await cutOff.registry.register(id, { type: "collector" });
+    await gone.close();
+    expect(await codeOf(cutOff.registry.deregister(id, { purge: true }))).to.equal("store-unavailable");
+    expect(taken).to.deep.equal([]);
+    await cutOff.close();
+  });
+
+  it("takes the queues away by a second purge when the first could not", async () => {
+    const id = freshId("left");
+    await register(id);
+    isBrokerAway = true;
+    expect(await codeOf(member.registry.deregister(id, { purge: true }))).to.equal("broker-unavailable");
+    isBrokerAway = false;
+    expect(member.registry.get(id)).to.equal(undefined);
+    expect(await codeOf(member.registry.deregister(id))).to.equal("not-found");
+    expect(await codeOf(member.registry.deregister(id, { purge: true }))).to.equal("none");
+    expect(removed).to.include(`collector/${id}`);
+    expect(await codeOf(member.registry.deregister(freshId("unknown"), { purge: true }))).to.equal("not-found");
   });
 
   it("takes a new registration of what was removed", async () => {
