@@ -235,17 +235,18 @@ export class Messaging {
    */
   async remove(component: Provisioned): Promise<void> {
     const { id, type } = component;
-    await this.inboxes.drop(id);
-    await this.tap.leave(id);
-    this.#provisioning.forget(component);
-    const isLast = ![...this.#ownMembers()].some((member) => member.type === type && member.id !== id);
-    await removeQueues(this.#broker, component, isLast, async (queue, message) => {
-      if (queue === queues.replies(id) || queue === queues.requests(id)) return;
-      const reason =
-        queue === queues.any(type)
-          ? `the last component of type "${type}" was removed`
-          : `the component "${id}" was removed before it handled this`;
-      await publishDead(this.#broker, message, { component: id, reason, code: removedCode });
+    await this.#provisioning.remove(component, async () => {
+      await this.inboxes.drop(id);
+      await this.tap.leave(id);
+      const isLast = ![...this.#ownMembers()].some((member) => member.type === type && member.id !== id);
+      await removeQueues(this.#broker, component, isLast, async (queue, message) => {
+        if (queue === queues.replies(id) || queue === queues.requests(id)) return;
+        const reason =
+          queue === queues.any(type)
+            ? `the last component of type "${type}" was removed`
+            : `the component "${id}" was removed before it handled this`;
+        await publishDead(this.#broker, message, { component: id, reason, code: removedCode });
+      });
     });
   }
 

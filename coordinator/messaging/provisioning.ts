@@ -75,6 +75,8 @@ export class Provisioning {
   readonly #standing = new Map<string, string>();
   readonly #declarer: Declarer;
   readonly #jobs = new Map<string, Job>();
+  /** Removals of components' queues that are under way. */
+  readonly #removals = new Map<string, Promise<void>>();
   readonly #urgent: Job[] = [];
   readonly #background: Job[] = [];
   readonly #running: Promise<void>[] = [];
@@ -143,6 +145,8 @@ export class Provisioning {
 
   /** Has the component's queues declared in the background. */
   want(component: Provisioned): void {
+    // Who is registered again by the end of its removal is wanted then.
+    if (this.#removals.has(component.id)) return;
     if (!this.stands(component) && !reservedIdPattern.test(component.id)) this.#job(component, false);
   }
 
@@ -165,6 +169,8 @@ export class Provisioning {
         "invalid-request",
         `"${component.id}" cannot be a component's id: ids must not be, or begin with, any., site., leader. or outcomes.`,
       );
+    const removal = this.#removals.get(component.id);
+    if (removal !== undefined) await withTimeout(removal);
     if (this.stands(component)) return;
     await withTimeout(this.#job(component, true)[step].promise);
   }
@@ -184,8 +190,24 @@ export class Provisioning {
       await this.#declarer.declare(channel, { exchanges: plan.exchanges, queues: [], bindings: [] });
   }
 
-  /** Declares the component's queues no more: it is removed. */
-  forget({ id }: Provisioned): void {
+  /**
+   * Runs `takeAway` on the queues of a removed component and declares them no more; for one that registers meanwhile, only
+   * when that has ended: it must not lose the queues that it was just given. @throws what `takeAway` throws
+   */
+  async remove({ id }: Provisioned, takeAway: () => Promise<void>): Promise<void> {
+    const former = this.#removals.get(id);
+    if (former !== undefined) return former;
+    this.#forget(id);
+    const removal = takeAway().finally(() => {
+      this.#removals.delete(id);
+      this.#forget(id);
+      for (const member of this.#options.members()) if (member.id === id) this.want(member);
+    });
+    this.#removals.set(id, removal);
+    await removal;
+  }
+
+  #forget(id: string): void {
     this.#standing.delete(id);
     const job = this.#jobs.get(id);
     if (job !== undefined) this.#end(job);

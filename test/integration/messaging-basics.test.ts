@@ -22,6 +22,10 @@ describe("messages between components", function () {
     inbox.poll({ max: 10, waitMs, visibilityMs, signal: new AbortController().signal });
   const sendCommand = (to: Parameters<Messaging["sender"]["plan"]>[0], letter = command("ping")) =>
     messaging.sender.send(messaging.sender.plan(to, "command"), letter);
+  const queuesOf = async ({ id, type }: Member) => {
+    const queues = (await vhost.api("GET", "/queues/{vhost}")) as { name: string }[];
+    return queues.map(({ name }) => name).filter((name) => name.includes(id) || name.includes(type));
+  };
   const ask = (to: Parameters<Messaging["sender"]["plan"]>[0], timeoutMs = 5_000, body: unknown = null) => {
     const draft = {
       messageId: unique("m"),
@@ -224,11 +228,22 @@ describe("messages between components", function () {
   it("dead-letters what a removed component's queues hold, and deletes them", async () => {
     const member = members.add();
     await sendCommand({ component: member.id }, command("orphan"));
-    await messaging.remove(member);
     members.delete(member.id);
-    const queues = ((await vhost.api("GET", "/queues/{vhost}")) as { name: string }[]).map(({ name }) => name);
-    expect(queues.filter((name) => name.includes(member.id) || name.includes(member.type))).to.deep.equal([]);
+    await messaging.remove(member);
+    expect(await queuesOf(member)).to.deep.equal([]);
     await expectError(async () => sendCommand({ component: member.id }), "no-such-target");
+  });
+
+  it("gives a component that registers while its queues are taken away new ones", async () => {
+    const member = members.add();
+    await messaging.provision(member);
+    const stood = await queuesOf(member);
+    members.delete(member.id);
+    const removal = messaging.remove(member);
+    members.add(member);
+    messaging.want(member);
+    await Promise.all([removal, messaging.provision(member)]);
+    expect(await queuesOf(member)).to.have.members(stood);
   });
 
   it("provides queues again that somebody deleted", async () => {

@@ -96,6 +96,7 @@ describe("messaging over a broken connection", function () {
     await messaging.provision(member);
     proxy.cut();
     await eventually(() => expect(messaging.state).to.equal("disconnected"));
+    members.delete(member.id);
     const removal = messaging.remove(member);
     // Its time limit must live through a collection.
     setTimeout(collectGarbage, 100);

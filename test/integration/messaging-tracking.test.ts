@@ -94,8 +94,8 @@ describe("tracked commands", function () {
   it("are dead-lettered with the reason when their component is removed", async () => {
     const member = site.members.add();
     const id = await send({ component: member.id });
-    await messaging.remove(member);
     site.members.delete(member.id);
+    await messaging.remove(member);
     await eventuallyIn(id, { [member.id]: "dead-lettered" });
     expect((await messaging.tracking.read(id)).targets[member.id]?.reason).to.match(/was removed/);
   });
