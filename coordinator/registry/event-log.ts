@@ -45,7 +45,9 @@ export function toldAs(query: DiscoveryQuery, { kind, before, after }: RegistryE
   const is = after !== undefined && fits(query, after.document, after.heard);
   if (!was && !is) return undefined;
   if (is) return !was && kind === "changed" ? "up" : kind;
-  return kind === "up" || kind === "changed" ? "removed" : kind;
+  // Who asks for any state, or for this one, lost it by something else, and would put what is told by its state.
+  const isByState = (kind === "expired" || kind === "gone") && query.state !== "any" && query.state !== kind;
+  return isByState ? kind : "removed";
 }
 
 export interface LogEntry {

@@ -176,6 +176,36 @@ describe("an event of the registry", () => {
   it("tells who asks for passing ones when a check fails", () => {
     expect(told({ health: "passing" }, sight(), sight({ health: { status: "failing" } }))).to.equal("removed");
   });
+  it("tells what leaves a query by its words and changes its state as well so that no copy keeps it", () => {
+    const [tagged, gone] = [sight({ tags: ["a"] }), sight({ state: "gone" })];
+    expect(told({ state: "any", tags: ["a"] }, tagged, gone)).to.equal("removed");
+    expect(told({ tags: ["a"] }, tagged, gone)).to.equal("gone");
+  });
+  it("keeps a copy by the guide's table equal to the answer, whatever changes in one write", () => {
+    const states = ["up", "expired", "gone"] as const;
+    const fields = fc.record({
+      state: fc.constantFrom(...states),
+      tags: fc.subarray(["a"]),
+      type: fc.constantFrom("collector", "other"),
+      incarnation: fc.integer({ min: 1, max: 2 }),
+    });
+    const sights = fc.option(
+      fc.tuple(fields, fc.boolean()).map(([said, heard]) => sight(said, heard)),
+      { nil: undefined },
+    );
+    const queries = fc.record({
+      state: fc.constantFrom(...states, "unverified" as const, "any" as const),
+      tags: fc.subarray(["a"]),
+    });
+    fc.assert(
+      fc.property(queries, sights, sights, (query, before, after) => {
+        const isListed = (seen: Sight | undefined) => seen !== undefined && fits(query, seen.document, seen.heard);
+        const kind = told(query, before, after);
+        const isPut = kind === "expired" || kind === "gone" ? ["any", kind].includes(query.state) : kind !== "removed";
+        expect(kind === undefined ? isListed(before) : isPut, kind).to.equal(isListed(after));
+      }),
+    );
+  });
   it("keeps a component of a silent site in the list as unverified", () => {
     expect(told({}, sight(), sight({}, false))).to.equal("unverified");
   });
