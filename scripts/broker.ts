@@ -1,8 +1,8 @@
 import { chmod, mkdir, open, readFile, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import { answersAmqp } from "./broker/handshake.ts";
 import { ensureRabbitmq, type Installation } from "./broker/installed.ts";
+import { untilServing, workOf } from "./broker/readiness.ts";
 import { openRecord, settingsOf, withFreePorts, writeRecord } from "./broker/record.ts";
 import { electLeaders, markRunning, markStopped } from "./broker/recover.ts";
 import { enabledPlugins, type NodeSettings, nodeEnvironment, renderConfiguration } from "./broker/settings.ts";
@@ -35,8 +35,6 @@ export interface Broker {
   close(): Promise<void>;
 }
 
-/** A first boot takes 8 CPU-seconds, and 25 s were seen on a busy machine. */
-const startTimeoutMs = 120_000;
 const stopTimeoutMs = 20_000;
 
 /**
@@ -67,7 +65,7 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   const wasKilled = await markRunning(directory);
   const node = await launch(installation, settings, claim);
   try {
-    await untilReady(node, settings, options.signal);
+    await untilReady(node, settings, progress, options.signal);
     if (wasKilled) await electLeaders(installation, nodeEnvironment(settings, process.env), progress);
   } catch (error) {
     await node.close();
@@ -129,29 +127,24 @@ async function launch(
   };
 }
 
-/** @throws SetupError with the node's own last words when it ends or does not answer in time. */
+/** @throws SetupError with the node's own last words when it ends, or neither answers nor gets on. */
 async function untilReady(
-  node: Pick<Broker, "exited">,
+  node: Pick<Broker, "pid" | "exited">,
   settings: NodeSettings,
+  progress: (line: string) => void,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const deadline = performance.now() + startTimeoutMs;
-  let ended: string | undefined;
-  void node.exited.then((how) => {
-    ended = how;
-  });
-  while (!(await answersAmqp(settings.amqpPort))) {
-    signal?.throwIfAborted();
-    const late = performance.now() > deadline;
-    if (ended !== undefined || late) {
-      const what = late ? `did not answer within ${startTimeoutMs / 1000} s` : `ended while starting (${ended})`;
-      throw new SetupError(
-        `The private RabbitMQ ${what}. Its files are in ${settings.directory}; its last lines were:\n` +
-          (await lastLines(startLogOf(settings.directory))),
-      );
-    }
-    await delay(50);
-  }
+  const starting = {
+    answers: () => answersAmqp(settings.amqpPort),
+    exited: node.exited,
+    work: () => workOf(node.pid, join(settings.directory, "log")),
+  };
+  const failure = await untilServing(starting, progress, signal);
+  if (failure === undefined) return;
+  throw new SetupError(
+    `The private RabbitMQ ${failure}. Its files are in ${settings.directory}; its last lines were:\n` +
+      (await lastLines(startLogOf(settings.directory))),
+  );
 }
 
 const startLogOf = (directory: string) => join(directory, "log", "start.log");

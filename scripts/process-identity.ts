@@ -30,6 +30,16 @@ export async function parentOf(pid: number): Promise<number | undefined> {
   return Number.isInteger(parent) ? parent : undefined;
 }
 
+/** USER_HZ: what Linux counts CPU time in for readers of /proc, on every machine. */
+const ticksPerSecond = 100;
+
+/** The CPU time that `pid` has used, all its threads, in milliseconds; known on Linux only. */
+export async function cpuTimeOf(pid: number): Promise<number | undefined> {
+  const fields = await statOf(pid);
+  const ticks = Number(fields?.[11]) + Number(fields?.[12]);
+  return Number.isFinite(ticks) ? (ticks * 1000) / ticksPerSecond : undefined;
+}
+
 /** The fields of /proc/<pid>/stat from the third on, the state. The second may hold anything: they count from its end. */
 async function statOf(pid: number): Promise<string[] | undefined> {
   const stat = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => undefined);
