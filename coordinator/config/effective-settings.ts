@@ -6,7 +6,7 @@ import type { LayerName } from "../../config-db/names.ts";
 import { computeEffective, type Effective, explainEffective, mentionsSecret, type SchemaInForce } from "./effective.ts";
 import type { Origin } from "./explain.ts";
 import { mergeLayers, mergePatch, type Settings } from "./merge.ts";
-import type { ChainLink, Records, Tried } from "./records.ts";
+import { type ChainLink, type Records, scopeOf, type Tried } from "./records.ts";
 import type { Traits } from "./selector.ts";
 
 /** What configuration needs to read of components: the registry is this. */
@@ -20,8 +20,8 @@ export interface Impact {
   id: string;
   before: Pick<Effective, "etag" | "errors">;
   after: Effective;
-  /** The same without the staged candidate that the component has: it may lose that one at any time. */
-  behind?: { before: Effective; after: Effective } | undefined;
+  /** The same without some of the staged candidates that the component has, for each choice: any may end at any time. */
+  behind?: { before: Effective; after: Effective }[] | undefined;
 }
 
 /** What a component has, without the settings themselves: ten thousand of these are kept for good. */
@@ -102,8 +102,16 @@ export class EffectiveSettings {
     return this.#summary(id).errors;
   }
 
+  /** Those whose settings refer to a secret, or will when candidates end. */
   usersOfSecret(name: string): string[] {
-    return this.all().filter((id) => this.#summary(id).secrets.includes(name));
+    const ids = this.all();
+    const users = new Set(ids.filter((id) => this.#summary(id).secrets.includes(name)));
+    this.#behindCandidates(ids, (selected) => {
+      for (const [index, { secrets }] of this.#computeAll(selected).entries()) {
+        if (secrets.includes(name)) users.add(selected[index] as string);
+      }
+    });
+    return [...users];
   }
 
   explain(id: string): Record<string, Origin> {
@@ -188,16 +196,35 @@ export class EffectiveSettings {
   }
 
   #impactBehindCandidates(ids: string[], tried: Tried): Map<string, NonNullable<Impact["behind"]>> {
-    if (!this.#records.isAnyStaged) return new Map();
-    const selected = ids.filter((id) => this.#records.chain(this.#traits(id)).some(({ candidate }) => candidate));
-    if (selected.length === 0) return new Map();
-    return this.#records.withoutCandidates(() => {
+    const behind = new Map<string, NonNullable<Impact["behind"]>>();
+    this.#behindCandidates(ids, (selected) => {
       const before = this.#computeAll(selected);
       const after = this.#records.trial(tried, () => this.#computeAll(selected));
-      return new Map(
-        selected.map((id, index) => [id, { before: before[index] as Effective, after: after[index] as Effective }]),
-      );
+      for (const [index, id] of selected.entries()) {
+        const pair = { before: before[index] as Effective, after: after[index] as Effective };
+        behind.set(id, [...(behind.get(id) ?? []), pair]);
+      }
     });
+    return behind;
+  }
+
+  /**
+   * For each choice of staged candidates that some of `ids` have: `look` at these, as if those candidates were not there.
+   * A component has one candidate in each scope at most, so that there are 15 choices at most.
+   */
+  #behindCandidates(ids: string[], look: (selected: string[]) => void): void {
+    const scopes = this.#records.stagedScopes();
+    if (scopes.length === 0) return;
+    const staged = ids.map((id) => {
+      const links = this.#records.chain(this.#traits(id)).filter(({ candidate }) => candidate);
+      return { id, scopes: links.map(({ layer }) => scopeOf(layer)) };
+    });
+    let choices: string[][] = [[]];
+    for (const scope of scopes) choices = choices.concat(choices.map((some) => [...some, scope]));
+    for (const choice of choices.slice(1)) {
+      const selected = staged.filter((one) => choice.every((scope) => one.scopes.includes(scope))).map(({ id }) => id);
+      if (selected.length > 0) this.#records.withoutCandidates(choice, () => look(selected));
+    }
   }
 
   /** As the records are now, keeping nothing. */
@@ -287,10 +314,10 @@ function traitsKey({ type, subsystem, site, tags }: Traits): string {
 }
 
 /** The errors that a change brings in: those that a component has after it and had not before. */
-export function newErrors({ id, before, after, behind }: Impact): FieldError[] {
+export function newErrors({ id, before, after, behind = [] }: Impact): FieldError[] {
   const errors = without(after.errors, before.errors);
-  const more = behind === undefined ? [] : without(behind.after.errors, [...behind.before.errors, ...errors]);
-  return [...errors, ...more].map((error) => ({ ...error, component: id }));
+  for (const hidden of behind) errors.push(...without(hidden.after.errors, [...hidden.before.errors, ...errors]));
+  return errors.map((error) => ({ ...error, component: id }));
 }
 
 function without(errors: FieldError[], others: FieldError[]): FieldError[] {

@@ -65,7 +65,7 @@ export class Records {
   readonly #tried = new Map<string, Active | undefined>();
   #triedCandidate: StoredCandidate | undefined;
   #triedSecret: TriedSecret | undefined;
-  #ignoresCandidates = false;
+  #hiddenScopes: readonly string[] = [];
 
   constructor(secretKey: Buffer | undefined) {
     this.#secretKey = secretKey;
@@ -99,18 +99,19 @@ export class Records {
     }
   }
 
-  /** Whether any layer has a staged candidate. */
-  get isAnyStaged(): boolean {
-    return [...this.candidates.keys()].some((layer) => this.#staged(layer) !== undefined);
+  /** The scopes in which any layer has a staged candidate. */
+  stagedScopes(): string[] {
+    const staged = [...this.candidates.keys()].filter((layer) => this.#staged(layer) !== undefined);
+    return [...new Set(staged.map(scopeOf))];
   }
 
-  /** Runs `work` as if no candidate were staged. */
-  withoutCandidates<Result>(work: () => Result): Result {
-    this.#ignoresCandidates = true;
+  /** Runs `work` as if no candidate were staged in these scopes. */
+  withoutCandidates<Result>(scopes: readonly string[], work: () => Result): Result {
+    this.#hiddenScopes = scopes;
     try {
       return work();
     } finally {
-      this.#ignoresCandidates = false;
+      this.#hiddenScopes = [];
     }
   }
 
@@ -162,10 +163,9 @@ export class Records {
   }
 
   #staged(layer: LayerName): StoredCandidate | undefined {
-    if (this.#ignoresCandidates) return undefined;
     const tried = this.#triedCandidate?.layer === layer ? this.#triedCandidate : undefined;
     const candidate = tried ?? this.candidate(layer);
-    return candidate?.state === "staged" ? candidate : undefined;
+    return candidate?.state === "staged" && !this.#hiddenScopes.includes(scopeOf(layer)) ? candidate : undefined;
   }
 
   /** The compiled schema of a type, or undefined where there is none or it is no schema. */
@@ -204,6 +204,11 @@ export class Records {
     this.#opened.set(name, opened);
     return opened;
   }
+}
+
+/** `platform`, `subsystem`, `type` or `component`: of each a component has one layer at most. */
+export function scopeOf(layer: string): string {
+  return layer.split(":", 1)[0] as string;
 }
 
 /** All but the last, which is the component's own. */

@@ -137,6 +137,42 @@ describe("secrets", () => {
     expect((await here.call("DELETE", "/v1/config/secrets/unused")).status).to.equal(404);
   });
 
+  describe("that stand behind staged candidates", () => {
+    const candidate = (layer: string) => `/v1/config/layers/${layer}/candidate`;
+    const stage = (layer: string, settings: unknown) =>
+      here.call("PUT", candidate(layer), { settings, selector: { percent: 100 } });
+
+    it("cannot be deleted", async () => {
+      const { name, id, type } = await user();
+      expect((await stage(`type:${type}`, { other: true })).status).to.equal(201);
+      const kept = await here.call("DELETE", `/v1/config/secrets/${name}`);
+      expect([kept.status, kept.body.code]).to.deep.equal([422, "refused"]);
+      expect(kept.body.detail).to.include(id);
+      await here.call("DELETE", candidate(`type:${type}`));
+      expect((await here.call("GET", `/v1/components/${id}/config`)).body.list).to.deep.equal([value]);
+    });
+
+    it("cannot be deleted when one of two candidates hides the other's reference", async () => {
+      const [name, id, type, subsystem] = [fresh("password"), fresh("c"), fresh("t"), fresh("s")];
+      await here.register(id, { type, subsystem });
+      await putSecret(name, value);
+      expect((await stage(`subsystem:${subsystem}`, { a: { $secret: name } })).status).to.equal(201);
+      expect((await stage(`type:${type}`, { a: "none" })).status).to.equal(201);
+      expect((await here.call("DELETE", `/v1/config/secrets/${name}`)).status).to.equal(422);
+    });
+
+    it("take no value that the schema refuses there", async () => {
+      const { name, id, type } = await user();
+      const database = { properties: { password: { type: "string", minLength: 5 } } };
+      await here.call("PUT", `/v1/config/schemas/${type}`, { properties: { database } });
+      expect((await stage(`type:${type}`, { other: true })).status).to.equal(201);
+      const refused = await putSecret(name, "no");
+      expect([refused.status, refused.body.errors[0].component]).to.deep.equal([422, id]);
+      await here.call("DELETE", candidate(`type:${type}`));
+      expect((await here.call("GET", `/v1/components/${id}/config`)).body.list).to.deep.equal([value]);
+    });
+  });
+
   it("are a clear error, not settings without them, at a site that has no key or another one", async () => {
     const { id } = await user();
     for (const options of [{}, { secretKey: randomBytes(32) }]) {
