@@ -161,8 +161,8 @@ export class CandidateWrites {
             site,
             ...change(newest?._deleted === true ? undefined : newest),
           };
-          // What ends one gives its components what the layers have for all, which was judged by itself; one that goes on
-          // being staged was judged when it was.
+          // What ends one gives its components what they have without it, which was judged with every write; one that goes
+          // on being staged was judged when it was.
           if (doc.state === "staged" && doc._deleted !== true && doc.version !== newest?.version) {
             refuseErrors(effective, `this candidate of layer ${layer}`, { ...doc, _rev: "tried" });
           }

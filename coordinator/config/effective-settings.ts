@@ -188,7 +188,7 @@ export class EffectiveSettings {
   impact(ids: string[], tried: Tried): Impact[] {
     const before = ids.map((id) => this.#summary(id));
     const after = this.#records.trial(tried, () => this.#computeAll(ids));
-    const behind = "kind" in tried ? new Map() : this.#impactBehindCandidates(ids, tried);
+    const behind = this.#impactBehindCandidates(ids, tried);
     return ids.map((id, index) => {
       const impact = { id, before: before[index] as Current, after: after[index] as Effective };
       return behind.size === 0 ? impact : { ...impact, behind: behind.get(id) };

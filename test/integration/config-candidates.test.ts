@@ -226,6 +226,44 @@ describe("staged changes", () => {
     expect(await config(chosen[0] as string)).to.deep.equal({ n: 1, keep: true });
   });
 
+  describe("of several layers", () => {
+    /** A component whose settings may have `b` only with `a`, and `a` with `c` only with `b`. */
+    async function dependent() {
+      const [type, subsystem, id] = [fresh("type"), fresh("subsystem"), fresh("c")];
+      await here.register(id, { type, subsystem });
+      const anyOf = [{ required: ["b"] }, { not: { required: ["a", "c"] } }];
+      await here.call("PUT", `/v1/config/schemas/${type}`, { dependentRequired: { b: ["a"] }, anyOf });
+      return { id, weak: `subsystem:${subsystem}`, strong: `type:${type}`, own: `component:${id}` };
+    }
+    const all = { percent: 100 };
+
+    it("are refused when they are valid only with each other", async () => {
+      const { id, weak, strong } = await dependent();
+      expect((await stage(weak, { settings: { a: 1 }, selector: all })).status).to.equal(201);
+      const refused = await stage(strong, { settings: { b: 1 }, selector: all });
+      expect([refused.status, refused.body.errors[0].component]).to.deep.equal([422, id]);
+      expect((await here.call("DELETE", candidate(weak))).status).to.equal(204);
+      expect(await config(id)).to.deep.equal({});
+    });
+
+    it("are refused when they are invalid with one of two others and valid with both", async () => {
+      const { weak, strong, own } = await dependent();
+      expect((await stage(weak, { settings: { a: 1 }, selector: all })).status).to.equal(201);
+      expect((await stage(strong, { settings: { a: 1, b: 1 }, selector: all })).status).to.equal(201);
+      expect((await stage(own, { settings: { c: 1 }, selector: all })).status).to.equal(422);
+    });
+
+    it("are not promoted to what is valid only with another", async () => {
+      const { id, weak, strong } = await dependent();
+      expect((await stage(weak, { settings: { a: 1 }, selector: all })).status).to.equal(201);
+      expect((await stage(strong, { settings: { b: 1 }, selector: { tags: ["none"] } })).status).to.equal(201);
+      expect((await here.call("POST", `${candidate(strong)}/promote`)).status).to.equal(422);
+      expect((await here.call("POST", `${candidate(weak)}/promote`)).status).to.equal(200);
+      expect((await here.call("POST", `${candidate(strong)}/promote`)).status).to.equal(200);
+      expect(await config(id)).to.deep.equal({ a: 1, b: 1 });
+    });
+  });
+
   it("are refused when they would break a selected component, and by a selector that says nothing", async () => {
     const { layer, chosen } = await fleet(2);
     const schema = { properties: { n: { type: "integer", maximum: 10 } } };
