@@ -2,6 +2,7 @@
 
 import type { ConfigStatusReport } from "../../config-db/generated/types.ts";
 import type { Configuration } from "../config/configuration.ts";
+import { etagOf } from "../config/etag.ts";
 import { layerRoutes } from "./config-layer-routes.ts";
 import { schemaRoutes, secretRoutes } from "./config-schema-routes.ts";
 import type { RequestContext, Route, ServerSentEvent } from "./route.ts";
@@ -44,7 +45,9 @@ function effectiveRoutes(configuration: Configuration, signs: SignsOfLife): Rout
           read: () => {
             const { etag, settings, body, fault } = configuration.effective(id);
             if (fault !== undefined && !explained) throw fault;
-            return { etag, body: explained ? { etag, settings, explain: configuration.explain(id) } : body };
+            if (!explained) return { etag, body };
+            const explanation = { etag, settings, explain: configuration.explain(id) };
+            return { etag: etagOf(explanation), body: explanation };
           },
           subscribe: (changed) => configuration.subscribe(id, changed),
         };

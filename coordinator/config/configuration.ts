@@ -173,7 +173,10 @@ export class Configuration {
     return this.#effective.explain(id);
   }
 
-  /** `changed` is called after the effective settings of `id` became others. @returns what ends the subscription. */
+  /**
+   * `changed` is called after the effective settings of `id`, or where they come from, may have become others.
+   * @returns what ends the subscription.
+   */
   subscribe(id: string, changed: () => void): () => void {
     return this.#effective.subscribe(id, changed);
   }

@@ -68,7 +68,7 @@ export class EffectiveSettings {
   /** While one change is looked at for many components: what they share, by type and sub-system. */
   #shared: Map<string, Shared> | undefined;
 
-  /** @param changed told of the components whose effective settings became others, after their watchers. */
+  /** @param changed told of the components whose effective settings became others, after the watchers. */
   constructor(records: Records, components: Components, changed: (ids: string[]) => void) {
     this.#records = records;
     this.#components = components;
@@ -119,7 +119,10 @@ export class EffectiveSettings {
     return explainEffective(this.get(id), this.#records.chain(traits), this.#records.schemaInForce(traits.type));
   }
 
-  /** `changed` is called after the effective settings of `id` became others. @returns what ends the subscription. */
+  /**
+   * `changed` is called after the effective settings of `id`, or where they come from, may have become others.
+   * @returns what ends the subscription.
+   */
   subscribe(id: string, changed: () => void): () => void {
     const watchers = this.#watchers.get(id) ?? new Set();
     this.#watchers.set(id, watchers.add(changed));
@@ -166,7 +169,10 @@ export class EffectiveSettings {
     const before = ids.map((id) => ({ id, etag: this.etag(id), traits: this.#current.get(id)?.traits }));
     make();
     const changed = this.#together(() => before.filter(({ id, etag, traits }) => this.#find(id, traits).etag !== etag));
-    this.#tell(changed.map(({ id }) => id));
+    this.#tell(
+      ids,
+      changed.map(({ id }) => id),
+    );
   }
 
   /** The same for a change that is not to be seen in the revisions of layers and schema: of a secret. */
@@ -248,12 +254,13 @@ export class EffectiveSettings {
     const known = this.#current.get(id);
     if (known === undefined || known.traits === traitsKey(this.#traits(id))) return;
     this.#current.delete(id);
-    if (this.etag(id) !== known.etag) this.#tell([id]);
+    this.#tell([id], this.etag(id) === known.etag ? [] : [id]);
   }
 
-  #tell(ids: string[]): void {
-    for (const id of ids) for (const changed of [...(this.#watchers.get(id) ?? [])]) changed();
-    if (ids.length > 0) this.#changed(ids);
+  /** @param concerned whose watchers look again: the same settings may come from other layers now */
+  #tell(concerned: string[], changed: string[]): void {
+    for (const id of concerned) for (const look of [...(this.#watchers.get(id) ?? [])]) look();
+    if (changed.length > 0) this.#changed(changed);
   }
 
   #summary(id: string): Pick<Effective, "etag" | "errors" | "secrets"> {

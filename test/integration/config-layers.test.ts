@@ -130,6 +130,22 @@ describe("layers of configuration", () => {
     expect(Object.keys(body.explain).sort()).to.deep.equal(["/a", "/b/c", "/b/d"]);
   });
 
+  it("are explained anew where the same values come from another layer, to who waits too", async () => {
+    const [type, id] = [fresh("moved"), fresh("c")];
+    await here.register(id, { type });
+    await put(`type:${type}`, { n: 1 });
+    const path = `/v1/components/${id}/config?explain=true`;
+    const first = await here.call("GET", path);
+    const known = { "if-none-match": first.headers.get("etag") ?? "" };
+    expect((await here.call("GET", path, undefined, known)).status).to.equal(304);
+    const waiting = here.call("GET", `${path}&waitMs=20000`, undefined, known);
+    await put(`component:${id}`, { n: 1 });
+    for (const answer of [await here.call("GET", path, undefined, known), await waiting]) {
+      expect([answer.status, answer.body?.explain?.["/n"]?.layer]).to.deep.equal([200, `component:${id}`]);
+      expect(answer.body.etag).to.equal(first.body.etag);
+    }
+  });
+
   it("wake a waiting GET, and leave it waiting where nothing changed for it", async () => {
     const [type, id] = [fresh("wait"), fresh("c")];
     await here.register(id, { type });
