@@ -25,7 +25,7 @@ export interface Impact {
 }
 
 /** What a component has, without the settings themselves: ten thousand of these are kept for good. */
-interface Current extends Pick<Effective, "etag" | "errors" | "secrets"> {
+interface Current extends Pick<Effective, "etag" | "errors" | "unopened" | "secrets"> {
   /** What the component was when this was computed. */
   traits: string;
   /** Under which its settings are found in the cache; components without a layer of their own share one. */
@@ -86,8 +86,8 @@ export class EffectiveSettings {
     const traits = this.#traits(id);
     const { key, effective } = this.#compute(traits, this.#computed, this.#bases);
     if (this.#isKept(id)) {
-      const { etag, errors, secrets } = effective;
-      this.#current.set(id, { traits: known ?? traitsKey(traits), key, etag, errors, secrets });
+      const { etag, errors, unopened, secrets } = effective;
+      this.#current.set(id, { traits: known ?? traitsKey(traits), key, etag, errors, unopened, secrets });
     } else this.#current.delete(id);
     return effective;
   }
@@ -99,7 +99,8 @@ export class EffectiveSettings {
 
   /** What is wrong with a component's settings. */
   errors(id: string): FieldError[] {
-    return this.#summary(id).errors;
+    const { errors, unopened } = this.#summary(id);
+    return [...errors, ...unopened];
   }
 
   /** Those whose settings refer to a secret, or will when candidates end. */
@@ -263,7 +264,7 @@ export class EffectiveSettings {
     if (changed.length > 0) this.#changed(changed);
   }
 
-  #summary(id: string): Pick<Effective, "etag" | "errors" | "secrets"> {
+  #summary(id: string): Pick<Effective, "etag" | "errors" | "unopened" | "secrets"> {
     return this.#current.get(id) ?? this.get(id);
   }
 

@@ -36,6 +36,8 @@ export class Effective {
   readonly settings: Settings;
   /** What the schema and the references say against them. */
   readonly errors: FieldError[];
+  /** References to secrets that this site cannot open: no write is at fault, so that none is judged by them. */
+  readonly unopened: FieldError[];
   /** Names of the secrets that they refer to. */
   readonly secrets: string[];
   /** Set where a secret cannot be resolved here: the component gets this instead of settings that it cannot use. */
@@ -49,12 +51,13 @@ export class Effective {
 
   /** @param canonical the canonical JSON of what the etag stands for. */
   constructor(
-    parts: Pick<Effective, "settings" | "errors" | "secrets" | "fault">,
+    parts: Pick<Effective, "settings" | "errors" | "secrets"> & Partial<Pick<Effective, "unopened" | "fault">>,
     resolved: Settings,
     canonical: () => string,
   ) {
     this.settings = parts.settings;
     this.errors = parts.errors;
+    this.unopened = parts.unopened ?? [];
     this.secrets = parts.secrets;
     this.fault = parts.fault;
     this.#resolved = resolved;
@@ -112,14 +115,14 @@ export function computeEffective(
 ): Effective {
   const references = mayRefer ? findReferences(merged) : [];
   if (references.length === 0 && schema === undefined) {
-    const parts = { settings: merged, errors: [], secrets: [], fault: undefined };
+    const parts = { settings: merged, errors: [], secrets: [] };
     return new Effective(parts, merged, () => canonicalShared(merged));
   }
   const resolved = cloneJson(merged) as Settings;
   const errors = resolveReferences(resolved, references, secretOf);
   if (schema !== undefined) errors.push(...withoutValuesOf(references, schema.compiled.check(resolved)));
   if (references.length === 0) {
-    const parts = { settings: resolved, errors, secrets: [], fault: undefined };
+    const parts = { settings: resolved, errors, secrets: [] };
     return new Effective(parts, resolved, () => canonicalJson(resolved));
   }
   const secrets = [...new Set(references.map(({ name }) => name))];
@@ -128,7 +131,8 @@ export function computeEffective(
   const digests = new Map(secrets.map((name) => [name, secretOf(name)?.digest ?? ""]));
   const digested = () =>
     withReferences(settings, references, ({ name }) => ({ [secretKey]: name, digest: digests.get(name) }));
-  const parts = { settings, errors, secrets, fault: unresolvable(references, secretOf) };
+  const unopened = unopenedBy(references, secretOf);
+  const parts = { settings, errors, secrets, unopened, fault: unresolvable(references, secretOf) };
   return new Effective(parts, resolved, () => canonicalJson(digested()));
 }
 
@@ -219,15 +223,27 @@ function withoutValuesOf(references: Reference[], errors: FieldError[]): FieldEr
   });
 }
 
+const cannotOpen =
+  "which this site cannot open: MUSTER_SECRET_KEY is not set or another one, or what is stored was tampered with";
+
+function unopenedBy(references: Reference[], secretOf: (name: string) => KnownSecret | undefined): FieldError[] {
+  const unopened = references.filter(({ name }) => {
+    const secret = secretOf(name);
+    return secret !== undefined && secret.value === undefined;
+  });
+  return unopened.map(({ name, pointer }) => ({
+    pointer,
+    rule: "secret",
+    message: `refers to secret "${name}", ${cannotOpen}`,
+  }));
+}
+
 function unresolvable(
   references: Reference[],
   secretOf: (name: string) => KnownSecret | undefined,
 ): MusterError | undefined {
   const lost = references.find(({ name }) => secretOf(name)?.value === undefined);
   if (lost === undefined) return undefined;
-  const why =
-    secretOf(lost.name) === undefined
-      ? "which does not exist"
-      : "which this site cannot open: MUSTER_SECRET_KEY is not set or another one";
+  const why = secretOf(lost.name) === undefined ? "which does not exist" : cannotOpen;
   return new MusterError("refused", `the settings refer at ${lost.pointer} to secret "${lost.name}", ${why}`);
 }

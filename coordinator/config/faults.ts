@@ -9,7 +9,10 @@ export type Fault =
   | { kind: "held"; document: string; rev: string; active?: { version: number; rev: string }; errors: FieldError[] }
   /** A document that is none of its kind, or a schema that does not compile: it has no effect. */
   | { kind: "unusable"; document: string; rev: string; errors: FieldError[] }
-  /** A component whose settings do not fit its type's schema, though no write broke them: it was new, or its type. */
+  /**
+   * A component whose settings do not fit its type's schema, though no write broke them: it was new, or its type. Or they
+   * refer to a secret that is not there or cannot be opened.
+   */
   | { kind: "invalid"; component: string; etag: string; errors: FieldError[] };
 
 const faultsMax = 1_000;

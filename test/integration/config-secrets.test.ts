@@ -4,6 +4,7 @@ import type { Embedded } from "../../config-db/embedded/server.ts";
 import { databases } from "../../config-db/names.ts";
 import { type Document, Store } from "../../config-db/store.ts";
 import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
+import { eventually } from "../support/eventually.ts";
 import { startSiteStore } from "../support/site-store.ts";
 
 let names = 0;
@@ -185,6 +186,25 @@ describe("secrets", () => {
         await there.close();
       }
     }
+  });
+
+  it("that cannot be opened are listed with the components that refer to them, and hinder no write", async () => {
+    const { name, id, type } = await user();
+    const database = new Store(embedded.url).database<Document>(databases.config);
+    const stored = (await database.get(`secret:${name}`)) as Document & { version: number };
+    const broken = { iv: "AA==", tag: "AA==", ciphertext: "AA==" };
+    await database.put({ ...stored, version: stored.version + 1, sealed: broken } as Document);
+    const faults = async () => {
+      const { body } = await here.call("GET", "/v1/config/faults");
+      return body.faults.filter(({ component }: { component?: string }) => component === id);
+    };
+    await eventually(async () => expect(await faults()).to.have.length(1));
+    const [{ kind, errors }] = await faults();
+    expect([kind, errors[0].pointer, errors[0].rule]).to.deep.equal(["invalid", "/database/password", "secret"]);
+    expect((await here.call("GET", `/v1/components/${id}/config`)).status).to.equal(422);
+    expect((await put(`type:${type}`, { other: { $secret: name } })).status).to.equal(200);
+    await putSecret(name, value);
+    expect(await faults()).to.deep.equal([]);
   });
 
   it("are refused with a name or value that cannot be", async () => {
