@@ -194,13 +194,13 @@ function candidateRoutes(configuration: Configuration, once: Once): Route[] {
       method: "get",
       path,
       summary: "A layer's staged change: who has it, who applied or rejected it",
-      answers: { 200: candidate200 },
+      answers: { 200: candidate200, 304: unchanged304 },
       handle: (request) => {
         const layer = layerOf(request);
         const stored = records.candidate(layer);
         if (stored === undefined)
           throw new MusterError("not-found", `layer ${layer} has no candidate; PUT one to stage it`);
-        return candidateAnswer(configuration, 200, stored);
+        return unlessKnown(request, candidateAnswer(configuration, 200, stored));
       },
     },
     {
@@ -210,7 +210,11 @@ function candidateRoutes(configuration: Configuration, once: Once): Route[] {
       body: "candidate-write",
       answers: { 200: candidate200, 201: candidate200, 412: stale412, 422: refused422 },
       handle: async (request) => {
-        const stored = await candidates.put(layerOf(request), request.body as CandidateWrite, writeContext(request));
+        const stored = await candidates.put(
+          layerOf(request),
+          request.body as CandidateWrite,
+          candidateContext(request),
+        );
         return candidateAnswer(configuration, stored.version === 1 ? 201 : 200, stored);
       },
     },
@@ -220,7 +224,7 @@ function candidateRoutes(configuration: Configuration, once: Once): Route[] {
       summary: "Withdraw a staged change",
       answers: { 204: { description: "gone" }, 412: stale412 },
       handle: async (request) => {
-        await candidates.delete(layerOf(request), writeContext(request));
+        await candidates.delete(layerOf(request), candidateContext(request));
         return { status: 204 };
       },
     },
@@ -238,7 +242,7 @@ function candidateRoutes(configuration: Configuration, once: Once): Route[] {
       },
       handle: (request) =>
         once(request, "promote", async () => {
-          const stored = await candidates.promote(layerOf(request), writeContext(request));
+          const stored = await candidates.promote(layerOf(request), candidateContext(request));
           return layerAnswer(configuration, 200, stored);
         }),
     },
@@ -277,6 +281,12 @@ export function writeContext(request: RequestContext): WriteContext {
   const note = Buffer.isBuffer(request.body) ? undefined : (request.body as { note?: string } | undefined)?.note;
   const ifMatch = request.header("if-match");
   return { author: request.author, note, expected: ifMatch === undefined ? undefined : expectedBy(ifMatch) };
+}
+
+/** Of a candidate's ETag the revision counts: what components make of it changes without a write. */
+function candidateContext(request: RequestContext): WriteContext {
+  const ifMatch = request.header("if-match")?.replaceAll(/\.[^",]*"/g, '"');
+  return { ...writeContext(request), expected: ifMatch === undefined ? undefined : expectedBy(ifMatch) };
 }
 
 function expectedBy(ifMatch: string): Expected {
@@ -320,6 +330,7 @@ function layerAnswer({ records }: Configuration, status: number, stored: StoredL
 function candidateAnswer({ staging, candidates }: Configuration, status: number, stored: StoredCandidate): JsonAnswer {
   const { _id, _rev, kind, schemaVersion, ...told } = stored;
   const components = stored.state === "staged" ? staging.statuses(stored) : [];
+  components.sort((a, b) => (a.id < b.id ? -1 : 1));
   const body = { ...told, stale: stored.state === "staged" && candidates.isStale(stored), components };
-  return { status, headers: { etag: `"${_rev}"` }, body };
+  return { status, headers: { etag: `"${_rev}.${etagOfCanonical(JSON.stringify(body))}"` }, body };
 }

@@ -111,13 +111,24 @@ describe("staged changes", () => {
     expect([other.status, other.body.code]).to.deep.equal([422, "refused"]);
   });
 
-  it("are read whole each time: what components made of them changes without their revision", async () => {
-    const { layer } = await fleet(1);
+  it("have an ETag of all that a GET tells, and are written on their revision alone", async () => {
+    const { layer, ids } = await fleet(1);
     const staged = await stage(layer, { settings: { n: 3 }, selector: { percent: 100 } });
-    const known = { "if-none-match": staged.headers.get("etag") ?? "" };
-    expect((await here.call("GET", candidate(layer), undefined, known)).status).to.equal(200);
-    const { paths } = (await here.call("GET", "/openapi.json")).body;
-    expect(paths["/v1/config/layers/{layer}/candidate"].get.responses).to.not.have.property("304");
+    const etag = staged.headers.get("etag") ?? "";
+    const known = { "if-none-match": etag };
+    const unchanged = await here.call("GET", candidate(layer), undefined, known);
+    expect([unchanged.status, unchanged.headers.get("etag")]).to.deep.equal([304, etag]);
+    await report(ids[0] ?? "", "applied");
+    const reported = await here.call("GET", candidate(layer), undefined, known);
+    expect([reported.status, reported.body.components[0].status]).to.deep.equal([200, "applied"]);
+    const restage = (ifMatch: string) =>
+      here.call("PUT", candidate(layer), { settings: { n: 4 }, selector: { percent: 100 } }, { "if-match": ifMatch });
+    const again = await restage(etag);
+    expect(again.status).to.equal(200);
+    expect((await restage(etag)).status).to.equal(412);
+    const revision = `${(again.headers.get("etag") ?? "").split(".")[0]}"`;
+    expect((await here.call("DELETE", candidate(layer), undefined, { "if-match": etag })).status).to.equal(412);
+    expect((await here.call("DELETE", candidate(layer), undefined, { "if-match": revision })).status).to.equal(204);
   });
 
   it("are gone for all by a DELETE", async () => {
