@@ -118,6 +118,7 @@ export function secretRoutes({ secrets }: Configuration): Route[] {
       path,
       summary: "Set a secret; components whose settings refer to it get the new value",
       body: "secret-write",
+      bodyIsSecret: true,
       answers: { 204: { description: "stored, encrypted" } },
       handle: async (request) => {
         const { value } = request.body as SecretWrite;

@@ -98,7 +98,23 @@ export function parseBody(route: Route, contentType: string | undefined, bytes: 
   if (charset !== undefined && !/^utf-?8$/i.test(charset)) {
     throw new MusterError("unsupported-media-type", `send JSON as UTF-8, got charset ${charset.slice(0, 100)}`);
   }
-  return parse(route.body as SchemaName, parseJson(bytes));
+  try {
+    return parse(route.body as SchemaName, parseJson(bytes));
+  } catch (error) {
+    throw route.bodyIsSecret === true && error instanceof MusterError ? untold(error) : error;
+  }
+}
+
+/** The same refusal without what it tells of the body: values, and keys, which may be values in the wrong place. */
+function untold({ code, errors = [] }: MusterError): MusterError {
+  if (code === "malformed-json") return new MusterError(code, "the body is not JSON in UTF-8");
+  const fields = errors.map(({ pointer, rule = "" }) => ({
+    pointer,
+    rule,
+    message: `breaks the rule "${rule}" of its schema in /openapi.json`,
+  }));
+  const told = fields.map(({ pointer, message }) => `${pointer === "" ? "the body" : pointer} ${message}`);
+  return new MusterError(code, told.join("; "), { errors: fields });
 }
 
 const utf8 = new TextDecoder("utf-8", { fatal: true });

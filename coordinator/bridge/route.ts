@@ -60,6 +60,8 @@ export interface Route {
   body?: SchemaName | "bytes";
   /** True where the JSON body may be absent (it is `{}` then). */
   bodyOptional?: boolean;
+  /** True where nothing of the body may be told, not in a refusal of it either. */
+  bodyIsSecret?: boolean;
   /** True where `Accept: text/event-stream` gets a stream. */
   streams?: boolean;
   /** Status → what it means; errors of every route (400, 401, 404, 503 …) are added by the OpenAPI builder. */

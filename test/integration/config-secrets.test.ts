@@ -207,6 +207,31 @@ describe("secrets", () => {
     expect(await faults()).to.deep.equal([]);
   });
 
+  for (const body of [
+    '"s3cret"',
+    "s3cret",
+    '{"value":"s3cret"',
+    '{"s3cret":1}',
+    '["s3cret"]',
+    '{"value":["s3cret"]}',
+  ]) {
+    it(`are not told in the refusal of ${body}`, async () => {
+      const answer = await here.call("PUT", `/v1/config/secrets/${fresh("refused")}`, body);
+      expect(answer.status).to.equal(400);
+      expect(JSON.stringify(answer.body)).to.not.include("s3cret");
+    });
+  }
+
+  it("are refused as a number without telling it, but what is wrong and where", async () => {
+    const { body } = await here.call("PUT", `/v1/config/secrets/${fresh("refused")}`, { value: 4711 });
+    expect([body.code, body.errors[0].pointer, body.errors[0].rule]).to.deep.equal([
+      "invalid-request",
+      "/value",
+      "type",
+    ]);
+    expect(JSON.stringify(body)).to.not.include("4711");
+  });
+
   it("are refused with a name or value that cannot be", async () => {
     expect((await putSecret("A%20b", "x")).status).to.equal(400);
     expect((await here.call("PUT", "/v1/config/secrets/a", { value: 1 })).status).to.equal(400);
