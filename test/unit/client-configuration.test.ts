@@ -221,20 +221,34 @@ describe("a component's configuration", () => {
       expect(await readdir(directory)).to.deep.equal(["one.json"]);
     });
 
-    for (const [what, content] of [
+    const whole = { id: "one", etag: "e1", settings: {}, confirmedAt: new Date().toISOString() };
+    const unusable: [string, string][] = [
       ["a broken file", "{"],
-      ["another component's file", JSON.stringify({ id: "two", etag: "e", settings: {} })],
-    ] as const) {
+      ["another component's file", JSON.stringify({ ...whole, id: "two" })],
+      ["a file whose settings are null", JSON.stringify({ ...whole, settings: null })],
+      ["a file whose settings are a list", JSON.stringify({ ...whole, settings: [1] })],
+      ["a file without the time when they were confirmed", JSON.stringify({ ...whole, confirmedAt: undefined })],
+      ["a file with a number for that time", JSON.stringify({ ...whole, confirmedAt: 5 })],
+      ["a file with no time there", JSON.stringify({ ...whole, confirmedAt: "2026-99-99T00:00:00Z" })],
+    ];
+    for (const [what, content] of unusable) {
       it(`is not taken from ${what}`, async () => {
         await writeFile(join(directory, "one.json"), content);
         expect((await make().restore()).found).to.equal(false);
       });
     }
 
+    it("is taken with no age from a file of the future: the clock was set back", async () => {
+      await writeFile(join(directory, "one.json"), JSON.stringify({ ...whole, confirmedAt: "2999-01-01T00:00:00Z" }));
+      const configuration = make();
+      expect((await configuration.restore()).found).to.equal(true);
+      expect(configuration.ageMs).to.be.within(0, 10_000);
+    });
+
     it("does not keep a component from running where it cannot be written", async () => {
       await writeFile(join(directory, "file"), "");
       const cache = new DiskCache(join(directory, "file", "one.json"), silent);
-      await cache.write({ id: "one", etag: "e1", settings: {}, confirmedAt: new Date().toISOString() });
+      await cache.write(whole);
       expect(await cache.read("one")).to.equal(undefined);
     });
   });

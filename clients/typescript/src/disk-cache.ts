@@ -31,8 +31,7 @@ export class DiskCache {
     if (this.#file === undefined) return undefined;
     try {
       const found = JSON.parse(await readFile(this.#file, "utf8")) as Remembered;
-      const usable = found.id === id && typeof found.etag === "string" && typeof found.settings === "object";
-      return usable ? found : undefined;
+      return found.id === id && isWhole(found) ? found : undefined;
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== "ENOENT") {
         this.#logger.warn({ error, file: this.#file }, "the last known configuration cannot be read");
@@ -61,4 +60,15 @@ export class DiskCache {
     });
     return this.#last;
   }
+}
+
+/** A time in the future counts: the clock may have been set back, and a machine without one of its own starts in the past. */
+function isWhole({ etag, settings, confirmedAt }: Remembered): boolean {
+  const isObject = typeof settings === "object" && settings !== null && !Array.isArray(settings);
+  return typeof etag === "string" && isObject && isTime(confirmedAt);
+}
+
+/** `Date.parse` alone takes "5" for a day in 2001. */
+function isTime(text: unknown): boolean {
+  return typeof text === "string" && /^\d{4}-\d\d-\d\dT/.test(text) && !Number.isNaN(Date.parse(text));
 }
