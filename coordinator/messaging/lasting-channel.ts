@@ -1,4 +1,5 @@
 /** A channel that is opened again, with all that was set up on it, whenever it or its connection is lost. */
+import { setMaxListeners } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Channel, ConfirmChannel, ConsumeMessage, Options } from "amqplib";
 import type { Logger } from "pino";
@@ -27,6 +28,8 @@ export class LastingChannel {
 
   constructor(options: LastingChannelOptions) {
     this.#options = options;
+    // With the broker away every publish that waits listens to it: that is no leak.
+    setMaxListeners(0, this.#abort.signal);
   }
 
   start(): void {
