@@ -85,6 +85,8 @@ export class Judgement {
   readonly #judge: LeaseJudge;
   /** Decided or being decided; neither granted nor renewed until that is carried out. */
   readonly #decided = new Set<string>();
+  /** Removals whose queues the broker, being away, has kept. They stay decided, and are tried again with the next sweep. */
+  #unfinished: Decision[] = [];
   readonly #wallClockWatch = new WallClockWatch();
   #ends: (() => void)[] = [];
   #running: Promise<void> | undefined;
@@ -146,18 +148,18 @@ export class Judgement {
     await this.#inherited;
     if (sweeps) await this.#sweep();
     if (!(await this.#hasHeard())) return;
-    const decisions = this.#judge.due(decisionsMax).flatMap((id): Decision[] => {
+    const decisions = this.#judge.due(decisionsMax - this.#unfinished.length).flatMap((id): Decision[] => {
       const record = this.#options.records.get(id);
       if (this.#isJudged(record)) return [decision(record, "expired")];
       this.#judge.drop(id);
       return [];
     });
     if (decisions.length === 0) return;
-    await this.#options.leadership.decide(decisions);
+    await this.#decide(decisions);
     // Whoever renewed while that was written is late, and spared.
     const due = new Set(this.#judge.due());
     const standing = decisions.filter(({ id }) => due.has(id));
-    if (standing.length < decisions.length) await this.#options.leadership.decide(standing);
+    if (standing.length < decisions.length) await this.#decide(standing);
     await this.#carryOut(standing);
   }
 
@@ -180,13 +182,18 @@ export class Judgement {
     return standing.role === "leading" && standing.judging;
   }
 
+  /** What is decided and not done stays decided: a successor finds it in the site's record. */
+  async #decide(decisions: Decision[]): Promise<void> {
+    await this.#options.leadership.decide([...this.#unfinished, ...decisions]);
+  }
+
   async #carryOut(decisions: Decision[]): Promise<void> {
     for (const { id } of decisions) {
       this.#decided.add(id);
       this.#judge.drop(id);
     }
     await Promise.all(decisions.map((decision) => this.#carryOutOne(decision)));
-    this.#options.leadership.carriedOut();
+    if (this.#unfinished.length === 0) this.#options.leadership.carriedOut();
   }
 
   /** Until it is done, somebody else leads, or the coordinator closes: then the successor finds it in the site's record. */
@@ -209,6 +216,11 @@ export class Judgement {
         break;
       } catch (error) {
         this.#report(error);
+        if (decision.to === "removed" && isMusterError(error, "broker-unavailable")) {
+          // Expiry must not wait for the broker.
+          this.#unfinished.push(decision);
+          break;
+        }
         await delay(retryMs);
       }
     }
@@ -225,17 +237,20 @@ export class Judgement {
       logger.warn("the system clock jumped: removals wait until it has been steady for an hour");
       return;
     }
-    const overdue = overdueForRemoval(records.roster.all(), site, retention, now).slice(0, decisionsMax);
-    if (overdue.length === 0) return;
-    const decisions = overdue.map((record) => decision(record, "removed"));
-    await this.#options.leadership.decide(decisions);
-    await this.#carryOut(decisions);
+    const overdue = overdueForRemoval(records.roster.all(), site, retention, now);
+    const room = decisionsMax - this.#unfinished.length;
+    const decisions = overdue.slice(0, room).map((record) => decision(record, "removed"));
+    if (decisions.length > 0) await this.#decide(decisions);
+    const all = [...this.#unfinished, ...decisions];
+    this.#unfinished = [];
+    if (all.length > 0) await this.#carryOut(all);
   }
 
   #stand(standing: Standing): void {
     const { logger, records } = this.#options;
     if (standing.role === "following") {
       this.#judge.clear();
+      this.#unfinished = [];
       return;
     }
     // Whoever is up gets a full TTL: this judge has not heard them renew before now.
@@ -287,9 +302,10 @@ export class Judgement {
 
   #report(error: unknown): void {
     const { logger } = this.#options;
-    // Waiting is right in both cases: the store will be back, or another leads.
-    if (isMusterError(error, "store-unavailable") || isMusterError(error, "not-leading")) {
-      logger.debug({ reason: error.message }, "a decision waits");
+    // Waiting is right in each case: the store or the broker will be back, or another leads.
+    const waits = ["store-unavailable", "not-leading", "broker-unavailable"] as const;
+    if (waits.some((code) => isMusterError(error, code))) {
+      logger.debug({ reason: (error as Error).message }, "a decision waits");
     } else {
       logger.error({ error }, "judging failed");
     }

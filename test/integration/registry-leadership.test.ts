@@ -1,5 +1,6 @@
 import { expect } from "chai";
 import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
+import { MusterError } from "../../config-db/errors.ts";
 import type { RenewalMessage, SiteDocument } from "../../config-db/generated/types.ts";
 import { install } from "../../config-db/installer.ts";
 import { databases } from "../../config-db/names.ts";
@@ -254,4 +255,29 @@ describe("the coordinators of a site", () => {
     await eventually(() => expect(removed).to.deep.equal(["c-old", undefined]));
     expect(second.registry.get("c-old")).to.equal(undefined);
   }).timeout(10_000);
+
+  it("go on expiring while a removal waits for the broker, and finish it later", async () => {
+    const first = await join();
+    await first.registry.register("c-stuck", { type: "t", ttlMs: 60_000 });
+    await first.registry.deregister("c-stuck");
+    await first.close();
+    let tries = 0;
+    const second = await join({
+      retention: { goneMs: 0, expiredMs: 60_000 },
+      remove: () => {
+        tries += 1;
+        return Promise.reject(new MusterError("broker-unavailable", "away"));
+      },
+    });
+    await eventually(() => expect(tries).to.equal(1));
+    await second.registry.register("c-silent", { type: "t", ttlMs: 1_000 });
+    await eventually(() => expect(second.registry.get("c-silent")?.state).to.equal("expired"));
+    await new Promise((resolve) => setTimeout(resolve, 500)); // Two beats, which leave out what is done.
+    expect((await siteRecord())?.decided?.map(({ id }) => id)).to.include("c-stuck");
+    await second.close();
+    const removed: string[] = [];
+    await join({ retention: { goneMs: 0, expiredMs: 60_000 }, remove: async ({ id }) => void removed.push(id) });
+    await eventually(() => expect(removed).to.deep.equal(["c-stuck"]));
+    await eventually(async () => expect(await siteRecord()).not.to.have.property("decided"));
+  }).timeout(20_000);
 });
