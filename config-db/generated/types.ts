@@ -2,6 +2,7 @@
 
 export type Id = string;
 export type Layer = string;
+export type Count = number;
 /**
  * RFC 3339, UTC
  */
@@ -93,7 +94,7 @@ export interface Webhook {
  */
 export interface Revision {
   rev: string;
-  version: number;
+  version: Count;
 }
 /**
  * Raw content attached to a layer: file name to what it is.
@@ -189,7 +190,7 @@ export interface CandidateDocument {
    * Why it was withdrawn.
    */
   reason?: string;
-  version: number;
+  version: Count;
   changedBy: string;
   changedAt: Timestamp;
   site: Id;
@@ -332,7 +333,7 @@ export interface ConflictDocument {
   };
   candidates: {
     rev: string;
-    version: number;
+    version: Count;
     site: Id;
     changedBy: string;
     changedAt: Timestamp;
@@ -406,7 +407,7 @@ export interface FaultDocument {
     content: {
       [k: string]: unknown;
     };
-    version: number;
+    version: Count;
     rev: string;
   };
 }
@@ -425,7 +426,7 @@ export interface HistoryDocument {
    */
   rev: string;
   settings: Settings;
-  version: number;
+  version: Count;
   changedBy: string;
   changedAt: Timestamp;
   site: Id;
@@ -543,14 +544,14 @@ export interface Registration {
  */
 export interface RenewalMessage {
   id: Id;
-  incarnation?: number;
+  incarnation?: Count;
   health?: Health;
 }
 /**
  * PUT /v1/components/{id}/lease
  */
 export interface Renewal {
-  incarnation?: number;
+  incarnation?: Count;
   health?: Health;
 }
 /**
@@ -575,7 +576,7 @@ export interface RequestRequest {
  * POST /v1/config/layers/{layer}/rollback
  */
 export interface RollbackRequest {
-  version: number;
+  version: Count;
   /**
    * Tells two versions of one number apart.
    */
@@ -595,7 +596,7 @@ export interface SchemaDocument {
   schema: {
     [k: string]: unknown;
   };
-  version: number;
+  version: Count;
   changedBy: string;
   changedAt: Timestamp;
   site: Id;
@@ -617,7 +618,7 @@ export interface SecretDocument {
   schemaVersion: 1;
   name: Id;
   sealed?: Sealed;
-  version: number;
+  version: Count;
   changedBy: string;
   changedAt: Timestamp;
   site: Id;
@@ -670,7 +671,7 @@ export interface SiteDocument {
   decided?: {
     id: Id;
     type: Id;
-    incarnation: number;
+    incarnation: Count;
     /**
      * Of the component's record that was judged.
      */

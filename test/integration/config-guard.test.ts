@@ -45,6 +45,7 @@ describeStores("the guard of the config databases", (under) => {
 
   it("takes documents as Muster writes them, and their tombstones", async () => {
     const doc = named(layer);
+    expect(await config().put(named(layer, { version: 2 ** 48 }))).to.match(/^1-/);
     const rev = await config().put(doc);
     const gone = await config().put({ ...doc, _rev: rev, settings: {}, version: 2, _deleted: true });
     expect(gone).to.match(/^2-/);
@@ -74,6 +75,8 @@ describeStores("the guard of the config databases", (under) => {
     ["with settings that are a list", named(layer, { settings: [1] })],
     ["without settings", named(layer, { settings: undefined })],
     ["with a version that is no count", named(layer, { version: 0.5 })],
+    ["with a version from which nobody can count on", named(layer, { version: 2 ** 53 })],
+    ["with a version beyond the largest", named(layer, { version: 2 ** 48 + 1 })],
     ["with a time that is none", named(layer, { changedAt: "yesterday" })],
     ["with a site that is none", named(layer, { site: "Here!" })],
     [
@@ -101,11 +104,10 @@ describeStores("the guard of the config databases", (under) => {
   }
 
   it("refuses a component that is none", async () => {
-    for (const fields of [{ state: "dead" }, { ttlMs: "1s" }, { type: undefined }, { id: "other" }]) {
-      const doc = JSON.parse(JSON.stringify({ ...component, _id: `component:guarded`, ...fields }));
-      expect(await codeOf(registry().put({ ...doc, _id: fields.id ? "component:x" : "component:y" }))).to.equal(
-        "refused",
-      );
+    const wrong = [{ state: "dead" }, { ttlMs: "1s" }, { type: undefined }, { id: "other" }, { incarnation: 1e300 }];
+    for (const fields of wrong) {
+      const doc = JSON.parse(JSON.stringify({ ...component, ...fields }));
+      expect(await codeOf(registry().put(doc)), JSON.stringify(fields)).to.equal("refused");
     }
   });
 
