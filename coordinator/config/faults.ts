@@ -17,16 +17,21 @@ export type Fault =
 
 const faultsMax = 1_000;
 
+/** In one order wherever they are listed, so that the same faults have the same ETag at every coordinator and site. */
 export function listFaults(records: Records, effective: EffectiveSettings): Fault[] {
   const faults: Fault[] = [];
-  for (const [document, { rev, active, errors }] of records.held) {
+  for (const [document, { rev, active, errors }] of byDocument(records.held)) {
     const told = active === undefined ? {} : { active: { version: active.version, rev: active.rev } };
-    faults.push({ kind: "held", document, rev, ...told, errors: errors.length > 0 ? errors : errorsNow(document) });
+    const now = errors.length > 0 ? errors : errorsNow(document);
+    faults.push({ kind: "held", document, rev, ...told, errors: inOrder(now) });
   }
-  for (const [document, { rev, errors }] of records.unusable) faults.push({ kind: "unusable", document, rev, errors });
-  for (const id of effective.all()) {
+  for (const [document, { rev, errors }] of byDocument(records.unusable)) {
+    faults.push({ kind: "unusable", document, rev, errors: inOrder(errors) });
+  }
+  for (const id of effective.all().sort()) {
     const errors = effective.errors(id);
-    if (errors.length > 0) faults.push({ kind: "invalid", component: id, etag: effective.etag(id), errors });
+    if (errors.length === 0) continue;
+    faults.push({ kind: "invalid", component: id, etag: effective.etag(id), errors: inOrder(errors) });
   }
   return faults.slice(0, faultsMax);
 
@@ -35,4 +40,13 @@ export function listFaults(records: Records, effective: EffectiveSettings): Faul
     const newest = records.newest(document);
     return newest === undefined ? [] : errorsOf(effective, { id: document, content: activeOf(newest)?.content });
   }
+}
+
+function byDocument<Value>(found: Map<string, Value>): [string, Value][] {
+  return [...found].sort(([one], [other]) => (one < other ? -1 : 1));
+}
+
+function inOrder(errors: FieldError[]): FieldError[] {
+  const place = ({ component, pointer, rule, message }: FieldError) => `${component} ${pointer} ${rule} ${message}`;
+  return errors.toSorted((a, b) => Number(place(a) > place(b)) - Number(place(a) < place(b)));
 }

@@ -69,6 +69,27 @@ describe("configuration that nobody checked", () => {
     expect(await faults(`layer:${layer}`)).to.deep.equal([]);
   });
 
+  it("is listed in the same order, under the same ETag, by whoever learned of it and of components in another", async () => {
+    const { layer, id } = await startType("ordered-b");
+    await here.register("ordered-b-0", { type: "ordered-b" });
+    const other = await startType("ordered-a");
+    for (const broken of [layer, other.layer]) {
+      await writeStraight(broken, { n: "bad" });
+      await eventually(async () => expect((await faults(`layer:${broken}`))[0]?.kind).to.equal("held"));
+    }
+    // Written again, a component comes last to who reads the store from its start.
+    await here.call("PUT", `/v1/components/${id}/config/status`, { etag: "e", status: "applied" });
+    const listed = await here.call("GET", "/v1/config/faults");
+    const there = await startConfigSite({ storeUrl: embedded.url });
+    try {
+      const again = await there.call("GET", "/v1/config/faults");
+      expect(again.body).to.deep.equal(listed.body);
+      expect(again.headers.get("etag")).to.equal(listed.headers.get("etag"));
+    } finally {
+      await there.close();
+    }
+  });
+
   it("is judged when it was written while no coordinator ran", async () => {
     const bad = await startType("unwatched");
     const good = await startType("harmless");
