@@ -120,7 +120,7 @@ export function computeEffective(
   }
   const resolved = cloneJson(merged) as Settings;
   const errors = resolveReferences(resolved, references, secretOf);
-  if (schema !== undefined) errors.push(...withoutValuesOf(references, schema.compiled.check(resolved)));
+  if (schema !== undefined) errors.push(...tellable(schema.compiled.check(resolved), references, secretOf));
   if (references.length === 0) {
     const parts = { settings: resolved, errors, secrets: [] };
     return new Effective(parts, resolved, () => canonicalJson(resolved));
@@ -212,25 +212,35 @@ function cloneJson(value: unknown): unknown {
   return Object.fromEntries(Object.entries(value).map(([key, child]) => [key, cloneJson(child)]));
 }
 
-/** What a schema says of a resolved secret must not tell its value. */
-function withoutValuesOf(references: Reference[], errors: FieldError[]): FieldError[] {
+/**
+ * What a schema says, without the values of secrets, and without what it says of one that cannot be opened: what stands in
+ * its place is a reference, and what it is nobody here knows.
+ */
+function tellable(
+  errors: FieldError[],
+  references: Reference[],
+  secretOf: (name: string) => KnownSecret | undefined,
+): FieldError[] {
   if (references.length === 0) return errors;
   const secret = new Set(references.map(({ pointer }) => pointer));
-  return errors.map((error) => {
-    if (!secret.has(error.pointer)) return error;
+  const unopened = references.filter(({ name }) => isUnopened(secretOf(name)));
+  return errors.flatMap((error) => {
+    if (unopened.some(({ pointer }) => `${error.pointer}/`.startsWith(`${pointer}/`))) return [];
+    if (!secret.has(error.pointer)) return [error];
     const { value: _, ...told } = error;
-    return told;
+    return [told];
   });
+}
+
+function isUnopened(secret: KnownSecret | undefined): boolean {
+  return secret !== undefined && secret.value === undefined;
 }
 
 const cannotOpen =
   "which this site cannot open: MUSTER_SECRET_KEY is not set or another one, or what is stored was tampered with";
 
 function unopenedBy(references: Reference[], secretOf: (name: string) => KnownSecret | undefined): FieldError[] {
-  const unopened = references.filter(({ name }) => {
-    const secret = secretOf(name);
-    return secret !== undefined && secret.value === undefined;
-  });
+  const unopened = references.filter(({ name }) => isUnopened(secretOf(name)));
   return unopened.map(({ name, pointer }) => ({
     pointer,
     rule: "secret",

@@ -188,6 +188,22 @@ describe("secrets", () => {
     }
   });
 
+  it("that cannot be opened are not judged by the schema, which would see the reference in their place", async () => {
+    const [name, type] = [fresh("password"), fresh("t")];
+    await here.register(fresh("c"), { type });
+    await putSecret(name, value);
+    const schema = { properties: { password: { type: "string", minLength: 5 } } };
+    expect((await here.call("PUT", `/v1/config/schemas/${type}`, schema)).status).to.equal(201);
+    const there = await startConfigSite({ storeUrl: embedded.url });
+    try {
+      const settings = { password: { $secret: name } };
+      const written = await there.call("PUT", `/v1/config/layers/type:${type}`, { settings });
+      expect(written.status, JSON.stringify(written.body)).to.equal(201);
+    } finally {
+      await there.close();
+    }
+  });
+
   it("that cannot be opened are listed with the components that refer to them, and hinder no write", async () => {
     const { name, id, type } = await user();
     const database = new Store(embedded.url).database<Document>(databases.config);
