@@ -82,6 +82,8 @@ export class Inbox {
   #prefetch = 0;
   #closed = false;
   #pumping = false;
+  /** Runs of `work`. */
+  #working = 0;
   #linger: NodeJS.Timeout | undefined;
   /** Consumers are begun and ended one after the other. */
   #turn: Promise<void> = Promise.resolve();
@@ -138,6 +140,23 @@ export class Inbox {
       this.#waiters.push(waiter);
       this.#pump();
     });
+  }
+
+  /** Polls for `handle`; what that leaves unsettled goes back to its place, at no attempt. */
+  async work(
+    options: Parameters<Inbox["poll"]>[0],
+    handle: (messages: InboxMessage[]) => Promise<void>,
+  ): Promise<void> {
+    const messages = await this.poll(options);
+    this.#working += 1;
+    try {
+      await handle(messages);
+    } finally {
+      this.#working -= 1;
+      for (const { delivery } of messages) this.#release(delivery);
+      this.#pump();
+      this.#rest();
+    }
   }
 
   /** Gives every message as it comes, until the returned function is called. */
@@ -327,7 +346,7 @@ export class Inbox {
   }
 
   #isWanted(): boolean {
-    return this.#closed || this.#waiters.length > 0 || this.#streams.size > 0;
+    return this.#closed || this.#waiters.length > 0 || this.#streams.size > 0 || this.#working > 0;
   }
 
   async #leave(): Promise<void> {
@@ -366,6 +385,17 @@ export class Inbox {
       consumer.began(delivery).catch((error) => logger.debug({ error: String(error) }, "an outcome was not sent"));
       return [message];
     });
+  }
+
+  /** Ready again, before what came after it. One of a lost channel comes again by itself. */
+  #release(id: string): void {
+    const open = this.#open.get(id);
+    if (open === undefined) return;
+    this.#open.delete(id);
+    clearTimeout(open.timer);
+    if (open.delivery.channel !== this.#opened?.channel.current) return;
+    this.#ready.push(open.delivery);
+    this.#ready.sort((one, other) => one.message.fields.deliveryTag - other.message.fields.deliveryTag);
   }
 
   #overdue(id: string, visibilityMs: number): void {

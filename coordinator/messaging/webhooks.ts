@@ -29,6 +29,8 @@ const reconcileEveryMs = 1_000;
 const messagesAtOnce = 16;
 const pollWaitMs = 30_000;
 const defaultAnswerTimeoutMs = 30_000;
+/** How long `close` waits for answers: as the bridge does for its requests. */
+const drainMs = 5_000;
 const answerBytesMax = 1024 * 1024;
 const endpointBackoff: Backoff = { firstMs: 500, maxMs: 30_000 };
 const pollRetryMs = 2_000;
@@ -43,8 +45,12 @@ interface Caller {
 
 export class Webhooks {
   readonly #options: WebhooksOptions;
+  /** By component; one that was told to stop is among them until it has. */
   readonly #callers = new Map<string, Caller>();
+  /** Ends the calls that are under way. */
+  readonly #cut = new AbortController();
   #timer: NodeJS.Timeout | undefined;
+  #closed = false;
 
   constructor(options: WebhooksOptions) {
     this.#options = options;
@@ -56,33 +62,34 @@ export class Webhooks {
   }
 
   async close(): Promise<void> {
+    this.#closed = true;
     clearInterval(this.#timer);
     const callers = [...this.#callers.values()];
     for (const { abort } of callers) abort.abort();
+    const cut = setTimeout(() => this.#cut.abort(new Error("the coordinator ends")), drainMs);
     await Promise.all(callers.map(({ running }) => running));
+    clearTimeout(cut);
   }
 
   /** Starts calling for components that are up and have a webhook, stops for those that are or have no longer. */
   #reconcile(): void {
+    if (this.#closed) return;
     const { members, leads } = this.#options;
     const wanted = new Map<string, Member & { webhook: { url: string; secret: string } }>();
     if (leads()) for (const member of members.all()) if (this.#isWanted(member)) wanted.set(member.id, member);
     for (const [id, caller] of this.#callers) {
       const member = wanted.get(id);
-      if (
-        member?.webhook.url === caller.url &&
-        member.webhook.secret === caller.secret &&
-        member.type === caller.type
-      ) {
-        wanted.delete(id);
-        continue;
-      }
-      this.#callers.delete(id);
-      caller.abort.abort();
+      // The next caller waits for the end of this one: its messages would be called for twice, or overtaken.
+      wanted.delete(id);
+      if (member?.webhook.url !== caller.url || member.webhook.secret !== caller.secret || member.type !== caller.type)
+        caller.abort.abort();
     }
     for (const { id, type, webhook } of wanted.values()) {
       const abort = new AbortController();
-      const running = this.#call({ id, type }, webhook, abort.signal);
+      const running = this.#call({ id, type }, webhook, abort.signal).finally(() => {
+        this.#callers.delete(id);
+        this.#reconcile();
+      });
       this.#callers.set(id, { ...webhook, type, abort, running });
     }
   }
@@ -99,20 +106,9 @@ export class Webhooks {
     while (!signal.aborted) {
       try {
         const inbox = await this.#options.inboxes.of(component);
-        const messages = await inbox.poll({
-          max: messagesAtOnce,
-          waitMs: pollWaitMs,
-          visibilityMs: inboxLimits.visibilityMs.max,
-          signal,
-        });
-        // One sender's messages one after another, in their order.
-        const lanes = new Map<string, InboxMessage[]>();
-        for (const message of messages)
-          lanes.set(message.from ?? "", [...(lanes.get(message.from ?? "") ?? []), message]);
-        await Promise.all(
-          [...lanes.values()].map(async (lane) => {
-            for (const message of lane) await this.#deliver(inbox, message, webhook, signal);
-          }),
+        await inbox.work(
+          { max: messagesAtOnce, waitMs: pollWaitMs, visibilityMs: inboxLimits.visibilityMs.max, signal },
+          (messages) => this.#deliverAll(inbox, messages, webhook, signal),
         );
       } catch (error) {
         if (signal.aborted) return;
@@ -125,21 +121,32 @@ export class Webhooks {
     }
   }
 
+  async #deliverAll(
+    inbox: Inbox,
+    messages: InboxMessage[],
+    webhook: { url: string; secret: string },
+    signal: AbortSignal,
+  ): Promise<void> {
+    // One sender's messages one after another, in their order.
+    const lanes = new Map<string, InboxMessage[]>();
+    for (const message of messages) lanes.set(message.from ?? "", [...(lanes.get(message.from ?? "") ?? []), message]);
+    const ends = await Promise.allSettled(
+      [...lanes.values()].map(async (lane) => {
+        for (const message of lane) await this.#deliver(inbox, message, webhook, signal);
+      }),
+    );
+    for (const end of ends) if (end.status === "rejected") throw end.reason;
+  }
+
+  /** Once `signal` aborts nothing is begun any more; a call that is under way is settled by its answer. */
   async #deliver(
     inbox: Inbox,
     message: InboxMessage,
     webhook: { url: string; secret: string },
     signal: AbortSignal,
   ): Promise<void> {
-    for (let failures = 1; ; failures += 1) {
-      const answer = await this.#post(message, webhook, signal);
-      if (signal.aborted) {
-        // Back to the queue at once, for whoever calls next.
-        await inbox
-          .nack(message.delivery, { reason: "the webhook is called no more", delayMs: 0 })
-          .catch(() => undefined);
-        return;
-      }
+    for (let failures = 1; !signal.aborted; failures += 1) {
+      const answer = await this.#post(message, webhook);
       if (answer.outcome === "handled") {
         if (message.kind === "request") await inbox.reply(message.delivery, answer.reply);
         else await inbox.ack(message.delivery);
@@ -159,22 +166,19 @@ export class Webhooks {
     }
   }
 
-  async #post(
-    message: InboxMessage,
-    { url, secret }: { url: string; secret: string },
-    signal: AbortSignal,
-  ): Promise<PostOutcome> {
+  async #post(message: InboxMessage, { url, secret }: { url: string; secret: string }): Promise<PostOutcome> {
     const body = JSON.stringify(message);
     const { answerTimeoutMs = defaultAnswerTimeoutMs } = this.#options;
     const seconds = Math.floor(this.#options.wallClock().getTime() / 1000);
     // Not AbortSignal.any: in Node 20 it keeps no hold of a timeout's signal, which may be collected and never abort.
     const ending = new AbortController();
-    const end = () => ending.abort(signal.reason);
+    const cut = this.#cut.signal;
+    const end = () => ending.abort(cut.reason);
     const late = () => ending.abort(new LateAnswer(answerTimeoutMs));
     const timer = setTimeout(late, answerTimeoutMs);
-    signal.addEventListener("abort", end);
+    cut.addEventListener("abort", end);
     try {
-      signal.throwIfAborted();
+      cut.throwIfAborted();
       const response = await fetch(url, {
         method: "POST",
         headers: {
@@ -205,7 +209,7 @@ export class Webhooks {
       return { outcome: isHandlers(error, cause?.code) ? "failed" : "away", reason };
     } finally {
       clearTimeout(timer);
-      signal.removeEventListener("abort", end);
+      cut.removeEventListener("abort", end);
     }
   }
 }

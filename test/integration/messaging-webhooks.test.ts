@@ -1,9 +1,10 @@
-import { createServer, type Server, type Socket } from "node:net";
+import { createServer as createHttpServer, type Server as HttpServer } from "node:http";
+import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import { expect } from "chai";
 import { useVhost } from "../support/broker.ts";
 import { collectGarbage } from "../support/collect-garbage.ts";
 import { eventually } from "../support/eventually.ts";
-import { command, useMessaging } from "./messaging-fixture.ts";
+import { command, createMessaging, type Foreign, foreignClient, useMessaging } from "./messaging-fixture.ts";
 
 describe("a webhook that does not answer as it should", function () {
   this.timeout(30_000);
@@ -63,4 +64,110 @@ describe("a webhook that does not answer as it should", function () {
       );
     });
   }
+});
+
+describe("a webhook that is called no more, or at another place", function () {
+  this.timeout(30_000);
+  const vhost = useVhost();
+  let leads = true;
+  const site = useMessaging(vhost, { leads: () => leads });
+  const secret = "0123456789abcdef";
+  /** What was posted: `path name attempt`. */
+  const posted: string[] = [];
+  let answer: { status: number; afterMs?: number };
+  let endpoint: HttpServer;
+  let foreign: Foreign;
+
+  before(async () => {
+    endpoint = createHttpServer(async (request, response) => {
+      let body = "";
+      for await (const chunk of request.setEncoding("utf8")) body += chunk;
+      const { name, attempt } = JSON.parse(body);
+      posted.push(`${request.url} ${name} ${attempt}`);
+      const { status, afterMs = 0 } = answer;
+      setTimeout(() => response.writeHead(status).end(), afterMs).unref();
+    });
+    await new Promise<void>((resolve) => endpoint.listen(0, "127.0.0.1", resolve));
+    foreign = await foreignClient(vhost.url);
+  });
+  after(async () => {
+    await foreign.close();
+    endpoint.close();
+    endpoint.closeAllConnections();
+  });
+  beforeEach(() => {
+    posted.length = 0;
+  });
+
+  const hook = (path: string) => ({
+    url: `http://127.0.0.1:${(endpoint.address() as AddressInfo).port}${path}`,
+    secret,
+  });
+  const sendMany = async (id: string, count: number) => {
+    const { sender } = site.messaging;
+    for (let number = 0; number < count; number += 1)
+      await sender.send(sender.plan({ component: id }, "command"), command(`c${number}`, null, { from: "tester" }));
+  };
+  const inOrder = (path: string, count: number) => Array.from({ length: count }, (_, at) => `${path} c${at} 1`);
+  const waiting = async (id: string) => (await foreign.channel.checkQueue(`muster.${id}.commands`)).messageCount;
+
+  it("gives what was not handled back to its place, at no attempt, when its lease expires", async () => {
+    answer = { status: 503 };
+    const member = site.members.add({ webhook: hook("/away") });
+    await sendMany(member.id, 12);
+    await eventually(() => expect(posted).to.have.length.above(1));
+    site.members.add({ ...member, state: "expired" });
+    await eventually(async () => expect(await waiting(member.id)).to.equal(12), { timeoutMs: 10_000 });
+    answer = { status: 204 };
+    site.members.add({ ...member, webhook: hook("/back") });
+    await eventually(() => expect(posted.filter((post) => post.startsWith("/back"))).to.have.length(12));
+    expect(posted.filter((post) => post.startsWith("/back"))).to.deep.equal(inOrder("/back", 12));
+  });
+
+  it("keeps order and attempts over many registrations", async () => {
+    answer = { status: 503 };
+    const member = site.members.add({ webhook: hook("/first") });
+    await sendMany(member.id, 20);
+    for (const path of ["/2", "/3", "/4", "/5", "/6"]) {
+      site.members.add({ ...member, webhook: hook(path) });
+      await eventually(() => expect(posted).to.include(`${path} c0 1`));
+    }
+    site.members.add({ ...member, webhook: hook("/last") });
+    await eventually(() => expect(posted).to.include("/last c0 1"));
+    answer = { status: 204 };
+    await eventually(() => expect(posted).to.include("/last c19 1"));
+    expect([...new Set(posted)].filter((post) => post.startsWith("/last"))).to.deep.equal(inOrder("/last", 20));
+  });
+
+  it("lets a call end that is under way, and only then is called at another place", async () => {
+    answer = { status: 204, afterMs: 2_500 };
+    const member = site.members.add({ webhook: hook("/old") });
+    await sendMany(member.id, 2);
+    await eventually(() => expect(posted).to.have.length(1));
+    answer = { status: 204 };
+    site.members.add({ ...member, webhook: hook("/new") });
+    await eventually(() => expect(posted).to.have.length(2), { timeoutMs: 10_000 });
+    expect(posted).to.deep.equal(["/old c0 1", "/new c1 1"]);
+    await eventually(async () => expect(await waiting(member.id)).to.equal(0));
+  });
+
+  const endings: [what: string, afterMs: number, left: string[]][] = [
+    ["waits for a call that is under way", 1_000, ["c1 1"]],
+    ["waits no longer than a while", 60_000, ["c0 1", "c1 1"]],
+  ];
+  for (const [what, afterMs, left] of endings)
+    it(`gives back what was not handled when its coordinator ends, which ${what}`, async () => {
+      answer = { status: 204, afterMs };
+      leads = false;
+      const member = site.members.add({ webhook: hook("/ending") });
+      await sendMany(member.id, 2);
+      const ending = createMessaging(vhost, site.members, site.store);
+      await ending.start();
+      await eventually(() => expect(posted).to.have.length(1), { timeoutMs: 10_000 });
+      await ending.close();
+      const inbox = await site.messaging.inboxes.of(member);
+      const poll = { max: 10, waitMs: 1_000, visibilityMs: 30_000, signal: new AbortController().signal };
+      const messages = await inbox.poll(poll);
+      expect(messages.map(({ name, attempt }) => `${name} ${attempt}`)).to.deep.equal(left);
+    });
 });
