@@ -19,6 +19,7 @@ export interface Delivery {
   component: string;
   /** The type whose shared queue it came from; absent for the component's own queues. */
   sharedBy?: string;
+  /** Where and as what it is acked: another one when its channel is lost while it is settled. */
   channel: Channel;
   message: ConsumeMessage;
   letter: Letter;
@@ -108,10 +109,12 @@ export class Consumer {
   }
 
   /** A broadcast that means nothing to this component: its sender hears that it failed here, and nobody else does. */
-  async unhandled({ letter: { envelope }, component, channel, message }: Delivery, reason: string): Promise<void> {
+  async unhandled(delivery: Delivery, reason: string): Promise<void> {
+    const { letter, component } = delivery;
+    const { envelope } = letter;
     if (envelope.replyTo !== undefined)
       await this.#tell(envelope, { ...this.#outcome(envelope, component, "failed"), reason }, true);
-    settle(() => channel.ack(message));
+    settle(() => delivery.channel.ack(delivery.message));
   }
 
   /** What follows from a failure, to be passed to `fail` after its delay. */
@@ -122,7 +125,7 @@ export class Consumer {
   }
 
   async fail(delivery: Delivery, verdict: AfterFailure, failure: { code: string; reason: string }): Promise<void> {
-    const { letter, message, channel, component, sharedBy } = delivery;
+    const { letter, component, sharedBy } = delivery;
     const { envelope, content } = letter;
     switch (verdict.action) {
       case "reply":
@@ -133,7 +136,7 @@ export class Consumer {
         const again = { envelope: { ...envelope, attempt: verdict.attempt }, content };
         // Full, or removed meanwhile: the message stays with the queue that it is in.
         if ((await this.#republish(exchange, key, again)) !== "routed") {
-          settle(() => channel.reject(message, true));
+          settle(() => delivery.channel.reject(delivery.message, true));
           return;
         }
         break;
@@ -144,13 +147,13 @@ export class Consumer {
       case "drop":
         break;
     }
-    settle(() => channel.ack(message));
+    settle(() => delivery.channel.ack(delivery.message));
   }
 
   /** Publishes the message to the dead letters, as it came, with the reason; then acks it. */
-  async deadLetter({ component, message, channel }: Omit<Delivery, "letter">, reason: string): Promise<void> {
-    await publishDead(this.#options.broker, message, { component, reason });
-    settle(() => channel.ack(message));
+  async deadLetter(delivery: Omit<Delivery, "letter">, reason: string): Promise<void> {
+    await publishDead(this.#options.broker, delivery.message, { component: delivery.component, reason });
+    settle(() => delivery.channel.ack(delivery.message));
   }
 
   async #answer(delivery: Delivery, reply: Letter | undefined): Promise<void> {

@@ -197,7 +197,8 @@ function extraOf(given: Record<string, unknown>): Envelope["extra"] | undefined 
   return Object.keys(extra).length > 0 ? extra : undefined;
 }
 
-function attemptOf(value: unknown): number {
+/** @param value of the header. */
+export function attemptOf(value: unknown): number {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= 1 ? value : 1;
 }
 

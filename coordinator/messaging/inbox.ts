@@ -5,11 +5,11 @@
 import type { Channel, ConfirmChannel, ConsumeMessage } from "amqplib";
 import type { Logger } from "pino";
 import { MusterError } from "../../config-db/errors.ts";
-import { queues } from "../../config-db/names.ts";
+import { headers, queues } from "../../config-db/names.ts";
 import type { AfterFailure } from "./after-failure.ts";
 import type { Broker } from "./broker.ts";
 import type { Consumer, Delivery } from "./consumer.ts";
-import { type HttpBody, toHttpBody } from "./envelope.ts";
+import { attemptOf, type HttpBody, toHttpBody } from "./envelope.ts";
 import { consume } from "./lasting-channel.ts";
 
 export const inboxLimits = {
@@ -76,6 +76,8 @@ export class Inbox {
   readonly #streams = new Set<Stream>();
   /** Failed ones that wait out their backoff, by message id. */
   readonly #held = new Map<string, Open>();
+  /** What is about to be acked. */
+  readonly #settling = new Set<Delivery>();
   #opened: ReturnType<Broker["channel"]> | undefined;
   #tags: string[] = [];
   /** 0 while nothing is consumed. */
@@ -277,19 +279,35 @@ export class Inbox {
 
   async #arrived(channel: Channel, message: ConsumeMessage, shared: { sharedBy?: string }): Promise<void> {
     const { consumer, component } = this.#options;
-    const { messageId } = message.properties;
-    const again =
-      [...this.#open.values()].find(({ delivery }) => delivery.letter.envelope.messageId === messageId) ??
-      this.#held.get(messageId);
-    if (again !== undefined) {
-      // The connection was lost while a poller works on it or it waits for its retry: that settles this one now.
-      Object.assign(again.delivery, { channel, message });
-      return;
-    }
+    if (this.#isHere(channel, message)) return;
     const delivery = await consumer.admit({ component: component.id, channel, message, ...shared });
-    if (delivery === undefined) return;
+    // Asked again: copies that come at once are all admitted before the first of them is ready.
+    if (delivery === undefined || this.#isHere(channel, message)) return;
     this.#ready.push(delivery);
     this.#pump();
+  }
+
+  /** Makes what comes one with the delivery of its message, if that is here already. */
+  #isHere(channel: Channel, message: ConsumeMessage): boolean {
+    const delivery = this.#find(message);
+    if (delivery === undefined) return false;
+    // On one channel it is a copy, the first is still unacked; on a new one the message itself, which is settled there then.
+    if (delivery.channel === channel) channel.ack(message);
+    else Object.assign(delivery, { channel, message });
+    return true;
+  }
+
+  #find({ properties: { messageId, headers: given } }: ConsumeMessage): Delivery | undefined {
+    const isIt = ({ letter }: Delivery) => letter.envelope.messageId === messageId;
+    // The next attempt of one that is settled by sending it again is another.
+    const isSame = (delivery: Delivery) =>
+      isIt(delivery) && delivery.letter.envelope.attempt === attemptOf(given?.[headers.attempt]);
+    return (
+      [...this.#open.values()].find(({ delivery }) => isIt(delivery))?.delivery ??
+      this.#held.get(messageId)?.delivery ??
+      this.#ready.find(isIt) ??
+      [...this.#settling].find(isSame)
+    );
   }
 
   /** Hands out what is ready to whoever waits; messages that came together go together. */
@@ -415,6 +433,7 @@ export class Inbox {
       );
     this.#open.delete(id);
     clearTimeout(open.timer);
+    this.#settling.add(open.delivery);
     try {
       await settling(open);
     } catch (error) {
@@ -423,6 +442,7 @@ export class Inbox {
       this.#open.set(id, open);
       throw error;
     } finally {
+      this.#settling.delete(open.delivery);
       this.#rest();
     }
   }
@@ -437,10 +457,14 @@ export class Inbox {
     const { messageId } = delivery.letter.envelope;
     const timer = setTimeout(() => {
       this.#held.delete(messageId);
+      this.#settling.add(delivery);
       consumer
         .fail(delivery, verdict, failure)
         .catch((error) => logger.warn({ error: String(error) }, "a failed message could not be sent again"))
-        .finally(() => this.#rest());
+        .finally(() => {
+          this.#settling.delete(delivery);
+          this.#rest();
+        });
     }, verdict.delayMs);
     this.#held.set(messageId, { delivery, timer });
   }

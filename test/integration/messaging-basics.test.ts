@@ -170,6 +170,39 @@ describe("messages between components", function () {
     await expectError(() => inbox.ack(message?.delivery ?? ""), "no-such-delivery");
   });
 
+  it("hands out once what was published twice, and acks both", async () => {
+    const member = members.add();
+    await messaging.provision(member);
+    const inbox = await messaging.inboxes.of(member);
+    const foreign = await foreignClient(vhost.url);
+    const publishTwice = (messageId: string) => {
+      const options = { messageId, type: "ring", headers: { "muster-kind": "command" } };
+      for (let time = 0; time < 2; time += 1)
+        foreign.channel.publish("muster.unicast", member.id, Buffer.from("1"), options);
+    };
+    const queued = async () => (await foreign.channel.checkQueue(`muster.${member.id}.commands`)).messageCount;
+    publishTwice("first");
+    await eventually(async () => expect(await queued()).to.equal(2));
+    const [message, ...rest] = await take(inbox);
+    expect(rest).to.deep.equal([]);
+    // While one is open, waits for its retry, and is settled by being sent again.
+    const waiting = take(inbox, 5_000);
+    publishTwice("first");
+    await inbox.nack(message?.delivery ?? "", { delayMs: 300 });
+    publishTwice("first");
+    const [again, ...others] = await waiting;
+    expect(others).to.deep.equal([]);
+    expect(again).to.include({ id: "first", attempt: 2 });
+    const ending = take(inbox, 1_000);
+    publishTwice("first");
+    await inbox.ack(again?.delivery ?? "");
+    publishTwice("first");
+    expect(await ending).to.deep.equal([]);
+    await messaging.inboxes.drop(member.id);
+    expect(await queued()).to.equal(0);
+    await foreign.close();
+  });
+
   it("streams the inbox", async () => {
     const member = members.add();
     const inbox = await messaging.inboxes.of(member);
