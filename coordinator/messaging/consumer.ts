@@ -82,16 +82,21 @@ export class Consumer {
       settle(() => channel.ack(message));
       return undefined;
     }
-    if (envelope.deadlineAtMs !== undefined && this.#nowMs() > envelope.deadlineAtMs) {
-      if (envelope.kind === "command" || envelope.kind === "broadcast") settle(() => channel.reject(message, false));
-      else settle(() => channel.ack(message));
-      return undefined;
-    }
+    if (this.expired(delivery)) return undefined;
     if (envelope.kind === "reply" || envelope.kind === "outcome") {
       settle(() => channel.ack(message));
       return undefined;
     }
     return delivery;
+  }
+
+  /** Asked before each handling: settles a message whose deadline is past. @returns whether it was. */
+  expired({ letter: { envelope }, channel, message }: Delivery): boolean {
+    const { deadlineAtMs, kind } = envelope;
+    if (deadlineAtMs === undefined || this.#nowMs() <= deadlineAtMs) return false;
+    if (kind === "command" || kind === "broadcast") settle(() => channel.reject(message, false));
+    else settle(() => channel.ack(message));
+    return true;
   }
 
   /** Tells a sender that asked that the handling began. Best effort: a later outcome says as much. */

@@ -119,7 +119,8 @@ export class Inbox {
       this.#rest();
       return [];
     }
-    if (this.#ready.length > 0) return this.#handOut(max, visibilityMs);
+    const messages = this.#handOut(max, visibilityMs);
+    if (messages.length > 0) return messages;
     return new Promise((resolve) => {
       const waiter: Waiter = { max, visibilityMs, give: resolve };
       const end = () => {
@@ -193,6 +194,14 @@ export class Inbox {
     if (kind !== undefined && kind !== "request")
       throw new MusterError("refused", `the delivery is a ${kind}, to which nobody awaits a reply; use ack`);
     await this.#settle(delivery, (open) => this.#options.consumer.done(open.delivery, body));
+  }
+
+  /** Asked before a handling that begins later: settles the delivery when its deadline is past. @returns whether it was. */
+  expired(delivery: string): boolean {
+    const open = this.#open.get(delivery);
+    if (open === undefined || !this.#options.consumer.expired(open.delivery)) return false;
+    this.#take(delivery);
+    return true;
   }
 
   /**
@@ -322,10 +331,11 @@ export class Inbox {
           for (const message of this.#handOut(this.#ready.length, stream.visibilityMs)) this.#stream(stream, message);
         return;
       }
-      while (this.#ready.length > 0) {
-        const waiter = this.#waiters.shift();
-        if (waiter === undefined) return;
-        waiter.give(this.#handOut(waiter.max, waiter.visibilityMs));
+      for (let [waiter] = this.#waiters; waiter !== undefined; [waiter] = this.#waiters) {
+        const messages = this.#handOut(waiter.max, waiter.visibilityMs);
+        if (messages.length === 0) return;
+        this.#waiters.shift();
+        waiter.give(messages);
       }
     });
   }
@@ -335,11 +345,8 @@ export class Inbox {
     try {
       stream.give(message);
     } catch (error) {
-      const open = this.#open.get(message.delivery);
-      if (open === undefined) return;
-      clearTimeout(open.timer);
-      this.#open.delete(message.delivery);
-      this.#giveUp(open.delivery, error);
+      const open = this.#take(message.delivery);
+      if (open !== undefined) this.#giveUp(open.delivery, error);
     }
   }
 
@@ -386,32 +393,47 @@ export class Inbox {
 
   // --- deliveries ----------------------------------------------------------------------------------------------
 
+  /** @returns none only when none is ready. */
   #handOut(max: number, visibilityMs: number): InboxMessage[] {
-    const { consumer, deliveryId, logger } = this.#options;
     this.#rest();
-    return this.#ready.splice(0, Math.min(max, fitting(this.#ready))).flatMap((delivery) => {
-      const id = deliveryId();
-      let message: InboxMessage;
-      try {
-        message = toInboxMessage(id, delivery);
-      } catch (error) {
-        this.#giveUp(delivery, error);
-        return [];
-      }
-      const timer = setTimeout(() => this.#overdue(id, visibilityMs), visibilityMs);
-      this.#open.set(id, { delivery, timer });
-      consumer.began(delivery).catch((error) => logger.debug({ error: String(error) }, "an outcome was not sent"));
-      return [message];
-    });
+    let messages: InboxMessage[] = [];
+    while (messages.length === 0 && this.#ready.length > 0)
+      messages = this.#ready
+        .splice(0, Math.min(max, fitting(this.#ready)))
+        .flatMap((delivery) => this.#openOne(delivery, visibilityMs) ?? []);
+    return messages;
+  }
+
+  /** @returns undefined when it is late, or cannot be handed out: it is settled then. */
+  #openOne(delivery: Delivery, visibilityMs: number): InboxMessage | undefined {
+    const { consumer, deliveryId, logger } = this.#options;
+    if (consumer.expired(delivery)) return undefined;
+    const id = deliveryId();
+    let message: InboxMessage;
+    try {
+      message = toInboxMessage(id, delivery);
+    } catch (error) {
+      this.#giveUp(delivery, error);
+      return undefined;
+    }
+    const timer = setTimeout(() => this.#overdue(id, visibilityMs), visibilityMs);
+    this.#open.set(id, { delivery, timer });
+    consumer.began(delivery).catch((error) => logger.debug({ error: String(error) }, "an outcome was not sent"));
+    return message;
+  }
+
+  /** The delivery, open no more. */
+  #take(id: string): Open | undefined {
+    const open = this.#open.get(id);
+    this.#open.delete(id);
+    clearTimeout(open?.timer);
+    return open;
   }
 
   /** Ready again, before what came after it. One of a lost channel comes again by itself. */
   #release(id: string): void {
-    const open = this.#open.get(id);
-    if (open === undefined) return;
-    this.#open.delete(id);
-    clearTimeout(open.timer);
-    if (open.delivery.channel !== this.#opened?.channel.current) return;
+    const open = this.#take(id);
+    if (open === undefined || open.delivery.channel !== this.#opened?.channel.current) return;
     this.#ready.push(open.delivery);
     this.#ready.sort((one, other) => one.message.fields.deliveryTag - other.message.fields.deliveryTag);
   }
@@ -425,14 +447,12 @@ export class Inbox {
   }
 
   async #settle(id: string, settling: (open: Open) => Promise<void>): Promise<void> {
-    const open = this.#open.get(id);
+    const open = this.#take(id);
     if (open === undefined)
       throw new MusterError(
         "no-such-delivery",
         `the delivery "${id.slice(0, 100)}" is not open: it was settled already, or not within its visibility time, and comes again`,
       );
-    this.#open.delete(id);
-    clearTimeout(open.timer);
     this.#settling.add(open.delivery);
     try {
       await settling(open);

@@ -146,6 +146,8 @@ export class Webhooks {
     signal: AbortSignal,
   ): Promise<void> {
     for (let failures = 1; !signal.aborted; failures += 1) {
+      // It may have waited behind others of its sender, or for the endpoint.
+      if (inbox.expired(message.delivery)) return;
       const answer = await this.#post(message, webhook);
       if (answer.outcome === "handled") {
         if (message.kind === "request") await inbox.reply(message.delivery, answer.reply);
@@ -158,10 +160,6 @@ export class Webhooks {
       }
       if (failures === 1)
         this.#options.logger.info({ url: webhook.url, reason: answer.reason }, "a webhook is away, trying again");
-      if (message.deadlineAt !== undefined && Date.parse(message.deadlineAt) <= this.#options.wallClock().getTime()) {
-        await inbox.nack(message.delivery, { reason: `the webhook was away: ${answer.reason}` });
-        return;
-      }
       await delay(backoffMs(endpointBackoff, failures, Math.random()), undefined, { signal }).catch(() => undefined);
     }
   }

@@ -203,6 +203,25 @@ describe("messages between components", function () {
     await foreign.close();
   });
 
+  it("does not hand out what became late before it was polled for", async () => {
+    const member = members.add();
+    const inbox = await messaging.inboxes.of(member);
+    await sendCommand({ component: member.id }, command("first"));
+    // Of two asked for one is taken ahead of the next poll.
+    const waiting = inbox.poll({ max: 2, waitMs: 5_000, visibilityMs: 30_000, signal: new AbortController().signal });
+    expect((await waiting).map(({ name }) => name)).to.deep.equal(["first"]);
+    const deadlineAtMs = Date.now() + 400;
+    await sendCommand({ component: member.id }, command("late", null, { deadlineAtMs }));
+    await eventually(() => expect(Date.now()).to.be.above(deadlineAtMs));
+    const next = take(inbox, 5_000);
+    await sendCommand({ component: member.id }, command("last"));
+    expect((await next).map(({ name }) => name)).to.deep.equal(["last"]);
+    await eventually(async () => {
+      const { deadLetters } = await messaging.deadLetters.list({ match: { to: member.id }, limit: 10 });
+      expect(deadLetters.map(({ name, state }) => [name, state])).to.deep.equal([["late", "expired"]]);
+    });
+  });
+
   it("streams the inbox", async () => {
     const member = members.add();
     const inbox = await messaging.inboxes.of(member);

@@ -139,6 +139,22 @@ describe("a webhook that is called no more, or at another place", function () {
     expect([...new Set(posted)].filter((post) => post.startsWith("/last"))).to.deep.equal(inOrder("/last", 20));
   });
 
+  it("is not called with what became late behind another of its sender", async () => {
+    answer = { status: 204, afterMs: 700 };
+    const member = site.members.add({ webhook: hook("/slow") });
+    const { sender, deadLetters } = site.messaging;
+    const plan = sender.plan({ component: member.id }, "command");
+    await sender.send(plan, command("first", null, { from: "tester" }));
+    await eventually(() => expect(posted).to.have.length(1));
+    await sender.send(plan, command("late", null, { from: "tester", deadlineAtMs: Date.now() + 400 }));
+    await sender.send(plan, command("last", null, { from: "tester" }));
+    await eventually(() => expect(posted).to.deep.equal(["/slow first 1", "/slow last 1"]));
+    await eventually(async () => {
+      const { deadLetters: items } = await deadLetters.list({ match: { to: member.id }, limit: 10 });
+      expect(items.map(({ name, state }) => [name, state])).to.deep.equal([["late", "expired"]]);
+    });
+  });
+
   it("lets a call end that is under way, and only then is called at another place", async () => {
     answer = { status: 204, afterMs: 2_500 };
     const member = site.members.add({ webhook: hook("/old") });

@@ -25,6 +25,7 @@ async function inboxOf(give: (message: InboxMessage) => void) {
   } as unknown as Broker;
   const consumer = {
     admit: async ({ message }: { message: ConsumeMessage }) => ({ component: "c", ...message }) as unknown as Delivery,
+    expired: () => false,
     began: async () => undefined,
     deadLetter: async ({ letter }: Delivery) => void givenUp.push(letter.envelope.messageId),
   } as unknown as Consumer;
