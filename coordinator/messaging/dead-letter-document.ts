@@ -29,6 +29,8 @@ export interface DeadLetterDocument extends Document, Omit<DeadLetter, "kind"> {
   schemaVersion: 1;
   /** Absent for a malformed message. */
   envelope?: Envelope;
+  /** Unique to whoever is sending the letter again. */
+  claim?: string;
   _attachments?: Record<string, { content_type: string; data: string }>;
 }
 

@@ -1,5 +1,7 @@
 /** Dead letters in the store: listed, sent again and discarded for as long as it takes (docs/adr/0305). */
-import { MusterError } from "../../config-db/errors.ts";
+import { randomUUID } from "node:crypto";
+import { setTimeout as delay } from "node:timers/promises";
+import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import type { DeadLetterMatch } from "../../config-db/generated/types.ts";
 import { databases, documentId } from "../../config-db/names.ts";
 import type { Database } from "../../config-db/store.ts";
@@ -13,7 +15,7 @@ import {
   redrivenOf,
 } from "./dead-letter-document.ts";
 import { DeadLetterIntake, type DeadLetterIntakeOptions } from "./dead-letter-intake.ts";
-import type { Letter } from "./envelope.ts";
+import type { Envelope, Letter } from "./envelope.ts";
 import { recordPage, recordPages } from "./record-pages.ts";
 import type { Sender } from "./send.ts";
 import type { Tracking } from "./tracking.ts";
@@ -21,7 +23,12 @@ import type { Tracking } from "./tracking.ts";
 export interface DeadLettersOptions extends DeadLetterIntakeOptions {
   sender: Sender;
   tracking: Tracking;
+  /** How long a letter is left to whoever is sending it again, in milliseconds; 30,000 if not given. */
+  claimMs?: number;
 }
+
+const defaultClaimMs = 30_000;
+const claimPollMs = 100;
 
 /** Records gone through for one page of a filtered list, so that a query has an end. */
 const scannedMax = 5_000;
@@ -98,7 +105,7 @@ export class DeadLetters {
 
   /** @throws MusterError `not-found` */
   async discard(id: string): Promise<void> {
-    await this.#remove(await this.#read(id));
+    await this.#discard(await this.#read(id));
   }
 
   /** Sends all that match again, a thousand at most. Those that cannot be stay. */
@@ -108,7 +115,7 @@ export class DeadLetters {
   }
 
   async discardMany(match: DeadLetterMatch | undefined): Promise<{ discarded: number; more: boolean }> {
-    const { done, more } = await this.#overMany(match, (doc) => this.#remove(doc));
+    const { done, more } = await this.#overMany(match, (doc) => this.#discard(doc));
     return { discarded: done, more };
   }
 
@@ -131,23 +138,36 @@ export class DeadLetters {
           outcome.done += 1;
         } catch (error) {
           if (!(error instanceof MusterError) || error.status >= 500) throw error;
-          outcome.refused += 1;
+          // Another was faster.
+          if (error.code !== "not-found") outcome.refused += 1;
         }
       }
     }
     return outcome;
   }
 
-  async #redrive(doc: DeadLetterDocument): Promise<void> {
-    const { sender, tracking } = this.#options;
-    const { envelope, to } = doc;
+  async #redrive(found: DeadLetterDocument): Promise<void> {
+    const { envelope, to } = found;
     if (envelope === undefined || redriveRoute(envelope.kind, to) === undefined || to === undefined)
       throw new MusterError(
         "refused",
         envelope === undefined
-          ? `the dead letter is malformed (${doc.reason}) and can only be discarded`
+          ? `the dead letter is malformed (${found.reason}) and can only be discarded`
           : `a ${envelope.kind} of which ${to === undefined ? "nobody knows the target" : "the sender waits no more"} can only be discarded`,
       );
+    const doc = await this.#claim(found);
+    try {
+      await this.#send(doc, envelope, to);
+    } catch (error) {
+      const { claim: _, ...free } = doc;
+      await this.#database.put(free).catch(() => undefined); // Its time limit frees it, too.
+      throw error;
+    }
+    await this.#remove(doc);
+  }
+
+  async #send(doc: DeadLetterDocument, envelope: Envelope, to: string): Promise<void> {
+    const { sender, tracking } = this.#options;
     const { deadlineAtMs: _, reason: __, error: ___, ...fresh } = envelope;
     // Counted, so that this letter, should it die again within the second, is not taken for its own echo.
     const extra = { ...fresh.extra, [redrivenHeader]: redrivenOf(fresh.extra) + 1 };
@@ -161,7 +181,42 @@ export class DeadLetters {
       if (envelope.replyTo !== undefined) await this.#intake.tell(envelope, { ...doc, to });
       throw error;
     }
-    await this.#remove(doc);
+  }
+
+  async #discard(found: DeadLetterDocument): Promise<void> {
+    let doc = found.claim === undefined ? found : await this.#unclaimed(found.id);
+    while (!(await this.#remove(doc))) doc = await this.#unclaimed(found.id);
+  }
+
+  /**
+   * Writes into the letter that it is being sent again, so that of several who would, at any coordinator, one does. It is
+   * removed only after it was sent: whoever dies in between leaves it, and it is sent twice rather than lost.
+   */
+  async #claim(found: DeadLetterDocument): Promise<DeadLetterDocument> {
+    let doc = found.claim === undefined ? found : await this.#unclaimed(found.id);
+    for (; ; doc = await this.#unclaimed(found.id)) {
+      const claimed = { ...doc, claim: randomUUID() };
+      try {
+        return { ...claimed, _rev: await this.#database.put(claimed) };
+      } catch (error) {
+        if (!isMusterError(error, "conflict")) throw error;
+      }
+    }
+  }
+
+  /**
+   * Waits while somebody is sending the letter again; who takes too long has died. Judged by the own clock alone.
+   * @throws MusterError `not-found` when it was sent.
+   */
+  async #unclaimed(id: string): Promise<DeadLetterDocument> {
+    const { claimMs = defaultClaimMs } = this.#options;
+    let doc = await this.#read(id);
+    for (let { claim } = doc, sinceMs = performance.now(); doc.claim !== undefined; doc = await this.#read(id)) {
+      if (doc.claim !== claim) [claim, sinceMs] = [doc.claim, performance.now()];
+      if (performance.now() - sinceMs >= claimMs) break;
+      await delay(claimPollMs);
+    }
+    return doc;
   }
 
   async #read(id: string): Promise<DeadLetterDocument> {
@@ -177,9 +232,12 @@ export class DeadLetters {
     return content;
   }
 
-  async #remove({ _id, _rev }: DeadLetterDocument): Promise<void> {
+  /** @returns false when it was changed meanwhile. */
+  async #remove({ _id, _rev }: DeadLetterDocument): Promise<boolean> {
     const [row] = await this.#database.bulk([{ _id, _rev, _deleted: true } as DeadLetterDocument]);
-    if (row !== undefined && "rev" in row) this.#intake.removed();
+    if (row === undefined || !("rev" in row)) return false;
+    this.#intake.removed();
+    return true;
   }
 }
 

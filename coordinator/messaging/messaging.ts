@@ -59,6 +59,8 @@ export interface MessagingOptions {
   unheardMaxMs?: number;
   /** How long the answer of a webhook is awaited, in milliseconds. */
   webhookTimeoutMs?: number;
+  /** How long a dead letter is left to whoever is sending it again, in milliseconds. */
+  redriveClaimMs?: number;
   metrics?: Metrics;
   wallClock?: () => Date;
 }
@@ -126,7 +128,8 @@ export class Messaging {
     const { sender, tracking } = this;
     this.commands = new Commands({ sender, tracking, site, wallClock });
     const max = limits.deadLettersMax ?? deadLettersMax;
-    this.deadLetters = new DeadLetters({ store, broker, sender, tracking, logger, wallClock, max, ready });
+    const claim = options.redriveClaimMs === undefined ? {} : { claimMs: options.redriveClaimMs };
+    this.deadLetters = new DeadLetters({ store, broker, sender, tracking, logger, wallClock, max, ready, ...claim });
     const { replyKey } = this.requester;
     this.tap = new Tap({ broker, site, replyKey, logger, standing: () => this.#standing() });
     this.#webhooks = new Webhooks({

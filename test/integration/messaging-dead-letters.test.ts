@@ -10,7 +10,7 @@ import { command, type Foreign, foreignClient, unique, useMessaging } from "./me
 describe("dead letters", function () {
   this.timeout(30_000);
   const vhost = useVhost();
-  const site = useMessaging(vhost, { retry: { attemptsMax: 1, firstMs: 10, maxMs: 10 } });
+  const site = useMessaging(vhost, { retry: { attemptsMax: 1, firstMs: 10, maxMs: 10 }, redriveClaimMs: 500 });
   let messaging: Messaging;
   let foreign: Foreign;
   before(async () => {
@@ -53,6 +53,61 @@ describe("dead letters", function () {
     expect(message).to.include({ name: "doomed", attempt: 1, id: letter.messageId });
     expect(message?.body).to.deep.equal({ n: 1 });
     await expectError(() => messaging.deadLetters.get(letter.id), "not-found");
+  });
+
+  it("are sent again once, however many ask for it at the same time", async () => {
+    const id = unique("c");
+    const inbox = await failOne(id);
+    const letter = await of(id);
+    const asked = await Promise.allSettled([1, 2, 3, 4].map(() => messaging.deadLetters.redrive(letter.id)));
+    expect(asked.map((one) => (one.status === "rejected" ? one.reason.code : "sent")).sort()).to.deep.equal([
+      "not-found",
+      "not-found",
+      "not-found",
+      "sent",
+    ]);
+    const [message] = await poll(inbox);
+    await inbox.ack(message?.delivery ?? "");
+    expect((await foreign.channel.checkQueue(`muster.${id}.commands`)).messageCount).to.equal(0);
+    expect(await poll(inbox, 300)).to.deep.equal([]);
+  });
+
+  it("are counted by the one of two redrives of many that sends them", async () => {
+    const ids = [unique("c"), unique("c"), unique("c")];
+    const name = unique("n");
+    for (const id of ids) {
+      site.members.add({ id });
+      const headers = { "muster-kind": "command", "muster-reason": "test", "muster-to": id };
+      foreign.channel.publish("muster.dead", id, Buffer.from("1"), { messageId: unique("m"), type: name, headers });
+      await of(id);
+    }
+    const counts = await Promise.all([1, 2].map(() => messaging.deadLetters.redriveMany({ name })));
+    expect(counts.map(({ redriven }) => redriven).reduce((sum, count) => sum + count)).to.equal(3);
+    expect(counts.map(({ refused }) => refused)).to.deep.equal([0, 0]);
+  });
+
+  it("are sent again though a coordinator died while it sent them", async () => {
+    const id = unique("c");
+    const inbox = await failOne(id);
+    const letter = await of(id);
+    const store = site.store.database(`muster-commands`);
+    const doc = await store.get(`dead:${letter.id}`);
+    await store.put({ ...doc, claim: "of one that died" } as never);
+    await messaging.deadLetters.redrive(letter.id);
+    expect((await poll(inbox))[0]?.body).to.deep.equal({ n: 1 });
+    await expectError(() => messaging.deadLetters.get(letter.id), "not-found");
+  });
+
+  it("can be sent again after that failed", async () => {
+    const id = unique("c");
+    const inbox = await failOne(id);
+    const letter = await of(id);
+    const member = site.members.get(id);
+    site.members.delete(id);
+    await expectError(() => messaging.deadLetters.redrive(letter.id), "no-such-target");
+    site.members.add(member);
+    await messaging.deadLetters.redrive(letter.id);
+    expect((await poll(inbox))[0]?.body).to.deep.equal({ n: 1 });
   });
 
   it("come back when they fail again", async () => {
