@@ -31,6 +31,10 @@ export type Target =
   | {
       all: true;
     };
+/**
+ * ASCII: AMQP carries at most 255 bytes.
+ */
+export type MediaType = string;
 export type MessageName = string;
 /**
  * POST /v1/conflicts/{id}/resolution
@@ -242,7 +246,7 @@ export interface CommandRequest {
    * Any JSON value.
    */
   body?: unknown;
-  contentType?: string;
+  contentType?: MediaType;
   bodyBase64?: string;
   from?: Id;
   /**
@@ -375,7 +379,7 @@ export interface DeliveryReply {
    * Any JSON value.
    */
   body?: unknown;
-  contentType?: string;
+  contentType?: MediaType;
   bodyBase64?: string;
 }
 /**
@@ -564,7 +568,7 @@ export interface RequestRequest {
    * Any JSON value.
    */
   body?: unknown;
-  contentType?: string;
+  contentType?: MediaType;
   bodyBase64?: string;
   from?: Id;
   /**

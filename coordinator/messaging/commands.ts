@@ -75,5 +75,5 @@ export class Commands {
 
 function isNothingSent(reason: unknown): boolean {
   const { code } = reason as { code?: unknown };
-  return code === "no-such-target" || code === "too-many";
+  return code === "no-such-target" || code === "too-many" || code === "refused";
 }

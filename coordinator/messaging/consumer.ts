@@ -7,7 +7,7 @@ import { randomUUID } from "node:crypto";
 import type { Channel, ConsumeMessage } from "amqplib";
 import { LRUCache } from "lru-cache";
 import type { Logger } from "pino";
-import { MusterError } from "../../config-db/errors.ts";
+import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import { exchanges, headers } from "../../config-db/names.ts";
 import { type AfterFailure, afterFailure, type RetryPolicy } from "./after-failure.ts";
 import type { Broker } from "./broker.ts";
@@ -139,8 +139,10 @@ export class Consumer {
       case "retry": {
         const [exchange, key] = sharedBy === undefined ? [exchanges.unicast, component] : [exchanges.any, sharedBy];
         const again = { envelope: { ...envelope, attempt: verdict.attempt }, content };
+        const outcome = await this.#republish(exchange, key, again).catch(tooLong);
+        if (outcome === "too long") return this.deadLetter(delivery, failure.reason);
         // Full, or removed meanwhile: the message stays with the queue that it is in.
-        if ((await this.#republish(exchange, key, again)) !== "routed") {
+        if (outcome !== "routed") {
           settle(() => delivery.channel.reject(delivery.message, true));
           return;
         }
@@ -270,28 +272,32 @@ export async function publishDead(
   { content, properties, fields }: ConsumeMessage,
   { component, reason, code }: { component: string; reason: string; code?: string },
 ): Promise<void> {
-  const { expiration: _, deliveryMode: __, headers: given, ...kept } = properties;
-  const outcome = await broker.publish({
-    exchange: exchanges.dead,
-    key: fields.routingKey,
-    content,
-    options: {
-      ...kept,
-      persistent: true,
-      mandatory: true,
-      headers: {
-        ...given,
-        [headers.reason]: reason.slice(0, reasonCharactersMax),
-        [headers.to]: component,
-        ...(code === undefined ? {} : { [headers.error]: code }),
-      },
-    },
-  });
+  const { expiration: _, deliveryMode: __, headers: given = {}, ...kept } = properties;
+  const publish = (carried: Record<string, unknown>) => {
+    const why = { [headers.reason]: reason.slice(0, reasonCharactersMax), [headers.to]: component };
+    const told = { ...carried, ...why, ...(code === undefined ? {} : { [headers.error]: code }) };
+    const options = { ...kept, persistent: true, mandatory: true, headers: told };
+    return broker.publish({ exchange: exchanges.dead, key: fields.routingKey, content, options });
+  };
+  let outcome = await publish(given).catch(tooLong);
+  if (outcome === "too long") outcome = await publish(ownHeaders(given));
   if (outcome !== "routed")
     throw new MusterError(
       "broker-unavailable",
       `the dead letters take no more (${outcome}); the message stays in its queue`,
     );
+}
+
+/** What is added to a message whose headers are near the limit of 64 KiB does not fit beside them. */
+function tooLong(error: unknown): "too long" {
+  if (isMusterError(error, "refused")) return "too long";
+  throw error;
+}
+
+function ownHeaders(given: Record<string, unknown>): Record<string, unknown> {
+  const own: readonly string[] = Object.values(headers);
+  const isShort = (value: unknown) => typeof value !== "object" && String(value).length <= reasonCharactersMax;
+  return Object.fromEntries(Object.entries(given).filter(([name, value]) => own.includes(name) && isShort(value)));
 }
 
 function keyOf({ component, letter }: Delivery): string {

@@ -54,6 +54,11 @@ export function isJson(contentType: string): boolean {
   return /^application\/(json|[^;]+\+json)\s*(;|$)/i.test(contentType);
 }
 
+/** True for what a message can carry as its content type: ASCII, well within the 255 bytes of AMQP. */
+export function isMediaType(value: string): boolean {
+  return /^[\t -~]{1,200}$/.test(value);
+}
+
 /** W3C Trace Context, version 00 and later. What is no such thing could not be an HTTP header. */
 export function isTraceparent(value: string): boolean {
   return /^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?$/.test(value);

@@ -69,8 +69,8 @@ export class Publisher {
   }
 
   /**
-   * @throws MusterError `too-many` at once when too much is unconfirmed; `broker-unavailable` when the broker did not
-   * answer in time: the message may still arrive.
+   * @throws MusterError `too-many` at once when too much is unconfirmed; `refused` when no frame can hold the message;
+   * `broker-unavailable` when the broker did not answer in time: the message may still arrive.
    */
   async publish(publication: Publication): Promise<PublishOutcome> {
     const bytes = publication.content.length;
@@ -88,6 +88,10 @@ export class Publisher {
     try {
       return await this.#try(publication, endsAtMs);
     } catch (error) {
+      if (isUnwritable(error))
+        throw new MusterError("refused", `AMQP cannot carry the message: ${error.message}; nothing was sent`, {
+          cause: error,
+        });
       const told = isTimeout(error)
         ? `the broker did not confirm within ${timeoutMs} ms`
         : `the broker does not take messages for ${publication.exchange} (${(error as Error).message})`;
@@ -110,7 +114,7 @@ export class Publisher {
       try {
         return await this.#once(channel, publication, leftMs());
       } catch (error) {
-        if (isTimeout(error) || tries >= triesMax) throw error;
+        if (isUnwritable(error) || isTimeout(error) || tries >= triesMax) throw error;
         // A channel that broke at once would otherwise be tried without a pause.
         await delay(tries * retryMs);
       }
@@ -143,6 +147,11 @@ const timeoutName = "TimeoutError";
 
 function isTimeout(error: unknown): boolean {
   return (error as Error).name === timeoutName;
+}
+
+/** What amqplib throws for properties or headers that are too long, before it writes anything. */
+function isUnwritable(error: unknown): error is TypeError | RangeError {
+  return error instanceof TypeError || error instanceof RangeError;
 }
 
 function keyOf({ fields, properties }: Message): string {

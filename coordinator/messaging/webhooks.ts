@@ -8,7 +8,7 @@ import { createHmac } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import { type Backoff, backoffMs } from "./backoff.ts";
-import { faultOfBody } from "./envelope.ts";
+import { faultOfBody, isMediaType, shown } from "./envelope.ts";
 import { type Inbox, type InboxMessage, inboxLimits } from "./inbox.ts";
 import type { Inboxes } from "./inboxes.ts";
 import type { Member, Members } from "./members.ts";
@@ -198,7 +198,7 @@ export class Webhooks {
       if (content === undefined)
         return { outcome: "failed", reason: `the webhook answered more than ${answerBytesMax} bytes, the limit` };
       const contentType = response.headers.get("content-type") ?? "application/json";
-      const fault = message.kind === "request" ? faultOfBody(content, contentType) : undefined;
+      const fault = message.kind === "request" ? faultOfAnswer(content, contentType) : undefined;
       if (fault !== undefined) return { outcome: "failed", reason: `the webhook's answer is no reply: ${fault}` };
       return { outcome: "handled", reply: { content, contentType } };
     } catch (error) {
@@ -210,6 +210,11 @@ export class Webhooks {
       cut.removeEventListener("abort", end);
     }
   }
+}
+
+function faultOfAnswer(content: Buffer, contentType: string): string | undefined {
+  if (!isMediaType(contentType)) return `its content type is none, ${shown(contentType)}`;
+  return faultOfBody(content, contentType);
 }
 
 /** @returns undefined when it is too long; the rest is not read then, it may have no end. */

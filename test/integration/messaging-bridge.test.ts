@@ -104,6 +104,24 @@ describe("messages over HTTP", function () {
     expect(over.body.detail).to.match(/the body has 1048577 bytes, the limit is 1048576/);
   });
 
+  it("refuses a content type that is not ASCII wherever one may stand", async () => {
+    const { id } = await register();
+    const body = { contentType: `text/${"é".repeat(130)}`, bodyBase64: "" };
+    const to = { component: id };
+    const asked = post("/v1/requests", { to, name: "ask", timeoutMs: 5_000 });
+    const [message] = await poll(id);
+    for (const refused of [
+      await post("/v1/commands", { to, name: "ask", ...body }),
+      await post("/v1/requests", { to, name: "ask", timeoutMs: 5_000, ...body }),
+      await settle(id, message?.delivery, "reply", body),
+    ]) {
+      expect(problem(refused)).to.equal("400 invalid-request");
+      expect(refused.body.errors[0].pointer).to.equal("/contentType");
+    }
+    await settle(id, message?.delivery, "ack");
+    expect((await asked).status).to.equal(200);
+  });
+
   it("answers a request with its reply", async () => {
     const { id } = await register();
     const asked = post("/v1/requests", { to: { component: id }, name: "sum", body: [1, 2], timeoutMs: 5_000 });

@@ -5,7 +5,7 @@ import type { Messaging } from "../../coordinator/messaging/messaging.ts";
 import { useVhost } from "../support/broker.ts";
 import { eventually } from "../support/eventually.ts";
 import { expectError } from "../support/expect-error.ts";
-import { command, type Foreign, foreignClient, unique, useMessaging } from "./messaging-fixture.ts";
+import { command, createMessaging, type Foreign, foreignClient, unique, useMessaging } from "./messaging-fixture.ts";
 
 describe("dead letters", function () {
   this.timeout(30_000);
@@ -272,6 +272,26 @@ describe("dead letters", function () {
     const [refused] = deadLetters.filter(({ reason }) => /store refuses.*not this one/.test(reason));
     await expectError(() => messaging.deadLetters.redrive(refused?.id ?? ""), "refused");
   });
+
+  for (const [how, nack] of [
+    ["at once", { final: true }],
+    ["when they are to be sent again", { delayMs: 0 }],
+  ] as const)
+    it(`are kept, ${how}, without foreign headers that leave no room for the reason`, async () => {
+      const roomy = createMessaging(vhost, site.members, site.store, { retry: { attemptsMax: 3 } });
+      await roomy.start();
+      const member = site.members.add();
+      const inbox = await roomy.inboxes.of(member);
+      foreign.channel.publish("muster.unicast", member.id, Buffer.from("1"), {
+        messageId: unique("m"),
+        type: "long",
+        headers: { "muster-kind": "command", "muster-from": "me", foreign: "x".repeat(65_460) },
+      });
+      const [message] = await poll(inbox);
+      await inbox.nack(message?.delivery ?? "", { reason: "no paper", ...nack });
+      expect(await of(member.id)).to.include({ state: "failed", reason: "no paper", name: "long", from: "me" });
+      await roomy.close();
+    });
 
   it("are commands that came too late", async () => {
     const member = site.members.add();
