@@ -88,7 +88,10 @@ function conflictRoutes(conflicts: SiteRoutesOptions["conflicts"]): Route[] {
       handle: ({ params: { conflict: id = "" } }) => {
         const found = conflicts.list().find((conflict) => conflict.id === id);
         if (found !== undefined) return { status: 200, body: found };
-        throw new MusterError("not-found", `no open conflict ${id}; GET /v1/conflicts lists those that are`);
+        throw new MusterError(
+          "not-found",
+          `no open conflict ${id.slice(0, 100)}; GET /v1/conflicts lists those that are`,
+        );
       },
     },
     {

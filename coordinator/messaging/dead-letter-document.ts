@@ -87,6 +87,9 @@ function fromEnvelope(envelope: Envelope): Partial<DeadLetterDocument> {
   };
 }
 
+/** What `idOf` makes, and made: the store refuses some others. */
+export const deadLetterIdPattern = /^[0-9a-z]{1,20}-[0-9a-f]{20}$/;
+
 /**
  * Sorts by the time of death in seconds, and is the same when the same letter is taken twice. The broker's own time where it
  * has one; a letter that a consumer gave up carries only the time of its sending.

@@ -10,6 +10,7 @@ import {
   bodyAttachment,
   type DeadLetter,
   type DeadLetterDocument,
+  deadLetterIdPattern,
   listed,
   redrivenHeader,
   redrivenOf,
@@ -59,12 +60,14 @@ export class DeadLetters {
     return this.#intake.count;
   }
 
-  /** The oldest first. `cursor` is the id to go on after. */
+  /** The oldest first. `cursor` is the id to go on after. @throws MusterError `invalid-request` when it is none. */
   async list(options: { match?: DeadLetterMatch; limit: number; cursor?: string }): Promise<{
     deadLetters: DeadLetter[];
     cursor?: string;
   }> {
     const { match, limit, cursor } = options;
+    if (cursor !== undefined && !deadLetterIdPattern.test(cursor))
+      throw new MusterError("invalid-request", `"${cursor.slice(0, 100)}" is no cursor of a page of dead letters`);
     const deadLetters: DeadLetter[] = [];
     let after = cursor === undefined ? undefined : documentId.deadLetter(cursor);
     for (let scanned = 0; scanned < scannedMax; ) {
@@ -220,7 +223,7 @@ export class DeadLetters {
   }
 
   async #read(id: string): Promise<DeadLetterDocument> {
-    const doc = await this.#database.get(documentId.deadLetter(id));
+    const doc = deadLetterIdPattern.test(id) ? await this.#database.get(documentId.deadLetter(id)) : undefined;
     if (doc === undefined) throw new MusterError("not-found", `no dead letter "${id.slice(0, 100)}" is kept`);
     return doc;
   }

@@ -55,6 +55,8 @@ interface Kept {
   ended: boolean;
 }
 
+/** Ids of commands that can have been tracked; the store refuses some others. */
+const idPattern = /^[A-Za-z0-9_-]{1,128}$/;
 /** Targets of records in memory, over all of them. */
 const cachedTargetsMax = 200_000;
 const prefetch = 2_000;
@@ -166,7 +168,7 @@ export class Tracking {
     const documentName = documentId.command(id);
     const cached = this.#records.get(documentName);
     if (cached !== undefined) return cached;
-    const record = await this.#database.get(documentName);
+    const record = idPattern.test(id) ? await this.#database.get(documentName) : undefined;
     if (record === undefined)
       throw new MusterError(
         "not-found",

@@ -127,7 +127,10 @@ export class Conflicts {
     const docs = groupConflicts(this.#open.values()).get(id);
     const [first] = docs ?? [];
     if (docs === undefined || first === undefined) {
-      throw new MusterError("not-found", `no open conflict ${id}; GET /v1/conflicts lists those that are`);
+      throw new MusterError(
+        "not-found",
+        `no open conflict ${id.slice(0, 100)}; GET /v1/conflicts lists those that are`,
+      );
     }
     const [record, leaf] = await this.#standing(first.record);
     const conflict = listConflict(id, docs, record);
