@@ -16,7 +16,7 @@ export function contentOf(given: { body?: unknown; contentType?: string; bodyBas
   if (content.length > limits.bodyBytes)
     throw new MusterError("too-large", `the body has ${content.length} bytes, the limit is ${limits.bodyBytes}`);
   // An inline body was checked with its request.
-  if (bodyBase64 !== undefined && isJson(contentType)) checkJson(content, contentType);
+  if (bodyBase64 !== undefined && isJson(contentType) && content.length > 0) checkJson(content, contentType);
   return { content, contentType };
 }
 

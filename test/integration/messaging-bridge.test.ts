@@ -104,6 +104,15 @@ describe("messages over HTTP", function () {
     expect(over.body.detail).to.match(/the body has 1048577 bytes, the limit is 1048576/);
   });
 
+  it("takes an empty body for none, whatever its content type", async () => {
+    const { id } = await register();
+    const empty = { contentType: "application/json", bodyBase64: "" };
+    expect((await post("/v1/commands", { to: { component: id }, name: "x", ...empty })).status).to.equal(202);
+    const [command] = await poll(id);
+    expect(command).to.include({ name: "x" }).and.not.to.have.any.keys("body", "bodyBase64");
+    await settle(id, command?.delivery, "ack");
+  });
+
   it("refuses a content type that is not ASCII wherever one may stand", async () => {
     const { id } = await register();
     const body = { contentType: `text/${"é".repeat(130)}`, bodyBase64: "" };
