@@ -83,6 +83,24 @@ describe("a component's configuration", () => {
     );
   });
 
+  it("is rejected by whatever a handler throws, and taken back from all others even if one of them throws at that", async () => {
+    const configuration = make();
+    await configuration.refresh();
+    const taken: number[] = [];
+    await configuration.onChange((_settings, { etag, previous }) => {
+      if (etag === "e1" && previous.samplingIntervalMs === 5) throw new Error("not back");
+    });
+    await configuration.onChange(({ samplingIntervalMs }) => void taken.push(samplingIntervalMs));
+    await configuration.onChange(({ samplingIntervalMs }) => {
+      if (samplingIntervalMs < 100) throw Object.assign(new Error(), { message: { code: 1 } });
+    });
+    coordinator.configure("e2", { samplingIntervalMs: 5 });
+    await configuration.refresh();
+    expect(taken).to.deep.equal([1000, 5, 1000]);
+    const rejected = { etag: "e2", status: "rejected", reason: "{ code: 1 }" };
+    await eventually(() => expect(reports().at(-1)).to.deep.equal(rejected));
+  });
+
   it("takes the next one after a rejected one", async () => {
     const configuration = make(({ samplingIntervalMs }) => {
       if (Number(samplingIntervalMs) < 100) throw new Error("too often");

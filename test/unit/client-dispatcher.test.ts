@@ -182,6 +182,53 @@ describe("the client's dispatcher", () => {
     expect(never).to.include({ state: "failed", retryInMs: undefined, reason: "the disk is gone" });
   });
 
+  describe("a handler that throws what cannot be told", () => {
+    const revoked = Proxy.revocable({}, {});
+    revoked.revoke();
+    const odd: [string, unknown, string][] = [
+      ["an error whose message is an object", Object.assign(new Error("q"), { message: { code: 1 } }), "{ code: 1 }"],
+      ["an object without a prototype", Object.create(null), "[Object: null prototype] {}"],
+      ["nothing", undefined, "undefined"],
+      ["a symbol", Symbol("why"), "Symbol(why)"],
+      ["half of a surrogate pair", new Error("\ud800"), "\ufffd"],
+      [
+        "an error whose message throws",
+        Object.defineProperty(new Error(), "message", {
+          get: () => {
+            throw new Error("no");
+          },
+        }),
+        "what was thrown cannot be told",
+      ],
+      ["a proxy that was revoked", revoked.proxy, "what was thrown cannot be told"],
+    ];
+    for (const [what, thrown, reason] of odd) {
+      it(`has failed like any other: ${what}`, async () => {
+        dispatcher.handle("odd", () => {
+          throw thrown;
+        });
+        const result = await deliver(dispatcher, { name: "odd" }).result();
+        expect(result).to.include({ state: "failed", code: "handler-failed", reason });
+        expect(result.state === "failed" && result.retryInMs).to.be.within(800, 1_200);
+      });
+    }
+
+    const circular: Record<string, unknown> = {};
+    circular.self = circular;
+    const throwing = {
+      toJSON: () => {
+        throw null;
+      },
+    };
+    for (const [what, reply] of Object.entries({ "a BigInt": 1n, "a circle": circular, "a toJSON": throwing })) {
+      it(`has failed when its reply cannot be said in JSON: ${what}`, async () => {
+        dispatcher.handle("odd", () => reply);
+        const result = await deliver(dispatcher, { kind: "request", name: "odd" }).result();
+        expect(result.state === "failed" && result.reason).to.contain("the body cannot be said in JSON");
+      });
+    }
+  });
+
   it("does not start what is past its deadline", async () => {
     let runs = 0;
     dispatcher.handle("count", () => {

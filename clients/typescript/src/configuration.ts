@@ -7,6 +7,7 @@ import type { DiskCache } from "./disk-cache.ts";
 import { followEvents } from "./event-stream.ts";
 import type { Logger } from "./logger.ts";
 import type { AmqpAddress } from "./membership.ts";
+import { reasonOf } from "./thrown.ts";
 import type { Validate } from "./validation.ts";
 
 /**
@@ -227,7 +228,7 @@ export class Configuration<S extends object = Settings> {
         await this.#apply(etag, await this.#options.validate(raw), raw);
         this.#tell({ etag, status: "applied" });
       } catch (error) {
-        const reason = (error instanceof Error ? error.message : String(error)).slice(0, reasonLengthMax);
+        const reason = reasonOf(error, reasonLengthMax);
         this.#options.logger.warn({ etag, reason }, "the new configuration is rejected");
         this.#tell({ etag, status: "rejected", reason });
         // At the start there is nothing to stay with, so the caller has to know.
@@ -248,9 +249,12 @@ export class Configuration<S extends object = Settings> {
       }
     } catch (error) {
       for (const handler of done) {
-        await Promise.resolve(handler(previous, { etag: this.#etag, previous: settings })).catch((failure: unknown) =>
-          this.#options.logger.error({ error: failure }, "a handler could not go back to the previous configuration"),
-        );
+        try {
+          await handler(previous, { etag: this.#etag, previous: settings });
+        } catch (failure) {
+          const told = "a handler could not go back to the previous configuration";
+          this.#options.logger.error({ error: failure }, told);
+        }
       }
       throw error;
     }

@@ -4,6 +4,7 @@ import type { Delivery, Result } from "./delivery.ts";
 import { HandledMessages } from "./handled.ts";
 import type { Logger } from "./logger.ts";
 import { checkName, encodeBody, type Message } from "./message.ts";
+import { isThrown, reasonOf } from "./thrown.ts";
 import { withTraceparent } from "./trace.ts";
 
 /** What it returns answers a request. What it throws fails the message. */
@@ -51,7 +52,7 @@ interface Task {
 /** Programs connect first and add handlers after; a message that was waiting must not fail for it. */
 const graceDefaultMs = 10_000;
 const retryMaxMs = 30_000;
-const reasonLengthMax = 1_000;
+
 export class Dispatcher {
   readonly #logger: Logger;
   readonly #handlers = new Map<string, Registered>();
@@ -267,9 +268,8 @@ async function call(registered: Registered, message: Message): Promise<Result> {
     return { state: "done", reply: message.kind === "request" ? encodeBody(answer) : undefined };
   } catch (error) {
     const code = timedOut ? "deadline-exceeded" : "handler-failed";
-    const told = error instanceof Error ? error.message : String(error);
-    const retryInMs = error instanceof PermanentFailure ? undefined : retryDelayMs(registered, message);
-    return { state: "failed", code, reason: told.slice(0, reasonLengthMax), retryInMs };
+    const retryInMs = isThrown(error, PermanentFailure) ? undefined : retryDelayMs(registered, message);
+    return { state: "failed", code, reason: reasonOf(error), retryInMs };
   } finally {
     clearTimeout(timer);
   }

@@ -3,6 +3,7 @@ import { inspect } from "node:util";
 import { MusterError } from "../../../config-db/errors.ts";
 import type { Target } from "../../../config-db/generated/types.ts";
 import { limits } from "../../../config-db/limits.ts";
+import { reasonOf } from "./thrown.ts";
 
 /** On its way out. Times are of the wall clock, in milliseconds since the epoch: they are compared on other machines. */
 export interface Outgoing {
@@ -84,9 +85,7 @@ function encodeJson(body: unknown): Buffer {
     if (body === undefined) return nothing;
     text = JSON.stringify(body);
   } catch (error) {
-    throw new MusterError("invalid-request", `the body cannot be said in JSON: ${(error as Error).message}`, {
-      cause: error,
-    });
+    throw new MusterError("invalid-request", `the body cannot be said in JSON: ${reasonOf(error)}`, { cause: error });
   }
   if (text === undefined) throw new MusterError("invalid-request", `a ${typeof body} cannot be said in JSON`);
   return Buffer.from(text);

@@ -1,0 +1,24 @@
+/** What a program's own functions throw: it can be anything. */
+import { inspect } from "node:util";
+
+/** Dead letters and replies tell no more. */
+const reasonLengthMax = 1_000;
+
+/** What was thrown, in words that every transport carries. Never throws: an error's message may be no text, or a getter. */
+export function reasonOf(thrown: unknown, lengthMax = reasonLengthMax): string {
+  try {
+    const told: unknown = thrown instanceof Error ? thrown.message : thrown;
+    return (typeof told === "string" ? told : inspect(told)).slice(0, lengthMax).toWellFormed();
+  } catch {
+    return "what was thrown cannot be told";
+  }
+}
+
+/** Whether something was thrown as a `kind`: asking can throw by itself, since what is asked can be a Proxy. */
+export function isThrown(thrown: unknown, kind: new (...given: never[]) => Error): boolean {
+  try {
+    return thrown instanceof kind;
+  } catch {
+    return false;
+  }
+}
