@@ -5,6 +5,8 @@ import { join } from "node:path";
 import { inspect } from "node:util";
 import { expect } from "chai";
 import { type Component, type ConnectOptions, connect, Payload } from "../../clients/typescript/src/index.ts";
+import { type Logger, silent } from "../../clients/typescript/src/logger.ts";
+import type { Health } from "../../config-db/generated/types.ts";
 import { eventually } from "../support/eventually.ts";
 import { expectError } from "../support/expect-error.ts";
 import { FakeCoordinator, type FakeRequest, problem } from "../support/fake-coordinator.ts";
@@ -61,6 +63,41 @@ describe("the client over HTTP", () => {
         incarnation: 1,
         health: { status: "warning", reason: "disk" },
       });
+    });
+
+    it("is failing, and lasts, when its health cannot be had", async () => {
+      coordinator.renewEveryMs = 20;
+      const answers: unknown[] = [{}, null, { status: "warning", reason: "x".repeat(2_000) }];
+      const health = () => {
+        if (answers.length === 0) throw Object.assign(new Error(), { message: { disk: "gone" } });
+        return answers.shift() as Health;
+      };
+      await join1({ health });
+      await eventually(() => expect(coordinator.seen("PUT", "/lease").length).to.be.at.least(4));
+      const told = coordinator.seen("PUT", "/lease").map(({ body }) => body.health);
+      expect(told[0]).to.deep.equal({
+        status: "failing",
+        reason: "health() must give a status of passing, warning, failing",
+      });
+      expect(told[1]).to.include({ status: "failing" });
+      expect(told[2]).to.deep.equal({ status: "warning", reason: "x".repeat(1_000) });
+      expect(told[3]).to.deep.equal({ status: "failing", reason: "{ disk: 'gone' }" });
+    });
+
+    it("outlives listeners to its state that throw or reject", async () => {
+      coordinator.renewEveryMs = 20;
+      const errors: unknown[] = [];
+      const logger: Logger = { ...silent, error: (details) => void errors.push((details as { error: unknown }).error) };
+      const component = await join1({ logger });
+      component.onState(() => {
+        throw "thrown";
+      });
+      component.onState((() => Promise.reject("rejected")) as () => void);
+      await coordinator.stop();
+      await eventually(() => expect(component.state).to.equal("offline"));
+      await coordinator.start();
+      await eventually(() => expect(component.state).to.equal("online"));
+      expect(errors).to.deep.equal(["thrown", "rejected", "thrown", "rejected"]);
     });
 
     it("begins again by itself when the lease was lost", async () => {

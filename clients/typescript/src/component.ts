@@ -15,6 +15,7 @@ import type { ResolvedOptions } from "./options.ts";
 import { makeOutgoing, type RequestOptions, type SendMethod, type SendOptions, timeoutOf } from "./outgoing.ts";
 import type { PickStrategy } from "./picking.ts";
 import { type Event, followSubscription } from "./subscription.ts";
+import { tell } from "./thrown.ts";
 import { type Sent, TrackedCommand } from "./tracked-command.ts";
 import { validateBySchema } from "./validation.ts";
 
@@ -277,7 +278,10 @@ export class Component<S extends object = Settings> {
   }
 
   #stateChanged(state: MemberState): void {
-    for (const listener of this.#stateListeners) listener(state);
+    const { logger } = this.#options;
+    for (const listener of this.#stateListeners) {
+      void tell(listener, state, (error) => logger.error({ error, state }, "a listener to the state threw"));
+    }
     if (state === "online") void this.config.refresh().catch(() => undefined);
     // The newer process does the work now; taking its messages would only be in its way.
     if (state === "superseded") void this.close({ deregister: false });

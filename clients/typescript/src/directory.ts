@@ -6,6 +6,7 @@ import { type Bridge, unreachable } from "./bridge.ts";
 import { followEvents, type StreamEvent } from "./event-stream.ts";
 import type { Logger } from "./logger.ts";
 import { afterFailure, afterSuccess, choose, type Experience, inexperienced, type PickStrategy } from "./picking.ts";
+import { tell } from "./thrown.ts";
 
 /** A component as discovery tells it. `unverified`: its site is not heard, so nobody knows. */
 export type ComponentRecord = Omit<
@@ -257,11 +258,7 @@ class View {
   }
 
   #tell(handler: (change: MembershipChange) => void, change: MembershipChange): void {
-    try {
-      handler(change);
-    } catch (error) {
-      this.#logger.error({ error }, "a watcher's handler threw");
-    }
+    void tell(handler, change, (error) => this.#logger.error({ error }, "a watcher's handler threw"));
   }
 
   #wake(): void {

@@ -5,6 +5,7 @@ import type { Health } from "../../../config-db/generated/types.ts";
 import { backoffMs, pause } from "./backoff.ts";
 import type { Bridge } from "./bridge.ts";
 import type { Logger } from "./logger.ts";
+import { reasonOf } from "./thrown.ts";
 
 /** How the broker is reached, as registration answers. */
 export interface AmqpAddress {
@@ -39,6 +40,7 @@ export interface MembershipOptions {
 }
 
 const retry = { firstMs: 250, maxMs: 10_000 };
+const statuses: readonly Health["status"][] = ["passing", "warning", "failing"];
 
 export class Membership {
   readonly #options: MembershipOptions;
@@ -142,7 +144,7 @@ export class Membership {
    */
   async #renew(registered: Registered): Promise<Registered> {
     const { id, incarnation, lease } = registered;
-    const health = this.#options.health?.();
+    const health = healthOf(this.#options.health);
     const renewal = { incarnation, ...(health !== undefined && { health }) };
     const sent = this.#options.renewByMessage({ id, ...renewal });
     // With the next one, and half an interval for delays, the TTL would be over.
@@ -191,5 +193,17 @@ export class Membership {
     if (this.#state === state) return;
     this.#state = state;
     this.#options.onState(state);
+  }
+}
+
+/** A check that throws or says what is no health must not cost the lease: it says that something is wrong. */
+function healthOf(check: (() => Health) | undefined): Health | undefined {
+  if (check === undefined) return undefined;
+  try {
+    const { status, reason } = check();
+    if (!statuses.includes(status)) throw new Error(`health() must give a status of ${statuses.join(", ")}`);
+    return reason === undefined ? { status } : { status, reason: reasonOf(reason) };
+  } catch (error) {
+    return { status: "failing", reason: reasonOf(error) };
   }
 }

@@ -36,7 +36,7 @@ export interface ConnectOptions<S extends object = Settings> {
    * rejection. Default: the JSON Schema of the component's type, where one is known. `false` checks nothing again.
    */
   validate?: ((settings: Settings) => S) | false;
-  /** Asked at every renewal. Default: nothing is said, which counts as passing. */
+  /** Asked at every renewal; failing when it throws. Default: nothing is said, which counts as passing. */
   health?: () => Health;
   /** How long `connect` tries to reach a coordinator when no configuration is kept on disk. Default 30,000. */
   connectTimeoutMs?: number;

@@ -3,6 +3,7 @@ import type { Bridge } from "./bridge.ts";
 import { followEvents } from "./event-stream.ts";
 import { fromHttpBody, type HttpBody } from "./http-sender.ts";
 import type { Logger } from "./logger.ts";
+import { tell } from "./thrown.ts";
 
 export interface Event {
   name: string;
@@ -27,11 +28,8 @@ export async function followSubscription(
 ): Promise<void> {
   const onEvent = ({ data }: { data: unknown }) => {
     const { name, from, ...body } = data as EventData;
-    try {
-      handler({ name, from, body: fromHttpBody(body) });
-    } catch (error) {
-      logger.error({ error, pattern }, "a subscriber threw");
-    }
+    const event: Event = { name, from, body: fromHttpBody(body) };
+    void tell(handler, event, (error) => logger.error({ error, pattern }, "a subscriber threw"));
   };
   try {
     await followEvents({ bridge, path: "/v1/events", query: { match: pattern }, signal, onEvent });

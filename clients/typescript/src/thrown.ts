@@ -22,3 +22,16 @@ export function isThrown(thrown: unknown, kind: new (...given: never[]) => Error
     return false;
   }
 }
+
+/** Calls a listener of the program. What it throws or rejects with goes to `onThrown` and stops nothing. */
+export async function tell<T>(
+  listener: (news: T) => unknown,
+  news: T,
+  onThrown: (error: unknown) => void,
+): Promise<void> {
+  try {
+    await listener(news);
+  } catch (error) {
+    onThrown(error);
+  }
+}
