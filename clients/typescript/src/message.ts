@@ -47,13 +47,20 @@ export class Payload {
   readonly contentType: string;
   readonly content: Buffer;
 
+  /** @throws MusterError `invalid-request` for a content type that is none. */
   constructor(contentType: string, content: Uint8Array | string) {
+    if (typeof contentType !== "string" || !contentTypePattern.test(contentType)) {
+      const told = inspect(contentType).slice(0, 100);
+      throw new MusterError("invalid-request", `a content type must match ${contentTypePattern.source}, got ${told}`);
+    }
     this.contentType = contentType;
     this.content = typeof content === "string" ? Buffer.from(content) : Buffer.from(content);
   }
 }
 
 export const json = "application/json";
+/** What the bridge takes, and AMQP in its 255 bytes. */
+const contentTypePattern = /^[ -~]{1,200}$/;
 const namePattern = /^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}$/;
 
 /** True for `application/json` and `…+json`, whatever parameters follow. */
