@@ -292,6 +292,22 @@ describe("the client over AMQP", function () {
       expect((await channel.checkQueue(queues.commands(target.id))).messageCount).to.equal(0);
     });
 
+    it("leaves foreign headers behind that leave no room for Muster's own", async () => {
+      const target = await join({ transport: "amqp" });
+      const attempts: number[] = [];
+      const handler = ({ attempt }: Message) => {
+        attempts.push(attempt);
+        throw new Error("no ink".padEnd(900));
+      };
+      target.handle("set", handler, { retries: 1, retryFirstMs: 10 });
+      const foreign = { note: "x".repeat(65_000), [headers.from]: "me" };
+      const id = publish(target, Buffer.from("1"), {}, foreign);
+      const dead = await deadLetter(({ properties }) => properties.messageId === id);
+      expect(dead.properties.headers).to.include({ [headers.to]: target.id, [headers.from]: "me" });
+      expect(dead.properties.headers).not.to.have.property("note");
+      expect(attempts).to.deep.equal([1, 2]);
+    });
+
     it("does not hold up those behind it", async () => {
       const target = await join({ prefetch: 4 });
       const seen: unknown[] = [];
@@ -393,6 +409,31 @@ describe("the client over AMQP", function () {
       publish(target, Buffer.from("2"), {});
       await eventually(() => expect(seen).to.deep.equal([2]));
     });
+  });
+
+  it("fails alone what does not fit into AMQP, and sends all else", async () => {
+    const sender = await join({ id: `c-${randomUUID()}`.padEnd(60, "x"), transport: "amqp" });
+    const sent = [
+      expectError(() => sender.event("x".repeat(200), 1, { sendTimeoutMs: 2_000 }), "invalid-request"),
+      ...Array.from({ length: 20 }, (_, n) => sender.command({ component: sender.id }, "x", n)),
+    ];
+    await Promise.all(sent);
+    expect(sender.way).to.equal("amqp");
+  });
+
+  it("answers nobody at an address that does not fit into AMQP, once", async () => {
+    const target = await join({ transport: "amqp" });
+    const seen: unknown[] = [];
+    target.handle("set", ({ kind, body }) => void seen.push([kind, body]));
+    const told = { [headers.from]: "me", [headers.site]: "s".repeat(300) };
+    publish(target, Buffer.from("1"), { replyTo: "me" }, told);
+    const options = { messageId: randomUUID(), type: "set", replyTo: "me" };
+    const asked = { ...options, headers: { ...told, [headers.kind]: "request" } };
+    channel.publish(exchanges.requests, target.id, Buffer.from("2"), asked);
+    await eventually(() => expect(seen).to.have.lengthOf(2));
+    await target.close();
+    expect((await channel.checkQueue(queues.commands(target.id))).messageCount).to.equal(0);
+    expect((await channel.checkQueue(queues.requests(target.id))).messageCount).to.equal(0);
   });
 
   it("lives on when the broker closes a channel on which acknowledgements are due", async () => {

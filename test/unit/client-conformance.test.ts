@@ -276,9 +276,8 @@ class RecordingSession {
     settled();
   }
 
-  publishUnconfirmed(exchange: string, key: string, content: Buffer, options: Options.Publish): boolean {
+  publishUnconfirmed(exchange: string, key: string, content: Buffer, options: Options.Publish): undefined {
     this.published.push(record(exchange, key, content, options));
-    return true;
   }
 
   async confirmed(exchange: string, key: string, content: Buffer, options: Options.Publish): Promise<void> {

@@ -3,7 +3,7 @@ import type { ConsumeMessage, Options } from "amqplib";
 import { exchanges, headers } from "../../../config-db/names.ts";
 import type { Arrived } from "./amqp-message.ts";
 import { type Draft, leftMs, publishOptions } from "./amqp-options.ts";
-import { type AmqpSession, PublishError, sessionEnded } from "./amqp-session.ts";
+import { type AmqpSession, PublishError, type PublishFailure, sessionEnded } from "./amqp-session.ts";
 import type { Delivery, Result } from "./delivery.ts";
 import { nextId } from "./ids.ts";
 import { json, type Message } from "./message.ts";
@@ -71,9 +71,10 @@ export class AmqpDelivery implements Delivery {
     }
     const content = (isDone ? result.reply?.content : undefined) ?? nothing;
     const { exchange, key } = this.#answerRoute(draft);
-    // Unconfirmed: a requester that hears nothing because a connection broke asks again, by the same id.
-    const isSent = this.#session.publishUnconfirmed(exchange, key, content, publishOptions(draft, Date.now()));
-    if (!isSent) throw sessionEnded();
+    // Unconfirmed: a requester that hears nothing because a connection broke asks again, by the same id. An address that
+    // does not fit into AMQP is nobody's.
+    const failure = this.#session.publishUnconfirmed(exchange, key, content, publishOptions(draft, Date.now()));
+    if (failure === "lost") throw sessionEnded();
   }
 
   async #tell(state: "done" | "failed", reason?: string): Promise<void> {
@@ -84,7 +85,7 @@ export class AmqpDelivery implements Delivery {
     try {
       await this.#session.confirmed(exchange, key, content, publishOptions(draft, Date.now()));
     } catch (error) {
-      if (!(error instanceof PublishError) || error.failure !== "returned") throw error;
+      if (!hasFailed(error, "returned") && !hasFailed(error, "invalid")) throw error;
     }
   }
 
@@ -129,26 +130,49 @@ export class AmqpDelivery implements Delivery {
     const isAny = this.#raw.fields.exchange === exchanges.any;
     const exchange = isAny ? exchanges.any : exchanges.unicast;
     const key = isAny ? this.#self.type : this.#self.id;
-    const options = this.#again({ [headers.attempt]: this.message.attempt + 1 });
-    await this.#session.confirmed(exchange, key, this.#raw.content, { ...options, mandatory: true });
+    await this.#passOn(exchange, key, { [headers.attempt]: this.message.attempt + 1 });
   }
 
   async #deadLetter({ reason }: Failed): Promise<void> {
-    const options = this.#again({ [headers.reason]: reason, [headers.to]: this.#self.id });
-    await this.#session.confirmed(exchanges.dead, this.#raw.fields.routingKey, this.#raw.content, options);
+    const added = { [headers.reason]: reason, [headers.to]: this.#self.id };
+    await this.#passOn(exchanges.dead, this.#raw.fields.routingKey, added);
   }
 
-  /** The same properties and headers, with some headers added. */
-  #again(added: Record<string, unknown>): Options.Publish {
-    const { properties } = this.#raw;
-    const given = Object.entries(properties).filter(([, value]) => value !== undefined);
+  /** The message as it came, with some headers added; foreign headers stay behind where they leave no room for these. */
+  async #passOn(exchange: string, key: string, added: Record<string, unknown>): Promise<void> {
+    const { content, properties } = this.#raw;
+    const given: Record<string, unknown> = properties.headers ?? {};
+    const isDead = exchange === exchanges.dead;
+    try {
+      await this.#session.confirmed(exchange, key, content, this.#again({ ...given, ...added }, isDead));
+    } catch (error) {
+      if (!hasFailed(error, "invalid")) throw error;
+      await this.#session.confirmed(exchange, key, content, this.#again({ ...ownOf(given), ...added }, isDead));
+    }
+  }
+
+  /** The same properties with these headers. */
+  #again(told: Record<string, unknown>, isDead: boolean): Options.Publish {
+    const given = Object.entries(this.#raw.properties).filter(([, value]) => value !== undefined);
     const options = Object.fromEntries(given) as Options.Publish;
-    options.headers = { ...properties.headers, ...added };
+    options.headers = told;
     options.deliveryMode = 2;
+    options.mandatory = !isDead;
     const { deadlineAtMs } = this.message;
     // Dead letters do not expire: they are kept to be looked at.
-    if (headers.to in added) delete options.expiration;
+    if (isDead) delete options.expiration;
     else if (deadlineAtMs !== undefined) options.expiration = leftMs(deadlineAtMs, Date.now());
     return options;
   }
+}
+
+/** Muster's own, each as short as it should be. */
+function ownOf(given: Record<string, unknown>): Record<string, unknown> {
+  const names: readonly string[] = Object.values(headers);
+  const fits = (value: unknown) => typeof value === "number" || (typeof value === "string" && value.length <= 1_000);
+  return Object.fromEntries(Object.entries(given).filter(([name, value]) => names.includes(name) && fits(value)));
+}
+
+function hasFailed(error: unknown, failure: PublishFailure): boolean {
+  return error instanceof PublishError && error.failure === failure;
 }

@@ -63,6 +63,11 @@ function tooLate({ kind, name }: Outgoing): Sent {
 
 function failed(failure: Exclude<PublishFailure, "returned">, { kind, name, to }: Outgoing): Sent {
   if (failure === "lost") return { error: unreachable("the connection to the broker was lost"), isLost: true };
+  if (failure === "invalid") {
+    // An event's routing key, for one: it has the sender's type and id in it.
+    const told = `the ${kind} "${name}" cannot be sent: what surrounds its body is too long for AMQP`;
+    return { error: new MusterError("invalid-request", told), isLost: false };
+  }
   const told = `the queue of ${JSON.stringify(to)} is full: ${kind} "${name}" was not taken; try later`;
   return { error: new MusterError("too-many", told, { retryAfterMs: 1_000 }), isLost: false };
 }

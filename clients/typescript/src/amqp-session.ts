@@ -15,8 +15,11 @@ export interface SessionOptions {
   onReturned(messageId: string): void;
 }
 
-/** `returned`: no queue took it. `refused`: the queue is full. `lost`: unknown, the connection ended before the confirm. */
-export type PublishFailure = "returned" | "refused" | "lost";
+/**
+ * `returned`: no queue took it. `refused`: the queue is full. `lost`: unknown, the connection ended before the confirm.
+ * `invalid`: AMQP has no room for a property, the routing key or all headers together; nothing was sent.
+ */
+export type PublishFailure = "returned" | "refused" | "lost" | "invalid";
 
 /** A component that has just registered may have to wait for its queues; by then its requests go by HTTP. */
 const queueWaitMs = 5_000;
@@ -120,25 +123,35 @@ export class AmqpSession {
         else settled(error.message === "message nacked" ? "refused" : "lost");
       });
     } catch (error) {
-      this.#finish(error);
-      settled("lost");
+      settled(this.#failed(error));
     }
   }
 
   /**
    * Publishes without a confirm: for what is transient anyway and where something else tells that it was lost, a reply
    * that does not come or the next renewal. Confirms cost a request–reply a tenth of its time.
-   * @returns false when it could not even be tried.
+   * @returns why it could not even be tried.
    */
-  publishUnconfirmed(exchange: string, key: string, content: Buffer, options: Options.Publish): boolean {
-    if (this.#direct === undefined || this.#ended) return false;
+  publishUnconfirmed(
+    exchange: string,
+    key: string,
+    content: Buffer,
+    options: Options.Publish,
+  ): "lost" | "invalid" | undefined {
+    if (this.#direct === undefined || this.#ended) return "lost";
     try {
       this.#direct.publish(exchange, key, content, options);
-      return true;
+      return undefined;
     } catch (error) {
-      this.#finish(error);
-      return false;
+      return this.#failed(error);
     }
+  }
+
+  /** amqplib encodes all of a message before it writes: what it cannot encode leaves the channel as it was. */
+  #failed(error: unknown): "lost" | "invalid" {
+    if (error instanceof TypeError || error instanceof RangeError) return "invalid";
+    this.#finish(error);
+    return "lost";
   }
 
   /**

@@ -145,7 +145,8 @@ export class Messenger {
   renew(renewal: { id: string; incarnation: number; health?: Health }): boolean {
     const content = Buffer.from(JSON.stringify(renewal));
     const options = { deliveryMode: 1, contentType: json };
-    return this.#link.session?.publishUnconfirmed(exchanges.renewals, "", content, options) ?? false;
+    const { session } = this.#link;
+    return session !== undefined && session.publishUnconfirmed(exchanges.renewals, "", content, options) === undefined;
   }
 
   /** Takes no more messages; sending and settling go on. */
