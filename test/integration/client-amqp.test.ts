@@ -308,6 +308,31 @@ describe("the client over AMQP", function () {
       expect(attempts).to.deep.equal([1, 2]);
     });
 
+    it("is tried again whoever published it, and however far its deadline is", async () => {
+      const target = await join({ transport: "amqp" });
+      const attempts: number[] = [];
+      const handler = ({ attempt }: Message) => {
+        attempts.push(attempt);
+        if (attempt === 1) throw new Error("once");
+      };
+      target.handle("set", handler, { retryFirstMs: 10 });
+      const user = `foreign-${randomUUID()}`;
+      await vhost.api("PUT", `/users/${user}`, { password: user, tags: "" });
+      try {
+        const rights = { configure: "", write: ".*", read: "" };
+        await vhost.api("PUT", `/permissions/{vhost}/${user}`, rights);
+        const url = Object.assign(new URL(directUrl), { username: user, password: user });
+        const foreign = await connectBroker(url.href);
+        const told = { [headers.kind]: "command", [headers.deadline]: 8.64e15 };
+        const options = { messageId: randomUUID(), type: "set", userId: user, headers: told };
+        (await foreign.createChannel()).publish(exchanges.unicast, target.id, Buffer.from("1"), options);
+        await eventually(() => expect(attempts).to.deep.equal([1, 2]));
+        await foreign.close();
+      } finally {
+        await vhost.api("DELETE", `/users/${user}`);
+      }
+    });
+
     it("does not hold up those behind it", async () => {
       const target = await join({ prefetch: 4 });
       const seen: unknown[] = [];

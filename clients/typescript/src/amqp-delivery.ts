@@ -154,15 +154,17 @@ export class AmqpDelivery implements Delivery {
   /** The same properties with these headers. */
   #again(told: Record<string, unknown>, isDead: boolean): Options.Publish {
     const given = Object.entries(this.#raw.properties).filter(([, value]) => value !== undefined);
-    const options = Object.fromEntries(given) as Options.Publish;
+    const options: Record<string, unknown> = Object.fromEntries(given);
     options.headers = told;
     options.deliveryMode = 2;
     options.mandatory = !isDead;
+    // The broker takes no name here but that of the user who publishes.
+    delete options.userId;
     const { deadlineAtMs } = this.message;
     // Dead letters do not expire: they are kept to be looked at.
     if (isDead) delete options.expiration;
     else if (deadlineAtMs !== undefined) options.expiration = leftMs(deadlineAtMs, Date.now());
-    return options;
+    return options as Options.Publish;
   }
 }
 

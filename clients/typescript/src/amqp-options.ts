@@ -3,6 +3,8 @@ import type { Options } from "amqplib";
 import { headers, type MessageKind } from "../../../config-db/names.ts";
 import { json } from "./message.ts";
 
+const expirationMaxMs = 2 ** 32 - 1;
+
 /** A message's properties and headers in Muster's words. All fields always: objects of one shape are cheap to make. */
 export interface Draft {
   messageId: string;
@@ -59,7 +61,9 @@ export function publishOptions(draft: Draft, nowMs: number): Options.Publish {
   return options as Options.Publish;
 }
 
-/** AMQP's `expiration`. A deadline that has just passed must not become "never". */
-export function leftMs(deadlineAtMs: number, nowMs: number): string {
-  return String(Math.max(1, Math.ceil(deadlineAtMs - nowMs)));
+/** AMQP's `expiration`: none where it is longer than the broker counts, who would close the channel over it. */
+export function leftMs(deadlineAtMs: number, nowMs: number): string | undefined {
+  // A deadline that has just passed must not become "never".
+  const left = Math.max(1, Math.ceil(deadlineAtMs - nowMs));
+  return left <= expirationMaxMs ? String(left) : undefined;
 }
