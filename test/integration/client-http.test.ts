@@ -449,6 +449,31 @@ describe("the client over HTTP", () => {
       expect(Number(polls.at(-1)?.query.get("visibilityMs"))).to.be.above(60_000);
     });
 
+    it("leaves no listener behind when it had no room for a while, and can be stopped then", async () => {
+      const warnings: string[] = [];
+      const onWarning = ({ name }: Error) => void warnings.push(name);
+      process.on("warning", onWarning);
+      try {
+        const component = await join1({ prefetch: 1 });
+        let handled = 0;
+        let release = () => {};
+        component.handle("set", async ({ body }) => {
+          if (body === "last") await new Promise<void>((resolve) => (release = resolve));
+          handled += 1;
+        });
+        for (let count = 0; count < 20; count += 1) coordinator.deliver({ name: "set" });
+        coordinator.deliver({ name: "set", body: "last" });
+        await eventually(() => expect(handled).to.equal(20));
+        await eventually(() => expect(coordinator.inbox).to.deep.equal([]));
+        const closed = component.close();
+        release();
+        await closed;
+      } finally {
+        process.off("warning", onWarning);
+      }
+      expect(warnings).to.deep.equal([]);
+    });
+
     it("goes on after the coordinator was away", async () => {
       const component = await join1();
       const seen: string[] = [];

@@ -59,6 +59,7 @@ export class HttpInbox {
   /** Polls no more. Messages in hand can still be settled. */
   async stop(): Promise<void> {
     this.#ending.abort();
+    this.#wake?.();
     await this.#loop;
   }
 
@@ -140,10 +141,8 @@ export class HttpInbox {
   }
 
   async #untilFree(): Promise<void> {
-    const { signal } = this.#ending;
     await new Promise<void>((resolve) => {
       this.#wake = resolve;
-      signal.addEventListener("abort", () => resolve(), { once: true });
     });
     this.#wake = undefined;
   }
