@@ -2,7 +2,18 @@
 import { MusterError } from "./errors.ts";
 
 /** Nesting of any JSON body: JSON.stringify and every walk over it recurse. */
-const depthMax = 256;
+export const depthMax = 256;
+
+/** Whether what JSON.parse gave nests too deep. As fast as may be; its recursion ends where it has found so. */
+export function nestsTooDeep(value: unknown, levels = depthMax): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  if (levels === 0) return true;
+  if (Array.isArray(value)) return value.some((child) => nestsTooDeep(child, levels - 1));
+  for (const key in value) {
+    if (nestsTooDeep((value as Record<string, unknown>)[key], levels - 1)) return true;
+  }
+  return false;
+}
 
 /**
  * Walks without recursion: what is too deep for the stack must be refused, not die.

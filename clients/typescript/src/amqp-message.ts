@@ -31,6 +31,8 @@ export interface Arrived {
 const messageIdLengthMax = 128;
 const namePattern = /^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}$/;
 const replyKeyPattern = /^(commands:[a-z0-9._-]+|coordinator:[a-z0-9._-]+:[A-Za-z0-9_-]+)$/;
+/** What a Date holds. */
+const timeMaxMs = 8.64e15;
 const handledKinds: readonly MessageKind[] = ["command", "request", "broadcast"];
 
 /** @returns what a consumer goes on with, or, as text, why it rejects: anyone may have published this. */
@@ -56,8 +58,12 @@ export function readArrived({ properties, content }: ConsumeMessage): Arrived | 
   try {
     body = decodeBody(contentType, content);
   } catch {
-    return "the body is not JSON";
+    return "the body is not JSON, or nests too deep";
   }
+  const seconds: unknown = properties.timestamp;
+  if (typeof seconds === "number" && !isTime(seconds * 1000)) return `a timestamp of ${seconds} s`;
+  const deadline = given[headers.deadline];
+  if (typeof deadline === "number" && !isTime(deadline)) return `a ${headers.deadline} of ${deadline} ms`;
   const attempt = given[headers.attempt];
   return {
     kind,
@@ -68,8 +74,8 @@ export function readArrived({ properties, content }: ConsumeMessage): Arrived | 
       from,
       contentType,
       body,
-      sentAtMs: typeof properties.timestamp === "number" ? properties.timestamp * 1000 : undefined,
-      deadlineAtMs: numberOf(given[headers.deadline]),
+      sentAtMs: typeof seconds === "number" ? seconds * 1000 : undefined,
+      deadlineAtMs: typeof deadline === "number" ? deadline : undefined,
       attempt: typeof attempt === "number" && Number.isSafeInteger(attempt) && attempt >= 1 ? attempt : 1,
       traceparent: traceparentOf(given[headers.traceparent]),
     },
@@ -119,6 +125,10 @@ export function draftOf(outgoing: Outgoing, from: string, isMandatory: boolean):
     reason: undefined,
     forward: undefined,
   };
+}
+
+function isTime(ms: number): boolean {
+  return ms >= 0 && ms <= timeMaxMs;
 }
 
 function textOf(value: unknown): string | undefined {

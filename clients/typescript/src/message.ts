@@ -2,6 +2,7 @@
 import { inspect } from "node:util";
 import { MusterError } from "../../../config-db/errors.ts";
 import type { Target } from "../../../config-db/generated/types.ts";
+import { depthMax, nestsTooDeep } from "../../../config-db/json-tree.ts";
 import { limits } from "../../../config-db/limits.ts";
 import { reasonOf } from "./thrown.ts";
 
@@ -70,7 +71,8 @@ export function isJson(contentType: string): boolean {
 
 /**
  * The bytes of a body: JSON, or a Payload's own; no body is no bytes.
- * @throws MusterError `too-large` above 1 MiB, `invalid-request` for what JSON cannot say.
+ * @throws MusterError `too-large` above 1 MiB, `invalid-request` for what JSON cannot say, and a Payload of a JSON type that is
+ *   no JSON.
  */
 export function encodeBody(body: unknown): { contentType: string; content: Buffer } {
   const encoded = body instanceof Payload ? body : { contentType: json, content: encodeJson(body) };
@@ -81,7 +83,18 @@ export function encodeBody(body: unknown): { contentType: string; content: Buffe
         "put it where it can be fetched and send its address",
     );
   }
+  if (body instanceof Payload) checkPayload(body);
   return encoded;
+}
+
+/** Receivers would reject it. */
+function checkPayload({ contentType, content }: Payload): void {
+  try {
+    decodeBody(contentType, content);
+  } catch (error) {
+    const told = `the body is not what its content type, ${contentType}, promises: ${reasonOf(error)}`;
+    throw new MusterError("invalid-request", told, { cause: error });
+  }
 }
 
 const nothing = Buffer.alloc(0);
@@ -98,10 +111,14 @@ function encodeJson(body: unknown): Buffer {
   return Buffer.from(text);
 }
 
-/** @throws SyntaxError when the content type promises JSON and the bytes are none. */
+/** @throws SyntaxError when the content type promises JSON and the bytes are none, or nest too deep. */
 export function decodeBody(contentType: string, content: Buffer): unknown {
   if (!isJson(contentType)) return content;
-  return content.length === 0 ? undefined : JSON.parse(content.toString("utf8"));
+  if (content.length === 0) return undefined;
+  const body: unknown = JSON.parse(content.toString("utf8"));
+  // Each level is opened and closed: most bodies are too short to nest that deep.
+  if (content.length > 2 * depthMax && nestsTooDeep(body)) throw new SyntaxError(`more than ${depthMax} nested levels`);
+  return body;
 }
 
 /** @throws MusterError `invalid-request`. */
