@@ -239,6 +239,12 @@ describe("the client over HTTP", () => {
       expect(posted("/commands")[0]?.body).to.include({ contentType: "application/xml", bodyBase64: "PGEvPg==" });
     });
 
+    it("sends no body where a payload that says it is JSON is empty", async () => {
+      const component = await join1();
+      await component.command({ component: "two" }, "load", new Payload("application/x+json", ""));
+      expect(posted("/commands")[0]?.body).not.to.have.any.keys("body", "contentType", "bodyBase64");
+    });
+
     it("refuses what is too large before sending it", async () => {
       const component = await join1();
       const error = await component

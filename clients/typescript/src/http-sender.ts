@@ -2,7 +2,7 @@
 import { isMusterError, MusterError } from "../../../config-db/errors.ts";
 import { backoffMs, pause } from "./backoff.ts";
 import { type Bridge, unreachable } from "./bridge.ts";
-import { isJson, json, type Outgoing } from "./message.ts";
+import { decodeBody, isJson, json, type Outgoing } from "./message.ts";
 import type { Reply, Sender, Sent } from "./transport.ts";
 
 type Post = () => Promise<void>;
@@ -135,14 +135,15 @@ export interface HttpBody {
   bodyBase64?: string;
 }
 
-/** JSON inline, anything else as base64 with its content type. */
+/** JSON inline, anything else as base64 with its content type; no bytes are no JSON, hence no body. */
 export function httpBody({ contentType, content }: { contentType: string; content: Buffer }): HttpBody {
-  if (contentType === json) return content.length === 0 ? {} : { body: JSON.parse(content.toString("utf8")) };
+  if (content.length === 0 && isJson(contentType)) return {};
+  if (contentType === json) return { body: JSON.parse(content.toString("utf8")) };
   return { contentType, bodyBase64: content.toString("base64") };
 }
 
 export function fromHttpBody({ body, contentType, bodyBase64 }: HttpBody): unknown {
   if (bodyBase64 === undefined) return body;
   const content = Buffer.from(bodyBase64, "base64");
-  return contentType !== undefined && isJson(contentType) ? JSON.parse(content.toString("utf8")) : content;
+  return contentType === undefined ? content : decodeBody(contentType, content);
 }
