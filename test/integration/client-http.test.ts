@@ -425,6 +425,29 @@ describe("the client over HTTP", () => {
       expect(body.delayMs).to.be.within(800, 1_200);
     });
 
+    it("says of a request whose handler took too long that it did, and of no other failure", async () => {
+      const component = await join1();
+      component.handle("hang", () => new Promise(() => undefined), { timeoutMs: 20, retries: 0 });
+      component.handle("fail", () => Promise.reject(new Error("no ink")));
+      for (const [kind, name] of [
+        ["request", "hang"],
+        ["request", "fail"],
+        ["command", "hang"],
+      ] as const) {
+        coordinator.deliver({ delivery: `${kind}-${name}`, kind, name });
+      }
+      const codeOf = (delivery: string) => {
+        const [nack] = coordinator.seen("POST", `${delivery}/nack`);
+        if (nack === undefined) throw new Error(`${delivery} is not settled`);
+        return nack.body.code;
+      };
+      await eventually(() => {
+        expect(codeOf("request-hang")).to.equal("deadline-exceeded");
+        expect(codeOf("request-fail")).to.equal(undefined);
+        expect(codeOf("command-hang")).to.equal(undefined);
+      });
+    });
+
     it("handles a message that comes again once, and acks it again", async () => {
       const component = await join1();
       let runs = 0;

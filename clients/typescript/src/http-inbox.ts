@@ -186,10 +186,12 @@ class HttpDelivery implements Delivery {
       const isRequest = this.message.kind === "request";
       return isRequest ? await this.#end("reply", result.reply && httpBody(result.reply)) : await this.#end("ack");
     }
-    const { unhandled, retryInMs } = result;
+    const { code, unhandled, retryInMs } = result;
     const end = unhandled === true ? { unhandled } : { final: true };
     const after = retryInMs === undefined ? end : { delayMs: Math.round(retryInMs) };
-    await this.#end("nack", { reason: result.reason, ...after });
+    // Only where it matters: coordinators that know no code refuse it.
+    const told = this.message.kind === "request" && code !== "handler-failed" ? { code } : {};
+    await this.#end("nack", { reason: result.reason, ...after, ...told });
   }
 
   async #end(verb: "ack" | "nack" | "reply", body?: object): Promise<void> {
