@@ -361,6 +361,10 @@ export interface ConflictDocument {
  */
 export interface DeliveryNack {
   reason?: string;
+  /**
+   * What a requester is told: that the handler failed, or took too long.
+   */
+  code?: "handler-failed" | "deadline-exceeded";
   delayMs?: number;
   /**
    * No further attempt can help: a dead letter at once.

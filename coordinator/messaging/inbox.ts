@@ -47,6 +47,8 @@ export interface InboxOptions {
 
 export interface NackOptions {
   reason?: string;
+  /** What a requester is told; `handler-failed` if not given. */
+  code?: "handler-failed" | "deadline-exceeded";
   delayMs?: number;
   final?: boolean;
   unhandled?: boolean;
@@ -217,7 +219,8 @@ export class Inbox {
       const judged = this.#options.consumer.judge(failed, failure.delayMs);
       const isFinal = failure.final === true || failure.unhandled === true;
       const verdict: AfterFailure = judged.action === "retry" && isFinal ? { action: "dead-letter" } : judged;
-      await this.#fail(failed, verdict, { code: "handler-failed", reason: failure.reason ?? "no reason given" });
+      const { code = "handler-failed", reason = "no reason given" } = failure;
+      await this.#fail(failed, verdict, { code, reason });
     });
   }
 

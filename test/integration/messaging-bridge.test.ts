@@ -150,6 +150,12 @@ describe("messages over HTTP", function () {
     const failed = await asked;
     expect(problem(failed)).to.equal("502 handler-failed");
     expect(failed.body.detail).to.match(/no numbers/);
+    const overdue = post("/v1/requests", { to: { component: id }, name: "sum", timeoutMs: 5_000 });
+    const [next] = await poll(id);
+    const tooLong = { code: "deadline-exceeded", reason: "no answer within 1000 ms" };
+    expect((await settle(id, next?.delivery, "nack", tooLong)).status).to.equal(204);
+    expect(problem(await overdue)).to.equal("504 deadline-exceeded");
+    expect((await overdue).body.detail).to.match(/no answer within 1000 ms/);
     const late = await post("/v1/requests", { to: { component: id }, name: "sum", timeoutMs: 50 });
     expect(problem(late)).to.equal("504 deadline-exceeded");
   });
