@@ -40,11 +40,11 @@ export const bodyAttachment = "body";
 export function documentOf(
   { content, properties }: ConsumeMessage,
   verdict: Verdict,
-  nowMs: number,
+  arrivedAtMs: number,
 ): DeadLetterDocument {
   const { to, state, reason, envelope } = verdict;
   const messageId: unknown = properties.messageId;
-  const id = idOf(properties, content, to, nowMs);
+  const id = idOf(properties, content, to, arrivedAtMs);
   const kept = content.subarray(0, limits.bodyBytes);
   const cut = kept.length < content.length ? `; of its ${content.length} bytes the first ${kept.length} are kept` : "";
   return {
@@ -54,7 +54,7 @@ export function documentOf(
     id,
     state,
     reason: reason + cut,
-    at: new Date(nowMs).toISOString(),
+    at: new Date(arrivedAtMs).toISOString(),
     sizeBytes: content.length,
     ...(to === undefined ? {} : { to }),
     ...(typeof messageId === "string" ? { messageId: messageId.slice(0, 128) } : {}),
@@ -91,21 +91,29 @@ function fromEnvelope(envelope: Envelope): Partial<DeadLetterDocument> {
 export const deadLetterIdPattern = /^[0-9a-z]{1,20}-[0-9a-f]{20}$/;
 
 /**
- * Sorts by the time of death in seconds, and is the same when the same letter is taken twice. The broker's own time where it
- * has one; a letter that a consumer gave up carries only the time of its sending.
+ * Sorts by the time of death in seconds, then by arrival. The broker's own time where it has one; a letter that a consumer
+ * gave up carries only the time of its sending. The second and the hash are the same when the same letter is taken twice.
  */
 function idOf(
   properties: ConsumeMessage["properties"],
   content: Buffer,
   to: string | undefined,
-  nowMs: number,
+  arrivedAtMs: number,
 ): string {
   const deaths: unknown = properties.headers?.["x-death"];
   const died: unknown = Array.isArray(deaths) ? deaths[0]?.time?.value : properties.timestamp;
-  const seconds = typeof died === "number" && died > 0 && died < 1e11 ? died : Math.floor(nowMs / 1000);
+  const seconds = typeof died === "number" && died > 0 && died < 1e11 ? died : Math.floor(arrivedAtMs / 1000);
   const redriven = redrivenOf(properties.headers);
   const hash = createHash("sha256").update(`${properties.messageId} ${to} ${seconds} ${redriven}\n`).update(content);
-  return `${Math.floor(seconds).toString(36).padStart(7, "0")}-${hash.digest("hex").slice(0, 20)}`;
+  const second = Math.floor(seconds).toString(36).padStart(secondDigits, "0");
+  return `${second}${arrivedAtMs.toString(36).padStart(9, "0")}-${hash.digest("hex").slice(0, 20)}`;
+}
+
+const secondDigits = 7;
+
+/** @returns what the ids of all letters of its second begin with, and what its own ends with whenever it arrives. */
+export function constantParts(id: string): { second: string; hash: string } {
+  return { second: id.slice(0, secondDigits), hash: id.slice(id.indexOf("-")) };
 }
 
 /** On a letter that was sent again, among the headers that are carried on: how often. */

@@ -4,6 +4,7 @@
  */
 import { setTimeout as delay } from "node:timers/promises";
 import type { Channel, ConsumeMessage } from "amqplib";
+import { LRUCache } from "lru-cache";
 import type { Logger } from "pino";
 import { isMusterError, type MusterError } from "../../config-db/errors.ts";
 import { limits } from "../../config-db/limits.ts";
@@ -12,7 +13,7 @@ import type { BulkRow, Database, Store } from "../../config-db/store.ts";
 import type { Broker } from "./broker.ts";
 import { tellOutcome } from "./consumer.ts";
 import { type DeadState, judgeDead } from "./dead-letter.ts";
-import { type DeadLetterDocument, documentOf, withoutMessage } from "./dead-letter-document.ts";
+import { constantParts, type DeadLetterDocument, documentOf, withoutMessage } from "./dead-letter-document.ts";
 import type { Envelope } from "./envelope.ts";
 import { consume } from "./lasting-channel.ts";
 import { recordPages } from "./record-pages.ts";
@@ -31,10 +32,13 @@ export interface DeadLetterIntakeOptions {
 interface Arrived {
   channel: Channel;
   message: ConsumeMessage;
+  /** No two have the same: letters are kept in the order of their arrival. */
+  atMs: number;
 }
 
 const prefetch = 200;
 const batchMax = 50;
+const recentMax = 10_000;
 /** In base64 and with their envelopes well under the 8 MiB that the embedded store takes. */
 const batchBytesMax = 4 * 1024 * 1024;
 const storeRetryMs = 1_000;
@@ -49,6 +53,9 @@ export class DeadLetterIntake {
   #opened: ReturnType<Broker["channel"]> | undefined;
   #taking: Promise<void> | undefined;
   #count: number | undefined;
+  #lastArrivalMs = 0;
+  /** Hashes of letters that were taken last. */
+  readonly #recent = new LRUCache<string, true>({ max: recentMax });
   /** Messages that nobody will miss and that were dropped here, since the start. */
   dropped = 0;
 
@@ -65,7 +72,8 @@ export class DeadLetterIntake {
         // Another coordinator may have taken letters meanwhile.
         this.#count = undefined;
         await consume(channel, queues.dead, { prefetch }, (message) => {
-          this.#arrived.push({ channel, message });
+          this.#lastArrivalMs = Math.max(this.#options.wallClock().getTime(), this.#lastArrivalMs + 1);
+          this.#arrived.push({ channel, message, atMs: this.#lastArrivalMs });
           this.#taking ??= this.#takeAll();
         });
       },
@@ -131,13 +139,17 @@ export class DeadLetterIntake {
     const nowMs = this.#options.wallClock().getTime();
     const judged = batch.map((arrived) => ({ ...arrived, verdict: judgeDead(arrived.message, nowMs) }));
     const kept = judged.filter(({ verdict }) => verdict.keep);
-    const docs = new Map(
-      kept.map(({ message, verdict }) => {
-        const doc = documentOf(message, verdict, nowMs);
-        return [doc._id, doc] as const;
-      }),
-    );
-    await this.#write([...docs.values()]);
+    const docs: DeadLetterDocument[] = [];
+    for (const { message, verdict, atMs } of kept) {
+      const doc = documentOf(message, verdict, atMs);
+      const { hash } = constantParts(doc.id);
+      if (docs.some(({ id }) => id.endsWith(hash))) continue;
+      // Published twice, or its ack got lost.
+      const isAgain = message.fields.redelivered || this.#recent.has(hash);
+      this.#recent.set(hash, true);
+      if (!isAgain || !(await this.#isKept(doc))) docs.push(doc);
+    }
+    await this.#write(docs);
     this.dropped += judged.length - kept.length;
     await Promise.all(
       judged.map(async ({ verdict, message, channel }) => {
@@ -150,6 +162,15 @@ export class DeadLetterIntake {
         }
       }),
     );
+  }
+
+  async #isKept({ id }: DeadLetterDocument): Promise<boolean> {
+    const { second, hash } = constantParts(id);
+    const prefix = documentId.deadLetter(second);
+    const options = { limit: 1_000, includeDocs: false };
+    for await (const page of recordPages(this.#options.store, databases.commands, prefix, options))
+      if (page.some((row) => row.id.endsWith(hash))) return true;
+    return false;
   }
 
   /** A batch that the store refuses is written in halves: one letter must not keep others from it. */
@@ -167,7 +188,7 @@ export class DeadLetterIntake {
     for (const row of rows) {
       const doc = docs.find(({ _id }) => _id === row.id);
       if ("rev" in row) this.#added();
-      // A conflict: this very letter was written before and its ack got lost.
+      // A conflict: an earlier try wrote it.
       else if (row.error !== "conflict" && doc !== undefined) await this.#writeAlone(doc);
     }
   }

@@ -1,6 +1,7 @@
 import { expect } from "chai";
 import type { DeadLetter } from "../../coordinator/messaging/dead-letter-document.ts";
 import type { Inbox } from "../../coordinator/messaging/inbox.ts";
+import type { Member } from "../../coordinator/messaging/members.ts";
 import type { Messaging } from "../../coordinator/messaging/messaging.ts";
 import { useVhost } from "../support/broker.ts";
 import { eventually } from "../support/eventually.ts";
@@ -154,6 +155,32 @@ describe("dead letters", function () {
     const { cursor = "" } = first;
     const second = await messaging.deadLetters.list({ match: { name }, limit: 3, cursor });
     expect(new Set([...first.deadLetters, ...second.deadLetters].map((letter) => letter.id)).size).to.equal(5);
+  });
+
+  it("are listed and sent again in their order, those of one second too", async () => {
+    const { id } = site.members.add();
+    const names = Array.from({ length: 20 }, (_, at) => `n${at}`);
+    const timestamp = Math.floor(Date.now() / 1000);
+    for (const type of names)
+      foreign.channel.publish("muster.dead", id, Buffer.from("1"), {
+        messageId: unique("m"),
+        type,
+        timestamp,
+        headers: { "muster-kind": "command", "muster-reason": "test", "muster-to": id },
+      });
+    await eventually(async () => {
+      const { deadLetters } = await messaging.deadLetters.list({ match: { to: id }, limit: 50 });
+      expect(deadLetters.map(({ name }) => name)).to.deep.equal(names);
+    });
+    await messaging.deadLetters.redriveMany({ to: id });
+    const inbox = await messaging.inboxes.of(site.members.get(id) as Member);
+    const got: string[] = [];
+    while (got.length < names.length)
+      for (const { name, delivery } of await poll(inbox)) {
+        got.push(name);
+        await inbox.ack(delivery);
+      }
+    expect(got).to.deep.equal(names);
   });
 
   const malformed: [string, RegExp, object, string?][] = [
@@ -328,5 +355,46 @@ describe("dead letters", function () {
     }
     const letter = await of(member.id);
     expect(letter.reason).to.match(/over and over/);
+  });
+});
+
+describe("a dead letter that comes again", function () {
+  this.timeout(30_000);
+  const vhost = useVhost();
+  const site = useMessaging(vhost);
+
+  it("is kept once: published twice, or given to the coordinator again", async () => {
+    const foreign = await foreignClient(vhost.url);
+    const headers = { "muster-kind": "command", "muster-reason": "test", "muster-to": "someone" };
+    const publish = () => {
+      const options = { messageId: "m-1", type: "x", timestamp: 1_700_000_000, headers };
+      foreign.channel.publish("muster.dead", "someone", Buffer.from("1"), options);
+    };
+    for (let time = 0; time < 2; time += 1) publish();
+    await eventually(async () => {
+      const queue = await vhost.api("GET", "/queues/{vhost}/muster.dead");
+      expect(queue).to.deep.include({ messages: 0 });
+    });
+    await eventually(() => expect(site.messaging.deadLetters.count).to.equal(1));
+    await site.messaging.close();
+    await new Promise<void>((resolve) => {
+      void foreign.consume("muster.dead", (message) => {
+        foreign.channel.nack(message, false, true);
+        resolve();
+      });
+      publish();
+    });
+    await foreign.close();
+    const next = createMessaging(vhost, site.members, site.store);
+    await next.start();
+    await eventually(
+      async () => {
+        expect(next.deadLetters.count).to.equal(1);
+        expect(await vhost.api("GET", "/queues/{vhost}/muster.dead")).to.include({ messages: 0 });
+      },
+      { timeoutMs: 15_000 },
+    );
+    expect((await next.deadLetters.list({ limit: 10 })).deadLetters).to.have.length(1);
+    await next.close();
   });
 });
