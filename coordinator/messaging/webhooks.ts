@@ -9,7 +9,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import { type Backoff, backoffMs } from "./backoff.ts";
 import { faultOfBody, isMediaType, shown } from "./envelope.ts";
-import { type Inbox, type InboxMessage, inboxLimits } from "./inbox.ts";
+import type { Inbox, InboxMessage } from "./inbox.ts";
 import type { Inboxes } from "./inboxes.ts";
 import type { Member, Members } from "./members.ts";
 
@@ -28,6 +28,8 @@ export interface WebhooksOptions {
 const reconcileEveryMs = 1_000;
 const messagesAtOnce = 16;
 const pollWaitMs = 30_000;
+/** As long as a timer counts: an endpoint that is away costs its messages nothing, and each call has its own limit. */
+const heldMaxMs = 2 ** 31 - 1;
 const defaultAnswerTimeoutMs = 30_000;
 /** How long `close` waits for answers: as the bridge does for its requests. */
 const drainMs = 5_000;
@@ -107,7 +109,7 @@ export class Webhooks {
       try {
         const inbox = await this.#options.inboxes.of(component);
         await inbox.work(
-          { max: messagesAtOnce, waitMs: pollWaitMs, visibilityMs: inboxLimits.visibilityMs.max, signal },
+          { max: messagesAtOnce, waitMs: pollWaitMs, visibilityMs: heldMaxMs, signal },
           (messages) => this.#deliverAll(inbox, messages, webhook, signal),
         );
       } catch (error) {
