@@ -108,9 +108,8 @@ export class Webhooks {
     while (!signal.aborted) {
       try {
         const inbox = await this.#options.inboxes.of(component);
-        await inbox.work(
-          { max: messagesAtOnce, waitMs: pollWaitMs, visibilityMs: heldMaxMs, signal },
-          (messages) => this.#deliverAll(inbox, messages, webhook, signal),
+        await inbox.work({ max: messagesAtOnce, waitMs: pollWaitMs, visibilityMs: heldMaxMs, signal }, (messages) =>
+          this.#deliverAll(inbox, messages, webhook, signal),
         );
       } catch (error) {
         if (signal.aborted) return;
