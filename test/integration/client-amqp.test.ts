@@ -24,6 +24,8 @@ describe("the client over AMQP", function () {
   const vhost = useVhost();
   const coordinator = new FakeCoordinator();
   const open: Component[] = [];
+  /** For a session without a messenger. */
+  const alone = { onReached: () => Promise.resolve(), onReturned: () => undefined };
   let proxy: FaultProxy;
   let directUrl: string;
   let raw: ChannelModel;
@@ -476,8 +478,7 @@ describe("the client over AMQP", function () {
       seen.add(message.content.toString());
       from.ackSoon(message);
     };
-    const onReturned = () => undefined;
-    const session = new AmqpSession({ url: directUrl, id, type: "worker", prefetch: 1, onMessage, onReturned });
+    const session = new AmqpSession({ ...alone, url: directUrl, id, type: "worker", prefetch: 1, onMessage });
     try {
       const opening = session.open();
       await eventually(() => expect(deliveries).to.be.at.least(3));
@@ -499,8 +500,7 @@ describe("the client over AMQP", function () {
     channel.publish(exchanges.requests, id, Buffer.from("held"));
     const held: ConsumeMessage[] = [];
     const onMessage = (message: ConsumeMessage) => void held.push(message);
-    const onReturned = () => undefined;
-    const session = new AmqpSession({ url: directUrl, id, type: "worker", prefetch: 1, onMessage, onReturned });
+    const session = new AmqpSession({ ...alone, url: directUrl, id, type: "worker", prefetch: 1, onMessage });
     try {
       const opening = session.open();
       await eventually(() => expect(held.length).to.be.at.least(2));
@@ -523,7 +523,6 @@ describe("the client over AMQP", function () {
   it("has sent its acknowledgements when it is closed", async () => {
     const id = `c-${randomUUID().slice(0, 8)}`;
     await declare(directUrl, componentPlan({ id, type: "worker" }));
-    const onReturned = () => undefined;
     for (const queue of [queues.requests(id), queues.commands(id)]) {
       channel.sendToQueue(queue, Buffer.from("1"));
       const closed = new Promise<void>((resolve, reject) => {
@@ -531,9 +530,7 @@ describe("the client over AMQP", function () {
           session.ack(message);
           session.close().then(resolve, reject);
         };
-        new AmqpSession({ url: directUrl, id, type: "worker", prefetch: 1, onMessage, onReturned })
-          .open()
-          .catch(reject);
+        new AmqpSession({ ...alone, url: directUrl, id, type: "worker", prefetch: 1, onMessage }).open().catch(reject);
       });
       await closed;
       expect((await channel.checkQueue(queue)).messageCount, queue).to.equal(0);
@@ -588,6 +585,38 @@ describe("the client over AMQP", function () {
       await eventually(() => expect(component.way).to.equal("amqp"));
       publish(component, Buffer.from('"from the broker"'), {});
       await eventually(() => expect(seen).to.have.lengthOf(2));
+    });
+
+    it("gives the inbox back before it consumes, and takes it again when it cannot", async function () {
+      this.timeout(40_000);
+      const component = await join();
+      const seen: unknown[] = [];
+      component.handle("set", ({ body }) => void seen.push(body));
+      proxy.cut();
+      await eventually(() => expect(component.way).to.equal("http"));
+      const plan = componentPlan({ id: component.id, type: "worker" });
+      await channel.deleteQueue(queues.commands(component.id));
+      const given = () => coordinator.seen("DELETE", `${component.id}/inbox`).length;
+      await eventually(() => expect(given()).to.equal(1));
+      proxy.heal();
+      // Given back for the session, which finds no queue, and once more as each inbox begins.
+      await eventually(() => expect(given()).to.be.at.least(3), { timeoutMs: 15_000 });
+      coordinator.deliver({ name: "set", body: 1 });
+      await eventually(() => expect(seen).to.deep.equal([1]));
+
+      let handledBefore: number | undefined;
+      coordinator.override = ({ method, path }) => {
+        if (method === "DELETE" && path.endsWith(`${component.id}/inbox`)) handledBefore = seen.length;
+        return undefined;
+      };
+      proxy.cut();
+      await declare(directUrl, plan);
+      publish(component, Buffer.from("2"), {});
+      await channel.checkQueue(queues.commands(component.id));
+      handledBefore = undefined;
+      proxy.heal();
+      await eventually(() => expect(seen).to.deep.equal([1, 2]));
+      expect(handledBefore).to.equal(1);
     });
 
     it("keeps what is sent until the broker is back where only AMQP is wanted", async () => {

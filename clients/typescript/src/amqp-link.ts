@@ -8,6 +8,7 @@ export interface AmqpLinkOptions {
   id: string;
   type: string;
   prefetch: number;
+  onReached(): Promise<void>;
   onMessage(message: ConsumeMessage, session: AmqpSession): void;
   onReturned(messageId: string): void;
   /** A session is open, or has ended. */
@@ -73,8 +74,8 @@ export class AmqpLink {
 
   /** One session from start to end. @returns whether it was ever open. */
   async #live(): Promise<boolean> {
-    const { id, type, prefetch, onMessage, onReturned, onSession, onFailed, logger } = this.#options;
-    const session = new AmqpSession({ url: this.#url as string, id, type, prefetch, onMessage, onReturned });
+    const { onSession, onFailed, logger } = this.#options;
+    const session = new AmqpSession({ ...this.#options, url: this.#url as string });
     try {
       await session.open();
     } catch (error) {

@@ -10,6 +10,8 @@ export interface SessionOptions {
   type: string;
   /** For each of the five queues. */
   prefetch: number;
+  /** The broker is there; nothing is consumed before this resolves. */
+  onReached(): Promise<void>;
   onMessage(message: ConsumeMessage, session: AmqpSession): void;
   /** No queue took an unconfirmed message. */
   onReturned(messageId: string): void;
@@ -76,6 +78,7 @@ export class AmqpSession {
       out.on("return", ({ properties }) => this.#returned.add(properties.messageId as string));
       // Before anything is consumed: what was waiting arrives, and is to be settled, while the rest still opens.
       this.#out = out;
+      await this.#options.onReached();
       // The commands queue is declared last: when it is there, all others are, and are bound.
       const lasting = [queues.commands(id), queues.any(type), queues.broadcasts(id)];
       await this.#consume(

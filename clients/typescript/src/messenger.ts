@@ -70,6 +70,8 @@ export class Messenger {
       id,
       type,
       prefetch,
+      // What the inbox has taken and not handed over is older than what the session would get.
+      onReached: () => this.#leaveInbox(),
       onMessage: (message, session) => this.#arrived(message, session),
       onReturned: (messageId) => this.#returned(messageId),
       onSession: (session) => this.#sessionChanged(session),
@@ -206,15 +208,21 @@ export class Messenger {
     // Its queues are about to be declared.
     const isMissing = (error as { code?: number }).code === 404;
     if (!isMissing && !this.#wasConnected) this.#fallBack();
+    // It had been left for the session.
+    if (this.#way === "http" && this.#inbox === undefined && this.#isReceiving) this.#openInbox();
   }
 
   #useHttp(): void {
-    const { bridge, id, receiver, prefetch, longestHandlerMs, logger } = this.#options;
     if (this.#way === "http") return;
-    this.#inbox = new HttpInbox({ bridge, id, receiver, prefetch, longestHandlerMs, logger });
-    this.#inbox.start();
+    this.#openInbox();
     this.#outbox.use(this.#http);
     this.#go("http");
+  }
+
+  #openInbox(): void {
+    const { bridge, id, receiver, prefetch, longestHandlerMs, logger } = this.#options;
+    this.#inbox = new HttpInbox({ bridge, id, receiver, prefetch, longestHandlerMs, logger });
+    this.#inbox.start();
   }
 
   #go(way: Way): void {
