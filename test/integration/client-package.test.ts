@@ -65,6 +65,7 @@ describe("the client's package", function () {
     expect(files.filter((file) => file.startsWith("config-db/") && file.endsWith(".js"))).to.have.members([
       "config-db/errors.js",
       "config-db/generated/types.js",
+      "config-db/json-tree.js",
       "config-db/limits.js",
       "config-db/names.js",
     ]);
