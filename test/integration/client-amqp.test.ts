@@ -181,6 +181,22 @@ describe("the client over AMQP", function () {
     await expectError(() => sender.command({ type }, "greet"), "no-such-target");
   });
 
+  it("asks the bridge when a type's exchange was deleted after it was found, and goes on sending", async () => {
+    const type = `t-${randomUUID().slice(0, 8)}`;
+    const [sender, target] = await Promise.all([join({ transport: "amqp" }), join({ transport: "amqp", type })]);
+    const seen: unknown[] = [];
+    target.handle("set", ({ body }) => void seen.push(body));
+    await sender.broadcast({ type }, "set", "before");
+    await channel.deleteExchange(exchanges.type(type));
+    const numbers = Array.from({ length: 20 }, (_, n) => n);
+    await Promise.all([
+      sender.broadcast({ type }, "set", "after"),
+      ...numbers.map((n) => sender.command({ component: target.id }, "set", n)),
+    ]);
+    expect(coordinator.seen("POST", "/v1/commands").at(-1)?.body).to.include({ body: "after" });
+    await eventually(() => expect(seen).to.have.deep.members(["before", ...numbers]));
+  });
+
   it("keeps the order of a sender", async () => {
     const [sender, target] = await Promise.all([join(), join()]);
     const seen: unknown[] = [];
