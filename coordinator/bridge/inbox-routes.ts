@@ -108,7 +108,10 @@ export function inboxRoutes({ messaging, members, site, signs }: InboxRoutesOpti
       summary: "Poll no more: what was taken and not settled goes back to its queue at once",
       answers: { 204: { description: "Given back, or nothing was open" } },
       handle: async ({ params }) => {
-        await messaging.inboxes.drop(params.id as string);
+        const id = params.id as string;
+        const member = members.get(id);
+        if (member?.site === site) await messaging.release(member);
+        else await messaging.inboxes.drop(id);
         return { status: 204 };
       },
     },

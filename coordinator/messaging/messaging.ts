@@ -23,14 +23,14 @@ import type { Members } from "./members.ts";
 import { type MessagingFigures, registerMetrics } from "./messaging-metrics.ts";
 import { type Provisioned, Provisioning } from "./provisioning.ts";
 import { Remote } from "./remote.ts";
-import { removeQueues } from "./removal.ts";
+import { exists, removeQueues } from "./removal.ts";
 import { Renewals } from "./renewals.ts";
 import { Requester } from "./request.ts";
 import { Sender } from "./send.ts";
 import { Settling } from "./settling.ts";
 import { type Signal, Signals } from "./signals.ts";
 import { Tap } from "./tap.ts";
-import { defaultQueueLimits, type QueueLimits } from "./topology.ts";
+import { componentPlan, defaultQueueLimits, type QueueLimits } from "./topology.ts";
 import { defaultTrackingLimits, Tracking, type TrackingLimits } from "./tracking.ts";
 import { Webhooks } from "./webhooks.ts";
 
@@ -230,6 +230,23 @@ export class Messaging {
   /** Resolves when the component's queues stand. @throws MusterError `broker-unavailable`, `invalid-request`. */
   async provision(component: Provisioned): Promise<void> {
     await this.#provisioning.provision(component);
+  }
+
+  /**
+   * Gives back what the component's inbox holds: it polls no more, or consumes by itself from now on. In the background its
+   * queues are looked for; what is missing is declared again.
+   */
+  async release(component: Provisioned): Promise<void> {
+    await this.inboxes.drop(component.id);
+    this.#lookForQueues(component).catch((error: unknown) =>
+      this.#options.logger.debug({ component: component.id, error: String(error) }, "its queues were not looked for"),
+    );
+  }
+
+  async #lookForQueues(component: Provisioned): Promise<void> {
+    // While they are being declared nothing is missing.
+    if (!this.#provisioning.stands(component)) return;
+    for (const { name } of componentPlan(component).queues) await exists(this.#broker, name);
   }
 
   /**

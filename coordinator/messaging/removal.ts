@@ -44,8 +44,8 @@ export async function removeQueues(
   }
 }
 
-/** A queue that was never declared, or is gone by an earlier try. A failed passive declare closes its channel. */
-async function exists(broker: Broker, queue: string): Promise<boolean> {
+/** A failed passive declare closes its channel, and tells the broker's listeners what is missing. */
+export async function exists(broker: Broker, queue: string): Promise<boolean> {
   const opened = broker.channel({ name: `look for ${queue}`, declares: true });
   try {
     const channel = await opened.channel.opened(AbortSignal.timeout(openTimeoutMs));

@@ -25,7 +25,7 @@ describe("the client over AMQP", function () {
   const coordinator = new FakeCoordinator();
   const open: Component[] = [];
   /** For a session without a messenger. */
-  const alone = { onReached: () => Promise.resolve(), onReturned: () => undefined };
+  const alone = { onReached: () => Promise.resolve(), onMissing: () => undefined, onReturned: () => undefined };
   let proxy: FaultProxy;
   let directUrl: string;
   let raw: ChannelModel;

@@ -231,6 +231,24 @@ describe("the client with a coordinator", function () {
     expect(changes).to.deep.equal([]);
   });
 
+  it("gets a queue of its own back that somebody deleted", async () => {
+    const type = unique("t");
+    const [one, other] = await Promise.all([
+      join({ type, transport: "amqp" }),
+      join({ type, transport: "amqp", id: unique("c") }),
+    ]);
+    const heard = new Set<string>();
+    for (const member of [one, other]) member.handle("hail", () => void heard.add(member.id));
+    await vhost.api("DELETE", `/queues/{vhost}/muster.${one.id}.broadcasts`);
+    await eventually(
+      async () => {
+        await other.command({ type }, "hail");
+        expect([...heard]).to.have.members([one.id, other.id]);
+      },
+      { everyMs: 250, timeoutMs: 10_000 },
+    );
+  });
+
   it("goes on when the coordinator is killed and started again", async function () {
     this.timeout(60_000);
     const [one, two] = await Promise.all([join(), join({ transport: "http" })]);

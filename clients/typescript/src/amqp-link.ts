@@ -9,6 +9,7 @@ export interface AmqpLinkOptions {
   type: string;
   prefetch: number;
   onReached(): Promise<void>;
+  onMissing(): void;
   onMessage(message: ConsumeMessage, session: AmqpSession): void;
   onReturned(messageId: string): void;
   /** A session is open, or has ended. */

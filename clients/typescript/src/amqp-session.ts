@@ -12,6 +12,8 @@ export interface SessionOptions {
   prefetch: number;
   /** The broker is there; nothing is consumed before this resolves. */
   onReached(): Promise<void>;
+  /** A queue is not there: not yet, or somebody deleted it. Told once for each of the session's channels. */
+  onMissing(): void;
   onMessage(message: ConsumeMessage, session: AmqpSession): void;
   /** No queue took an unconfirmed message. */
   onReturned(messageId: string): void;
@@ -281,7 +283,7 @@ export class AmqpSession {
     use: (channel: Channel) => void,
   ): Promise<void> {
     const giveUpAtMs = performance.now() + queueWaitMs;
-    for (;;) {
+    for (let isTold = false; ; isTold = true) {
       const channel = await connection.createChannel();
       channel.on("error", () => undefined);
       try {
@@ -299,6 +301,7 @@ export class AmqpSession {
       } catch (error) {
         const isMissing = (error as { code?: number }).code === 404;
         if (!isMissing || this.#ended || performance.now() > giveUpAtMs) throw error;
+        if (!isTold) this.#options.onMissing();
         await pause(queueRetryMs);
       }
     }

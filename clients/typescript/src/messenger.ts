@@ -72,6 +72,7 @@ export class Messenger {
       prefetch,
       // What the inbox has taken and not handed over is older than what the session would get.
       onReached: () => this.#leaveInbox(),
+      onMissing: () => this.#lookForQueues(),
       onMessage: (message, session) => this.#arrived(message, session),
       onReturned: (messageId) => this.#returned(messageId),
       onSession: (session) => this.#sessionChanged(session),
@@ -191,6 +192,14 @@ export class Messenger {
     this.#inbox = undefined;
     await inbox?.stop();
     await inbox?.release();
+  }
+
+  /** Giving an inbox back, also one that nobody polls, has the coordinator look whether the queues stand. */
+  #lookForQueues(): void {
+    const { bridge, id, logger } = this.#options;
+    bridge
+      .ask({ method: "DELETE", path: `/v1/components/${id}/inbox`, timeoutMs: 2_000 })
+      .catch((error: unknown) => logger.debug({ error }, "no coordinator looks for the queues"));
   }
 
   #fallBackSoon(afterMs: number): void {
