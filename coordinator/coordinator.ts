@@ -159,7 +159,12 @@ export class Coordinator {
           }),
     });
     registry.subscribe(({ kind, component }) => {
-      if (kind === "up" && component.site === site) messaging?.want(component);
+      if (component.site !== site) return;
+      if (kind === "up") messaging?.want(component);
+      if (kind !== "removed") return;
+      messaging
+        ?.dropped(component)
+        .catch((error: unknown) => logger.warn({ component: component.id, error }, "some of its queues may be left"));
     });
     const configuration = new Configuration({
       store,

@@ -249,6 +249,12 @@ export class Messaging {
     for (const { name } of componentPlan(component).queues) await exists(this.#broker, name);
   }
 
+  /** The component's record is gone. Who removed it takes its queues away, and we those that we were declaring just then. */
+  async dropped(component: Provisioned): Promise<void> {
+    const isDeclared = await this.#provisioning.drop(component);
+    if (isDeclared && this.#options.members.get(component.id) === undefined) await this.remove(component);
+  }
+
   /**
    * Takes a removed component's queues away; the commands and broadcasts in them become dead letters.
    * @throws MusterError `broker-unavailable`: call again until it resolves.

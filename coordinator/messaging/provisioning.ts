@@ -47,6 +47,8 @@ interface Job extends Provisioned {
   /** All queues are there, and bound for all but commands. */
   declared: Deferred;
   finished: Deferred;
+  /** The declaration at the broker, once it has begun. */
+  underWay?: Promise<void>;
 }
 
 interface Declared {
@@ -64,6 +66,8 @@ const declarers = 2;
 /** How long a round takes more in: who comes next waits until it has settled. */
 const roundMs = 2_000;
 const retryMs = 1_000;
+/** A removal takes some 200 ms. Two who remove one component hinder each other. */
+const takeAwayMs = 2_000;
 /** How long a sender waits for the queues of its target. */
 const provisionTimeoutMs = 10_000;
 
@@ -207,6 +211,21 @@ export class Provisioning {
     await removal;
   }
 
+  /**
+   * Declares the component's queues no more: its record is gone, perhaps by another coordinator. Resolves when that one has
+   * had the time to take them away.
+   * @returns whether they were being declared here just then, so that some may stand again.
+   */
+  async drop({ id }: Provisioned): Promise<boolean> {
+    const job = this.#jobs.get(id);
+    this.#forget(id);
+    if (job === undefined) return false;
+    const { signal } = this.#abort;
+    await delay(takeAwayMs, undefined, { signal }).catch(() => undefined);
+    await job.underWay?.catch(() => undefined);
+    return !signal.aborted;
+  }
+
   #forget(id: string): void {
     this.#standing.delete(id);
     const job = this.#jobs.get(id);
@@ -309,7 +328,8 @@ export class Provisioning {
       try {
         await abortable(this.#ready.promise, signal);
         const channel = await lasting.opened(signal);
-        await this.#declarer.declare(channel, componentPlan(job));
+        job.underWay = this.#declarer.declare(channel, componentPlan(job));
+        await job.underWay;
         if (this.#settleMs === 0) await this.#declarer.open(channel, componentPlan(job));
         job.declared.resolve();
         declared.push({ job, on: channel });

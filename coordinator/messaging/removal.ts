@@ -1,15 +1,18 @@
 /** Taking the queues of a removed component away. */
+import { setTimeout as delay } from "node:timers/promises";
 import type { ConfirmChannel, ConsumeMessage } from "amqplib";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import { exchanges } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
-import { consume } from "./lasting-channel.ts";
+import { closeQuietly, consume } from "./lasting-channel.ts";
 import type { Provisioned } from "./provisioning.ts";
 import { componentPlan } from "./topology.ts";
 
 const openTimeoutMs = 10_000;
 /** Messages of a doomed queue that are rescued at once. */
 const prefetch = 200;
+/** At most, by chance: two who remove the same queues must not meet again in step. */
+const retryMs = 300;
 
 /**
  * Deletes a component's queues after `rescue` was given every message that they hold; the type's shared queue too when
@@ -27,13 +30,23 @@ export async function removeQueues(
   const doomed = plan.queues.map(({ name }) => name).filter((name) => isLast || !shared.includes(name));
   const opened = broker.channel({ name: `remove ${id}`, declares: true });
   try {
-    const channel = await opened.channel.opened(AbortSignal.timeout(openTimeoutMs));
-    for (const { queue, exchange, key } of plan.bindings)
-      if (doomed.includes(queue)) await channel.unbindQueue(queue, exchange, key);
-    for (const queue of doomed) {
-      if (!(await exists(broker, queue))) continue;
-      await drain(channel, queue, (message) => rescue(queue, message));
-      await channel.deleteQueue(queue);
+    for (const giveUpAtMs = performance.now() + openTimeoutMs; ; ) {
+      const channel = await opened.channel.opened(AbortSignal.timeout(openTimeoutMs));
+      try {
+        for (const { queue, exchange, key } of plan.bindings)
+          if (doomed.includes(queue)) await channel.unbindQueue(queue, exchange, key);
+        for (const queue of doomed) {
+          if (!(await exists(broker, queue))) continue;
+          await drain(channel, queue, (message) => rescue(queue, message));
+          await channel.deleteQueue(queue);
+        }
+        return;
+      } catch (error) {
+        // Another coordinator took away what we were emptying: the broker ends the channel over it.
+        if (isMusterError(error) || performance.now() > giveUpAtMs || broker.state !== "connected") throw error;
+        await closeQuietly(channel);
+        await delay(retryMs * Math.random());
+      }
     }
   } catch (error) {
     if (isMusterError(error)) throw error;

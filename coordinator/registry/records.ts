@@ -3,6 +3,7 @@
  * `muster-registry`; written by compare-and-set through the group commit, and applied to memory as soon as the store has
  * acknowledged, so that a writer reads its own writes.
  */
+import { setTimeout as delay } from "node:timers/promises";
 import { LRUCache } from "lru-cache";
 import type { Logger } from "pino";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
@@ -27,8 +28,10 @@ export interface RecordsOptions {
 
 /** A registration is told 503 within this of a store that hangs; what was written all the same is found by its retry. */
 const writeTimeoutMs = 8_000;
-/** Another coordinator may write the same record at the same time; that many times in a row it does not. */
-const attemptsMax = 6;
+/** Other coordinators may write the same record at the same time; that many times in a row they do not. */
+const attemptsMax = 20;
+/** Between two attempts, by chance up to this: writers that lose to each other must not meet again in step. */
+const pauseMsMax = 50;
 /** Removed ids whose incarnation is known: some 10 MB. A process that was removed longer ago has been told 404 since. */
 const removedMax = 100_000;
 
@@ -141,6 +144,7 @@ export class Records {
       } catch (error) {
         if (!isMusterError(error, "conflict") || attempt === attemptsMax) throw error;
       }
+      if (attempt > 1) await delay(Math.random() * Math.min(pauseMsMax, 2 ** attempt));
       if ((await this.#read(id)).isMalformed) {
         const told = `the document ${documentId.component(id)} in ${databases.registry} does not fit its schema`;
         throw new MusterError("refused", `${told}: mend or delete it there, or use another id`);

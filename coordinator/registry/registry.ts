@@ -196,7 +196,7 @@ export class Registry {
         logger.warn(told, "a newer process took the id of one that was up");
       }
       // From now on, not from when the feed or a write of before brought it: that is what the caller is told.
-      if (written) this.#judgement.renew(id);
+      if (written) this.touch(id);
       return { record, created: before === undefined, expiresInMs: record.ttlMs };
     } catch (error) {
       // It is alive, whatever the store is: a registration that has to wait must not cost the lease it had.

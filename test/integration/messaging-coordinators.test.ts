@@ -82,3 +82,55 @@ describe("an inbox behind two coordinators of a site", function () {
     }
   });
 });
+
+describe("the queues of a component that is purged", function () {
+  this.timeout(60_000);
+  const vhost = useVhost();
+  let store: Embedded;
+  const coordinators: RunningCoordinator[] = [];
+
+  before(async () => {
+    store = await startEmbedded();
+    const options = { amqpUrl: vhost.url, couchdbUrl: store.url, queueSettleMs: 1_100 };
+    for (let n = 0; n < 3; n += 1)
+      coordinators.push(await startCoordinator({ ...options, args: ["--amqp-management-url", vhost.managementUrl] }));
+  });
+  after(async () => {
+    await Promise.all(coordinators.map((coordinator) => coordinator.close()));
+    await store?.close();
+  });
+
+  it("are gone, although other coordinators were declaring them", async () => {
+    const purged: string[] = [];
+    for (const [n, at] of coordinators.entries()) {
+      for (const afterMs of [0, 300, 1_000]) {
+        const id = unique(`p${n}`);
+        expect((await at.call("PUT", `/v1/components/${id}`, { type: "t", ttlMs: 600_000 })).status).to.equal(201);
+        await new Promise((resolve) => setTimeout(resolve, afterMs));
+        const gone = await at.call("DELETE", `/v1/components/${id}?purge=true`);
+        expect(gone.status, JSON.stringify(gone.body)).to.equal(204);
+        purged.push(id);
+      }
+    }
+    // One that stays is declared by each of them, after all that waited before.
+    const last = unique("last");
+    await coordinators[0]?.call("PUT", `/v1/components/${last}`, { type: "t", ttlMs: 600_000 });
+    for (const at of coordinators)
+      await eventually(
+        async () => {
+          const { status } = await at.call("POST", "/v1/commands", {
+            to: { component: last },
+            name: "x",
+            track: false,
+          });
+          expect(status).to.equal(202);
+        },
+        { timeoutMs: 20_000 },
+      );
+    const left = async () => {
+      const queues = (await vhost.api("GET", "/queues/{vhost}")) as { name: string }[];
+      return queues.map(({ name }) => name).filter((name) => purged.some((id) => name.includes(id)));
+    };
+    await eventually(async () => expect(await left()).to.deep.equal([]), { timeoutMs: 20_000 });
+  });
+});
