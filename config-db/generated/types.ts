@@ -398,7 +398,7 @@ export interface EventRequest {
   from?: Id;
 }
 /**
- * `fault:<document>@<rev>` in muster-config: that revision of a layer or schema came in by replication and breaks components; until it is replaced, `active` is in force instead (absent: nothing).
+ * `fault:<document>@<rev>` in muster-config: that revision of a layer, a schema or a candidate came in by replication and breaks components; until it is replaced, `active` is in force instead (absent: nothing).
  */
 export interface FaultDocument {
   _id: string;

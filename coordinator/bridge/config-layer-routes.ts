@@ -327,10 +327,19 @@ function layerAnswer({ records }: Configuration, status: number, stored: StoredL
   return { status, headers: { etag: `"${stored._rev}"` }, body };
 }
 
-function candidateAnswer({ staging, candidates }: Configuration, status: number, stored: StoredCandidate): JsonAnswer {
+function candidateAnswer(
+  { staging, candidates, records }: Configuration,
+  status: number,
+  stored: StoredCandidate,
+): JsonAnswer {
   const { _id, _rev, kind, schemaVersion, ...told } = stored;
   const components = stored.state === "staged" ? staging.statuses(stored) : [];
   components.sort((a, b) => (a.id < b.id ? -1 : 1));
-  const body = { ...told, stale: stored.state === "staged" && candidates.isStale(stored), components };
+  const body = {
+    ...told,
+    stale: stored.state === "staged" && candidates.isStale(stored),
+    ...(records.isHeld(stored) ? { held: { errors: records.held.get(_id)?.errors } } : {}),
+    components,
+  };
   return { status, headers: { etag: `"${_rev}.${etagOfCanonical(JSON.stringify(body))}"` }, body };
 }

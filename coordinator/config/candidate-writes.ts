@@ -78,6 +78,9 @@ export class CandidateWrites {
         throw new MusterError("not-found", told);
       }
       if (this.#claimedWithin(stored, takeOverMs)) throw beingPromoted(layer);
+      // A claim is a new revision, and none that was judged.
+      const { records, effective } = this.#options;
+      if (records.isHeld(stored)) refuseErrors(effective, `the candidate of layer ${layer}`, stored);
       if (this.isStale(stored) && this.promotedLayer(stored) === undefined) throw madeFromAnother(stored);
       return { ...contentOf(stored), ...originOf(stored), promotingSince: this.#options.wallClock().toISOString() };
     });

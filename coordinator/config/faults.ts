@@ -1,8 +1,8 @@
 /** What is wrong with the configuration as it stands, for operators. */
 import type { FieldError } from "../../config-db/errors.ts";
 import type { EffectiveSettings } from "./effective-settings.ts";
-import { errorsOf } from "./judgement.ts";
-import { activeOf, type Records } from "./records.ts";
+import { errorsOfStored } from "./judgement.ts";
+import type { Records } from "./records.ts";
 
 export type Fault =
   /** A revision that breaks components: `active` is in force in its place (absent: nothing). */
@@ -38,7 +38,7 @@ export function listFaults(records: Records, effective: EffectiveSettings): Faul
   /** A coordinator that read of a held revision in the store did not judge it itself. */
   function errorsNow(document: string): FieldError[] {
     const newest = records.newest(document);
-    return newest === undefined ? [] : errorsOf(effective, { id: document, content: activeOf(newest)?.content });
+    return newest === undefined ? [] : errorsOfStored(effective, newest);
   }
 }
 

@@ -13,9 +13,10 @@ import { type Arrival, arrivalErrors, completeTombstone, kindOf } from "./arriva
 import type { Background } from "./background.ts";
 import type { EffectiveSettings } from "./effective-settings.ts";
 import { type History, layerOf, type StoredHistory } from "./history.ts";
-import { concernedBy, errorsOf } from "./judgement.ts";
+import { concernedBy, errorsOfStored } from "./judgement.ts";
 import {
   activeOf,
+  type Holdable,
   type Records,
   type StoredCandidate,
   type StoredLayer,
@@ -162,15 +163,8 @@ export class Intake {
       this.#takeRevision(stored, judge, () => this.#options.records.schemas.set(stored.type, stored));
     },
     candidate: (doc, judge) => {
-      const { records, effective } = this.#options;
       const stored = doc as unknown as StoredCandidate;
-      if (records.candidates.get(stored.layer as LayerName)?._rev === stored._rev) return;
-      const errors =
-        judge && stored.state === "staged" && !stored._deleted ? this.#own(errorsOf(effective, stored)) : [];
-      if (errors.length > 0) records.unusable.set(doc._id, { rev: doc._rev, errors });
-      // Its tombstone's place is taken by one that breaks components, too: it selects nobody.
-      const safe = errors.length > 0 ? { ...stored, state: "withdrawn" as const } : stored;
-      this.#change(doc._id, () => records.candidates.set(stored.layer as LayerName, safe));
+      this.#takeRevision(stored, judge, () => this.#options.records.candidates.set(stored.layer as LayerName, stored));
     },
     secret: (doc) => {
       const { records, effective } = this.#options;
@@ -201,34 +195,24 @@ export class Intake {
     },
   };
 
-  /** A revision of a layer or a schema: in force unless it breaks components that it would newly concern. */
-  #takeRevision(stored: StoredLayer | StoredSchema, judge: boolean, put: () => void): void {
+  /** A revision of a layer, a schema or a candidate: in force unless it breaks components that it would newly concern. */
+  #takeRevision(stored: Holdable, judge: boolean, put: () => void): void {
     const { records, logger } = this.#options;
-    const id = stored._id;
-    const newest =
-      stored.kind === "layer" ? records.layers.get(stored.layer as LayerName) : records.schemas.get(stored.type);
-    if (newest?._rev === stored._rev) return;
-    const fault = this.#faults.get(documentId.fault(id, stored._rev));
-    if (fault !== undefined) {
-      const { rev, active } = fault;
-      this.#change(id, () => {
-        put();
-        records.held.set(id, { rev, active, errors: [] });
-      });
-      return;
-    }
-    const errors = judge ? this.#own(this.#errorsOf(stored)) : [];
-    if (errors.length === 0) {
+    const { _id: id, _rev: rev } = stored;
+    if (records.newest(id)?._rev === rev) return;
+    const fault = this.#faults.get(documentId.fault(id, rev));
+    const errors = judge && fault === undefined ? this.#own(this.#errorsOf(stored)) : [];
+    if (fault === undefined && errors.length === 0) {
       this.#change(id, put);
       return;
     }
-    const held = { rev: stored._rev, active: records.active(id), errors };
-    put();
-    records.held.set(id, held);
-    logger.warn(
-      { id, rev: stored._rev, errors: errors.length },
-      "a revision that breaks components came in; it is held",
-    );
+    const active = fault === undefined ? records.active(id) : fault.active;
+    this.#change(id, () => {
+      put();
+      records.held.set(id, { rev, active, errors });
+    });
+    if (errors.length === 0) return;
+    logger.warn({ id, rev, errors: errors.length }, "a revision that breaks components came in; it is held");
   }
 
   /** Those of components that this site judges for. */
@@ -237,7 +221,7 @@ export class Intake {
     return errors.filter(({ component }) => judgesFor(component));
   }
 
-  #errorsOf(stored: StoredLayer | StoredSchema): FieldError[] {
+  #errorsOf(stored: Holdable): FieldError[] {
     const active = activeOf(stored);
     if (stored.kind === "schema" && active !== undefined) {
       try {
@@ -247,7 +231,7 @@ export class Intake {
         throw error;
       }
     }
-    return errorsOf(this.#options.effective, { id: stored._id, content: active?.content });
+    return errorsOfStored(this.#options.effective, stored);
   }
 
   #change(id: string, make: () => void): void {
@@ -311,11 +295,15 @@ export class Intake {
   }
 }
 
-/** Schemas first: of a schema and a layer that breaks it, both held, the layer stays so and components keep its last valid version. */
+/**
+ * Schemas first: of a schema and a layer that breaks it, both held, the layer stays so and components keep its last valid version.
+ * Candidates last: they are tried on what stands.
+ */
+const kindsInOrderOfRelease = ["schema:", "layer:", "candidate:"];
+
 function inOrderOfRelease(one: string, other: string): number {
-  const [isSchema, isOtherSchema] = [one, other].map((id) => id.startsWith(documentId.schema("")));
-  if (isSchema !== isOtherSchema) return isSchema === true ? -1 : 1;
-  return one < other ? -1 : 1;
+  const place = (id: string) => kindsInOrderOfRelease.findIndex((kind) => id.startsWith(kind));
+  return place(one) - place(other) || (one < other ? -1 : 1);
 }
 
 function generation(rev: string): number {

@@ -2,7 +2,7 @@
 import { type FieldError, MusterError } from "../../config-db/errors.ts";
 import type { LayerName } from "../../config-db/names.ts";
 import { type EffectiveSettings, type Impact, newErrors } from "./effective-settings.ts";
-import type { Tried } from "./records.ts";
+import { activeOf, type Holdable, type Tried } from "./records.ts";
 
 /** Told in a refusal; how many there are in all stands in its text. */
 const errorsToldMax = 100;
@@ -17,6 +17,12 @@ export function impactOf(effective: EffectiveSettings, tried: Tried): Impact[] {
 export function concernedBy(effective: EffectiveSettings, id: string): string[] {
   if (id.startsWith("schema:")) return effective.concernedByType(id.slice("schema:".length));
   return effective.concernedByLayer(id.replace(/^(layer|candidate):/, "") as LayerName);
+}
+
+/** The same of a revision that stands in the store, and may be held. */
+export function errorsOfStored(effective: EffectiveSettings, stored: Holdable): FieldError[] {
+  if (stored.kind !== "candidate") return errorsOf(effective, { id: stored._id, content: activeOf(stored)?.content });
+  return stored.state === "staged" && stored._deleted !== true ? errorsOf(effective, stored) : [];
 }
 
 /** The errors that `tried` would bring to components that are free of them; empty when it may be. */

@@ -18,6 +18,8 @@ export type StoredLayer = Stored<LayerDocument>;
 export type StoredSchema = Stored<SchemaDocument>;
 export type StoredCandidate = Stored<CandidateDocument>;
 export type StoredSecret = Stored<SecretDocument>;
+/** What breaks components when it is wrong, and is held out of force then. */
+export type Holdable = StoredLayer | StoredSchema | StoredCandidate;
 
 /** One layer that takes part in a component's effective settings. */
 export interface ChainLink extends LayerSettings {
@@ -115,19 +117,24 @@ export class Records {
     }
   }
 
-  /** The newest revision of a layer or schema, by document id; perhaps a tombstone. */
-  newest(id: string): StoredLayer | StoredSchema | undefined {
+  /** The newest revision of what may be held, by document id; perhaps a tombstone. */
+  newest(id: string): Holdable | undefined {
     if (id.startsWith("schema:")) return this.schemas.get(id.slice("schema:".length));
+    if (id.startsWith("candidate:")) return this.candidates.get(id.slice("candidate:".length) as LayerName);
     return this.layers.get(id.slice("layer:".length) as LayerName);
+  }
+
+  /** Whether this revision is kept out of force. */
+  isHeld({ _id, _rev }: Holdable): boolean {
+    return this.held.get(_id)?.rev === _rev;
   }
 
   /** What is in force of a layer or schema, by document id. */
   active(id: string): Active | undefined {
     if (this.#tried.has(id)) return this.#tried.get(id);
     const stored = this.newest(id);
-    const held = this.held.get(id);
-    if (held !== undefined && held.rev === stored?._rev) return held.active;
-    return stored && activeOf(stored);
+    if (stored === undefined) return undefined;
+    return this.isHeld(stored) ? this.held.get(id)?.active : activeOf(stored);
   }
 
   /** The layers in force for a component, the weakest first; a staged candidate's settings where it is selected. */
@@ -165,7 +172,8 @@ export class Records {
   #staged(layer: LayerName): StoredCandidate | undefined {
     const tried = this.#triedCandidate?.layer === layer ? this.#triedCandidate : undefined;
     const candidate = tried ?? this.candidate(layer);
-    return candidate?.state === "staged" && !this.#hiddenScopes.includes(scopeOf(layer)) ? candidate : undefined;
+    if (candidate?.state !== "staged" || this.#hiddenScopes.includes(scopeOf(layer))) return undefined;
+    return candidate === tried || !this.isHeld(candidate) ? candidate : undefined;
   }
 
   /** The compiled schema of a type, or undefined where there is none or it is no schema. */
@@ -220,8 +228,9 @@ function standing<Doc extends { _deleted?: boolean }>(stored: Doc | undefined): 
   return stored?._deleted === true ? undefined : stored;
 }
 
-export function activeOf(stored: StoredLayer | StoredSchema): Active | undefined {
-  if (stored._deleted === true) return undefined;
+/** Of a candidate nothing: it is in force for those that it selects, or the layer's own is. */
+export function activeOf(stored: Holdable): Active | undefined {
+  if (stored._deleted === true || stored.kind === "candidate") return undefined;
   const content = stored.kind === "layer" ? stored.settings : (stored.schema as Settings);
   return { content, version: stored.version, rev: stored._rev };
 }

@@ -48,9 +48,11 @@ export class Staging {
   }
 
   /** What the components that are up and have this candidate made of it. */
-  statuses({ layer, selector }: StoredCandidate): ComponentStatus[] {
-    const { effective, components } = this.#options;
+  statuses(candidate: StoredCandidate): ComponentStatus[] {
+    const { records, effective, components } = this.#options;
+    const { layer, selector } = candidate;
     const statuses: ComponentStatus[] = [];
+    if (records.isHeld(candidate)) return statuses;
     for (const id of effective.concernedByLayer(layer as LayerName)) {
       const component = components.get(id);
       if (component?.state !== "up" || !isSelected(layer as LayerName, selector, component)) continue;
@@ -66,7 +68,7 @@ export class Staging {
     for (const [layer, candidate] of records.candidates) {
       const { promoteWhen, withdrawOnReject, promotingSince } = candidate;
       const waits = promoteWhen !== undefined || withdrawOnReject === true || promotingSince !== undefined;
-      const open = candidate.state === "staged" && candidate._deleted !== true;
+      const open = candidate.state === "staged" && candidate._deleted !== true && !records.isHeld(candidate);
       if (open && waits && candidate.site === site) this.#decide(layer, candidate);
     }
   }

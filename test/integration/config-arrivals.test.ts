@@ -101,4 +101,48 @@ describe("configuration that nobody checked", () => {
     expect((await faults(`layer:${bad.layer}`))[0]?.kind).to.equal("held");
     expect(await config(good.id)).to.deep.equal({ n: 3 });
   });
+
+  for (const scope of ["type", "component"]) {
+    it(`is held at every coordinator and site, over a restart too: a candidate of a ${scope}`, async () => {
+      const { layer, id } = await startType(`staged-${scope}`);
+      const name = scope === "type" ? layer : `component:${id}`;
+      const beside = await Promise.all(
+        ["here", "there"].map((site) =>
+          startConfigSite({ storeUrl: embedded.url, site, leads: () => site === "there" }),
+        ),
+      );
+      try {
+        const database = new Store(embedded.url).database<Any>(databases.config);
+        const made = { version: 1, changedBy: "x", changedAt: "2026-01-02T03:04:05Z", site: "here" };
+        const _id = `candidate:${name}`;
+        const staged = { selector: { percent: 100 }, state: "staged", ...made };
+        const rev = await database.put({
+          ...{ _id, kind: "candidate", schemaVersion: 1, layer: name, settings: { n: "bad" } },
+          ...staged,
+        });
+        await eventually(async () => expect(await database.get(`fault:${_id}@${rev}`)).to.deep.include({ rev }));
+        await here.close();
+        await start();
+        const expectEverywhere = async (settings: object, kinds: string[]) => {
+          const { etag } = here.configuration.effective(id);
+          for (const { configuration } of [here, ...beside]) {
+            expect(configuration.effective(id)).to.deep.include({ settings, etag });
+            const listed = configuration.faults().filter((fault) => "document" in fault && fault.document === _id);
+            expect(listed.map(({ kind }) => kind)).to.deep.equal(kinds);
+          }
+        };
+        await eventually(() => expectEverywhere({ n: 1 }, ["held"]));
+        await eventually(async () => {
+          const { body } = await here.call("GET", `/v1/config/layers/${name}/candidate`);
+          expect([body.components, body.held.errors[0]?.pointer]).to.deep.equal([[], "/n"]);
+        });
+        expect((await here.call("POST", `/v1/config/layers/${name}/candidate/promote`)).status).to.equal(422);
+        await here.call("PUT", `/v1/config/schemas/staged-${scope}`, {});
+        await eventually(() => expectEverywhere({ n: "bad" }, []));
+        await eventually(async () => expect(await database.get(`fault:${_id}@${rev}`)).to.equal(undefined));
+      } finally {
+        for (const site of beside) await site.close();
+      }
+    });
+  }
 });
