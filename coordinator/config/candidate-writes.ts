@@ -146,6 +146,7 @@ export class CandidateWrites {
   ): Promise<StoredCandidate> {
     const { database, records, effective, order, applied, found, site, wallClock } = this.#options;
     const id = documentId.candidate(layer);
+    let judgedAt: number;
     return order.run(layer, () =>
       guardedWrite<CandidateDocument>(database, {
         id,
@@ -169,9 +170,10 @@ export class CandidateWrites {
           if (doc.state === "staged" && doc._deleted !== true && doc.version !== newest?.version) {
             refuseErrors(effective, `this candidate of layer ${layer}`, { ...doc, _rev: "tried" });
           }
+          judgedAt = effective.changes;
           return doc;
         },
-        applied,
+        applied: (stored) => applied(stored, judgedAt),
         found,
       }),
     );

@@ -113,7 +113,7 @@ export class Configuration {
       ...(options.isCaughtUp === undefined ? {} : { isCaughtUp: options.isCaughtUp }),
       content: (sha256, rev, deleted) => this.#housekeeping.applyContent(sha256, rev, deleted),
     });
-    const applied = (doc: Stored<Document>) => this.#intake.written(doc);
+    const applied = (doc: Stored<Document>, judgedAt?: number) => this.#intake.written(doc, judgedAt);
     const found = (doc: Stored<Document>) => this.#intake.found(doc);
     const writes: WritesOptions = {
       database,

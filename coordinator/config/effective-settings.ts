@@ -65,6 +65,7 @@ export class EffectiveSettings {
   /** Merged layers without the component's own: what is one object in many is written out once for their etags. */
   readonly #bases = new LRUCache<string, Settings>({ max: basesMax });
   readonly #watchers = new Map<string, Set<() => void>>();
+  #changes = 0;
   /** While one change is looked at for many components: what they share, by type and sub-system. */
   #shared: Map<string, Shared> | undefined;
 
@@ -165,10 +166,16 @@ export class EffectiveSettings {
     return ids;
   }
 
+  /** How many were made to the records: what was judged at one count is judged anew at another. */
+  get changes(): number {
+    return this.#changes;
+  }
+
   /** Makes a change to the records and tells of those of `ids` whose effective settings it really changed. */
   change(ids: string[], make: () => void): void {
     const before = ids.map((id) => ({ id, etag: this.etag(id), traits: this.#current.get(id)?.traits }));
     make();
+    this.#changes++;
     const changed = this.#together(() => before.filter(({ id, etag, traits }) => this.#find(id, traits).etag !== etag));
     this.#tell(
       ids,

@@ -16,6 +16,7 @@ import { type History, layerOf, type StoredHistory } from "./history.ts";
 import { concernedBy, errorsOfStored } from "./judgement.ts";
 import {
   activeOf,
+  type Held,
   type Holdable,
   type Records,
   type StoredCandidate,
@@ -81,6 +82,7 @@ export class Intake {
     this.#loaded = true;
     effective.reset();
     for (const stored of unjudged) this.#take(stored as unknown as Arrival, "unjudged");
+    this.review();
   }
 
   /** What a coordinator wrote or took in is in history, or has a fault. */
@@ -96,10 +98,13 @@ export class Intake {
     this.review();
   }
 
-  /** A document that this coordinator wrote, and judged before. */
-  written(doc: Stored<Document>): void {
+  /**
+   * A document that this coordinator wrote, and judged before.
+   * @param judgedAt `effective.changes` then: what came in while the store took it may contradict it. Default: nothing did.
+   */
+  written(doc: Stored<Document>, judgedAt = this.#options.effective.changes): void {
     this.#ahead.set(doc._id, doc._rev);
-    this.#take(doc as Arrival, "judged");
+    this.#take(doc as Arrival, judgedAt === this.#options.effective.changes ? "judged" : "unjudged");
     this.review();
   }
 
@@ -190,7 +195,9 @@ export class Intake {
       }
       this.#faults.set(fault._id, fault);
       // Of a revision that is not the newest here it is old, or comes before what it is about.
-      if (held?.rev === rev || records.newest(document)?._rev !== rev) return;
+      if (records.newest(document)?._rev !== rev) return;
+      // Held here already, it may be in favour of another version than the store says.
+      if (held?.rev === rev && held.active?.rev === active?.rev) return;
       this.#change(document, () => records.held.set(document, { rev, active, errors: [] }));
     },
   };
@@ -242,23 +249,32 @@ export class Intake {
 
   /**
    * Puts held revisions in force that break nothing any more, and keeps the faults in the store as they are in memory.
-   * Sites that each hold what the other has in force learn so from each other's faults and hold both: all then put the
-   * same in force, since all go through them in one order.
+   *
+   * Of two that contradict each other each coordinator of a site holds what it saw second. The faults in the store decide:
+   * what only this coordinator holds is looked at first, with all out of force that a fault is about, and a fault is ended
+   * by none but a leader. Leaders of sites that each hold what the other has in force learn so from each other's faults
+   * and hold both: all then put the same in force, since all go through them in one order.
    */
   review(): void {
     if (!this.#loaded) return;
+    const { records, leads, isCaughtUp = () => true } = this.#options;
+    const decides = leads() && isCaughtUp();
+    const ordered = [...records.held].sort(([one], [other]) => inOrderOfRelease(one, other));
+    const [stored, provisional] = [true, false].map((has) =>
+      ordered.filter(([id, { rev }]) => this.#faults.has(documentId.fault(id, rev)) === has),
+    ) as [typeof ordered, typeof ordered];
+    for (const [id, held] of provisional) this.#lookAgain(id, held, true);
+    for (const [id, held] of stored) this.#lookAgain(id, held, decides);
+    if (decides) this.#storeFaults();
+  }
+
+  #lookAgain(id: string, held: Held, mayRelease: boolean): void {
     const { records } = this.#options;
-    for (const [id, held] of [...records.held].sort(([one], [other]) => inOrderOfRelease(one, other))) {
-      const stored = records.newest(id);
-      const errors = stored?._rev === held.rev ? this.#errorsOf(stored) : [];
-      if (errors.length > 0) {
-        records.held.set(id, { ...held, errors });
-        continue;
-      }
-      this.#change(id, () => records.held.delete(id));
-    }
-    const { leads, isCaughtUp = () => true } = this.#options;
-    if (leads() && isCaughtUp()) this.#storeFaults();
+    const newest = records.newest(id);
+    const isReplaced = newest?._rev !== held.rev;
+    const errors = isReplaced ? [] : this.#errorsOf(newest);
+    if (errors.length === 0 && (isReplaced || mayRelease)) this.#change(id, () => records.held.delete(id));
+    else records.held.set(id, { ...held, errors });
   }
 
   #storeFaults(): void {
@@ -290,7 +306,14 @@ export class Intake {
     }
     if (ended.length > 0) {
       const tombstones = ended.map(({ active: _, ...kept }) => ({ ...kept, _deleted: true }));
-      background.run("end faults", () => database.bulk(tombstones));
+      background.run("end faults", async () => {
+        try {
+          await database.bulk(tombstones);
+        } catch (error) {
+          for (const fault of ended) this.#faults.set(fault._id, fault);
+          throw error;
+        }
+      });
     }
   }
 }

@@ -27,8 +27,8 @@ export interface WritesOptions {
   order: WriteOrder;
   site: string;
   wallClock(): Date;
-  /** Takes a document that this coordinator wrote, and judged before, into memory. */
-  applied(doc: Document & { _rev: string }): void;
+  /** Takes a document that this coordinator wrote into memory. @param judgedAt `effective.changes` when it was judged */
+  applied(doc: Document & { _rev: string }, judgedAt?: number): void;
   /** Takes a document that was read from the store into memory. */
   found(doc: Document & { _rev: string }): void;
 }
@@ -122,6 +122,7 @@ export class LayerWrites {
   ): Promise<StoredLayer> {
     const { database, records, effective, history, order, applied, found } = this.#options;
     const id = documentId.layer(layer);
+    let judgedAt: number;
     return order.run(layer, async () => {
       const written = await guardedWrite<LayerDocument>(database, {
         id,
@@ -132,10 +133,11 @@ export class LayerWrites {
           const next = change(newest?._deleted === true ? undefined : newest);
           const content = next.deleted === true ? undefined : next.settings;
           refuseErrors(effective, `this change of layer ${layer}`, { id, content });
+          judgedAt = effective.changes;
           if (newest !== undefined) await history.keep([newest]);
           return this.#document(layer, newest, next, context);
         },
-        applied,
+        applied: (stored) => applied(stored, judgedAt),
         found,
       });
       // What watchers were told leaves in this turn of the event loop; it need not wait for this.

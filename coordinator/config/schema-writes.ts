@@ -40,6 +40,7 @@ export class SchemaWrites {
   ): Promise<StoredSchema> {
     const { database, records, effective, order, applied, found, site, wallClock } = this.#options;
     const id = documentId.schema(type);
+    let judgedAt: number;
     return order.run(id, () =>
       guardedWrite<SchemaDocument>(database, {
         id,
@@ -49,6 +50,7 @@ export class SchemaWrites {
         make: (newest) => {
           const schema = change(newest?._deleted === true ? undefined : newest);
           refuseErrors(effective, `this schema of type ${type}`, { id, content: schema });
+          judgedAt = effective.changes;
           return {
             _id: id,
             kind: "schema",
@@ -62,7 +64,7 @@ export class SchemaWrites {
             ...(schema === undefined ? { _deleted: true } : {}),
           };
         },
-        applied,
+        applied: (stored) => applied(stored, judgedAt),
         found,
       }),
     );

@@ -146,3 +146,59 @@ describe("configuration that nobody checked", () => {
     });
   }
 });
+
+describe("writes at two coordinators of one site that contradict each other", () => {
+  let embedded: Embedded;
+  let leader: ConfigSite;
+  let beside: ConfigSite;
+
+  before(async () => {
+    embedded = await startSiteStore();
+    leader = await startConfigSite({ storeUrl: embedded.url });
+    beside = await startConfigSite({ storeUrl: embedded.url, leads: () => false });
+  });
+  after(async () => {
+    await beside?.close();
+    await leader?.close();
+    await embedded?.close();
+  });
+
+  const pairs: [string, string, string][] = [
+    ["layers", "", ""],
+    ["a candidate and a layer", "/candidate", ""],
+    ["candidates", "/candidate", "/candidate"],
+  ];
+  for (const [what, ofType, ofComponent] of pairs) {
+    it(`end with one of the two in force, the same at both: ${what}`, async () => {
+      for (let n = 0; n < 12; n++) {
+        const id = `${what.replaceAll(" ", "-")}-${n}`;
+        await leader.register(id, { type: id });
+        await leader.call("PUT", `/v1/config/schemas/${id}`, { not: { required: ["x", "y"] } });
+        const state = ({ configuration }: ConfigSite) => ({
+          etag: configuration.effective(id).etag,
+          faults: configuration.faults().filter((fault) => JSON.stringify(fault).includes(id)),
+        });
+        await eventually(() => expect(beside.configuration.records.schema(id)).to.not.equal(undefined));
+        await eventually(() => expect(beside.member.registry.get(id)).to.not.equal(undefined));
+        const [one, other] = n % 2 === 0 ? [leader, beside] : [beside, leader];
+        const selector = { percent: 100 };
+        const answers = await Promise.all([
+          one.call("PUT", `/v1/config/layers/type:${id}${ofType}`, { settings: { x: 1 }, ...(ofType && { selector }) }),
+          other.call("PUT", `/v1/config/layers/component:${id}${ofComponent}`, {
+            ...{ settings: { y: 1 }, ...(ofComponent && { selector }) },
+          }),
+        ]);
+        const accepted = answers.filter(({ status }) => status < 300).length;
+        const database = new Store(embedded.url).database<Any>(databases.config);
+        await eventually(async () => {
+          expect(state(beside)).to.deep.equal(state(leader));
+          const [held, ...more] = state(leader).faults;
+          expect([held?.kind, more]).to.deep.equal([accepted === 2 ? "held" : undefined, []]);
+          const faults = (await database.list("fault:")).filter(({ _id }) => _id.includes(`:${id}@`));
+          expect(faults).to.have.length(accepted - 1);
+          expect(Object.keys(leader.configuration.effective(id).settings as object)).to.have.length(1);
+        });
+      }
+    });
+  }
+});

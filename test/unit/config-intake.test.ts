@@ -13,7 +13,7 @@ const logger = pino({ level: "silent" });
 /** An intake beside played components, on a store that answers nothing. */
 function intakeOf(
   components: Record<string, Partial<ComponentDocument>>,
-  judgesFor?: (id: string | undefined) => boolean,
+  { judgesFor, leads = false }: { judgesFor?: (id: string | undefined) => boolean; leads?: boolean } = {},
 ) {
   const all = new Map(
     Object.entries(components).map(([id, fields]) => [id, { id, state: "up", ...fields } as ComponentDocument]),
@@ -32,7 +32,7 @@ function intakeOf(
     history,
     background: new Background(logger),
     logger,
-    leads: () => false,
+    leads: () => leads,
     ...(judgesFor === undefined ? {} : { judgesFor }),
     content: () => {},
   });
@@ -190,7 +190,7 @@ describe("a schema of one site and a layer of another that breaks it", () => {
   ] as const) {
     for (const told of [faults, faults.toReversed()]) {
       it(`end with the layer held where a site ${where} and hears of ${told[0]?.document} first`, () => {
-        const { intake, records, effective } = intakeOf({ a: { type: "t" } });
+        const { intake, records, effective } = intakeOf({ a: { type: "t" } }, { leads: true });
         intake.apply([change(before)]);
         intake.loaded();
         for (const doc of [...arrivals, ...told]) intake.apply([change(doc)]);
@@ -206,11 +206,62 @@ describe("a schema of one site and a layer of another that breaks it", () => {
   }
 });
 
+describe("two writes of one site that contradict each other", () => {
+  const schema = {
+    ...{ _id: "schema:t", _rev: "1-s", kind: "schema", schemaVersion: 1, type: "t", version: 1 },
+    ...{ schema: { not: { required: ["x", "y"] } }, changedBy: "x", changedAt: "2026-01-02T03:04:05Z", site: "here" },
+  };
+  const one = layer("1-x", { x: 1 }, "type:t");
+  const other = layer("1-y", { y: 1 }, "component:a");
+  const fault = ({ _id: document, _rev: rev }: { _id: string; _rev: string }) => ({
+    ...{ _id: `fault:${document}@${rev}`, _rev: "1-f", kind: "fault", schemaVersion: 1, document, rev },
+  });
+  const start = (leads: boolean) => {
+    const started = intakeOf({ a: { type: "t" } }, { leads });
+    started.intake.apply([change(schema)]);
+    started.intake.loaded();
+    return started;
+  };
+
+  for (const [mine, theirs] of [
+    [one, other],
+    [other, one],
+  ] as const) {
+    it(`end with the one held that the leader's fault is about: ${mine._id}, though it is in force where it was written`, () => {
+      const { intake, records, effective } = start(false);
+      intake.written(mine);
+      intake.apply([change(theirs)]);
+      expect([...records.held.keys()]).to.deep.equal([theirs._id]);
+      intake.apply([change(fault(mine))]);
+      expect([...records.held.keys()]).to.deep.equal([mine._id]);
+      expect(effective.get("a").settings).to.deep.equal(theirs.settings);
+    });
+
+    it(`leave ${mine._id} held where it breaks nothing any more, until the leader ends the fault`, () => {
+      const { intake, records, effective } = start(false);
+      intake.apply([change(mine), change(fault(mine))]);
+      expect([...records.held.keys()]).to.deep.equal([mine._id]);
+      intake.apply([change({ ...fault(mine), _rev: "2-f", _deleted: true })]);
+      expect(records.held.size).to.equal(0);
+      expect(effective.get("a").settings).to.deep.equal(mine.settings);
+    });
+
+    it(`are never both in force where ${theirs._id} comes in while the store takes ${mine._id}`, () => {
+      const { intake, records, effective } = start(true);
+      const judgedAt = effective.changes;
+      intake.apply([change(theirs)]);
+      intake.written(mine, judgedAt);
+      expect([...records.held.keys()]).to.deep.equal([mine._id]);
+      expect(effective.get("a").settings).to.deep.equal(theirs.settings);
+    });
+  }
+});
+
 describe("what comes in", () => {
   it("is judged by components of this site alone: those of others came with it, or before it, in any order", () => {
     const { intake, records, effective } = intakeOf(
       { mine: { type: "t" }, other: { type: "u" } },
-      (id) => id === "mine",
+      { judgesFor: (id) => id === "mine" },
     );
     const schema = (type: string) => ({
       ...{ _id: `schema:${type}`, _rev: "1-s", kind: "schema", schemaVersion: 1, type, version: 1 },
