@@ -11,6 +11,7 @@ import type { Change, Document, Store, Stored } from "../../config-db/store.ts";
 import { Background } from "./background.ts";
 import { CandidateWrites } from "./candidate-writes.ts";
 import { ContentWrites } from "./content-writes.ts";
+import { Contents } from "./contents.ts";
 import { type DryRun, dryRun } from "./dry-run.ts";
 import type { Effective } from "./effective.ts";
 import { type Components, EffectiveSettings } from "./effective-settings.ts";
@@ -120,6 +121,7 @@ export class Configuration {
       records,
       effective,
       history,
+      contents: new Contents({ database, site, wallClock }),
       order: this.#order,
       site,
       wallClock,

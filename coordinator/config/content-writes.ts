@@ -1,13 +1,11 @@
 /**
- * Raw content of any media type beside a layer's settings. The bytes are kept once per content, under their hash, in a
- * document that never changes: so a layer's revisions, its history and rollbacks name them without carrying them.
+ * Raw content of any media type beside a layer's settings. The bytes are kept once per content, under their hash: so a
+ * layer's revisions, its history and rollbacks name them without carrying them.
  */
 import { createHash } from "node:crypto";
-import { isMusterError, MusterError } from "../../config-db/errors.ts";
+import { MusterError } from "../../config-db/errors.ts";
 import { limits } from "../../config-db/limits.ts";
-import { documentId, type LayerName } from "../../config-db/names.ts";
-import { withFixedRevision } from "../../config-db/revision.ts";
-import type { Document } from "../../config-db/store.ts";
+import type { LayerName } from "../../config-db/names.ts";
 import type { LayerWrites, WriteContext, WritesOptions } from "./layer-writes.ts";
 import type { StoredLayer } from "./records.ts";
 
@@ -17,8 +15,6 @@ export interface ContentFile {
   bytes: Buffer;
 }
 
-/** The attachment that holds the bytes. */
-const attachment = "data";
 const filesMax = 64;
 const filePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 /** RFC 9110 §8.3.1; parameters as they are. */
@@ -51,14 +47,13 @@ export class ContentWrites {
     if (bytes.length > limits.bodyBytes) {
       throw new MusterError("too-large", `the file has ${bytes.length} bytes; at most ${limits.bodyBytes}`);
     }
+    const { contents } = this.#options;
     const sha256 = createHash("sha256").update(bytes).digest("hex");
     const about = { contentType, sha256, sizeBytes: bytes.length };
-    // The bytes first: a layer never names what is not there.
-    await this.#keep(sha256, bytes);
     const written = await this.#layers.write(
       layer,
       { ...context, note: context.note ?? `content ${file}` },
-      (stored) => {
+      async (stored) => {
         const content = { ...stored?.content, [file]: about };
         if (Object.keys(content).length > filesMax) {
           throw new MusterError(
@@ -66,11 +61,13 @@ export class ContentWrites {
             `"${file}" would be one file too many: layer ${layer} has ${filesMax}, the most there may be; DELETE one first`,
           );
         }
+        // The bytes first: a layer never names what is not there.
+        await contents.keep(sha256, bytes);
         return { settings: stored?.settings ?? {}, content };
       },
     );
-    // Once more: bytes that nobody named may have been dropped in between.
-    await this.#keep(sha256, bytes);
+    // Again: a site that got the bytes and was cut off before it got the layer deletes them, but not this use of them.
+    await contents.keep(sha256, bytes);
     return written;
   }
 
@@ -85,11 +82,11 @@ export class ContentWrites {
 
   /** @throws MusterError `not-found` */
   async read(layer: LayerName, file: string): Promise<ContentFile> {
-    const { records, database } = this.#options;
+    const { records, contents } = this.#options;
     const content = records.layer(layer)?.content;
     const about = content !== undefined && Object.hasOwn(content, file) ? content[file] : undefined;
     if (about === undefined) throw noSuchFile(layer, file);
-    const bytes = await database.getAttachment(documentId.content(about.sha256), attachment);
+    const bytes = await contents.read(about.sha256);
     if (bytes === undefined) {
       throw new MusterError("not-found", `the bytes of ${file} of layer ${layer} have not been replicated here yet`, {
         retryAfterMs: 1_000,
@@ -97,28 +94,6 @@ export class ContentWrites {
     }
     return { contentType: about.contentType, sha256: about.sha256, bytes };
   }
-
-  async #keep(sha256: string, bytes: Buffer): Promise<void> {
-    const { database } = this.#options;
-    const id = documentId.content(sha256);
-    if ((await database.get(id)) !== undefined) return;
-    const doc = {
-      _id: id,
-      kind: "content",
-      schemaVersion: 1,
-      sha256,
-      sizeBytes: bytes.length,
-      _attachments: { [attachment]: { content_type: "application/octet-stream", data: bytes.toString("base64") } },
-    };
-    const gone = (await database.leaves(id)).length > 0;
-    if (!gone) await database.bulk([withFixedRevision<Document>(doc)], { newEdits: false });
-    else await database.put(doc).catch(ignoreConflict);
-  }
-}
-
-/** Another coordinator brought the same content back at the same moment. */
-function ignoreConflict(error: unknown): void {
-  if (!isMusterError(error, "conflict")) throw error;
 }
 
 function checkFile(file: string): void {

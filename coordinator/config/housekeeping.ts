@@ -27,7 +27,7 @@ const slack = 10;
 
 export class Housekeeping {
   readonly #options: HousekeepingOptions;
-  /** Content documents, and when this process first saw each. */
+  /** Content documents, and when this process first saw the newest revision of each: its latest use. */
   readonly #content = new Map<string, { rev: string; seenMs: number }>();
   #timer: NodeJS.Timeout | undefined;
   #running: Promise<void> | undefined;
@@ -52,7 +52,7 @@ export class Housekeeping {
   /** Takes a change of a content document into memory. */
   applyContent(sha256: string, rev: string, deleted: boolean): void {
     if (deleted) this.#content.delete(sha256);
-    else if (!this.#content.has(sha256)) this.#content.set(sha256, { rev, seenMs: this.#options.clock() });
+    else if (this.#content.get(sha256)?.rev !== rev) this.#content.set(sha256, { rev, seenMs: this.#options.clock() });
   }
 
   async #round(): Promise<void> {
@@ -112,7 +112,7 @@ export class Housekeeping {
     );
   }
 
-  /** Deletes bytes that no layer and no version in history names any more. */
+  /** Deletes bytes that no layer and no version in history names any more, unless they are used at this moment. */
   async #dropContent(): Promise<void> {
     const { records, history, database, clock } = this.#options;
     const old = [...this.#content].filter(([, { seenMs }]) => clock() - seenMs > contentGraceMs);
@@ -136,7 +136,6 @@ export class Housekeeping {
         };
       }),
     );
-    for (const [sha256] of unused) this.#content.delete(sha256);
   }
 }
 

@@ -4,6 +4,7 @@ import { MusterError } from "../../config-db/errors.ts";
 import type { LayerDocument } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
 import type { Database, Document } from "../../config-db/store.ts";
+import type { Contents } from "./contents.ts";
 import type { EffectiveSettings } from "./effective-settings.ts";
 import { type Expected, guardedWrite } from "./guarded-write.ts";
 import type { History } from "./history.ts";
@@ -24,6 +25,7 @@ export interface WritesOptions {
   records: Records;
   effective: EffectiveSettings;
   history: History;
+  contents: Contents;
   order: WriteOrder;
   site: string;
   wallClock(): Date;
@@ -77,7 +79,7 @@ export class LayerWrites {
     { version, rev }: { version: number; rev?: string | undefined },
     context: WriteContext,
   ): Promise<StoredLayer> {
-    const { history } = this.#options;
+    const { history, contents } = this.#options;
     const found = history
       .revisions(layer)
       .filter((revision) => revision.version === version && (rev === undefined || revision.rev === rev));
@@ -103,9 +105,13 @@ export class LayerWrites {
     }
     const note = context.note ?? `rollback to version ${version}`;
     const { settings, content } = past;
-    return this.write(layer, { ...context, note }, () =>
-      content === undefined ? { settings } : { settings, content },
-    );
+    const written = await this.write(layer, { ...context, note }, async () => {
+      await contents.use(content);
+      return content === undefined ? { settings } : { settings, content };
+    });
+    // Again, as with every file that a layer is given: see ContentWrites.
+    await contents.use(content);
+    return written;
   }
 
   /**
@@ -118,7 +124,7 @@ export class LayerWrites {
   async write(
     layer: LayerName,
     context: WriteContext,
-    change: (stored: StoredLayer | undefined) => Change,
+    change: (stored: StoredLayer | undefined) => Promise<Change> | Change,
   ): Promise<StoredLayer> {
     const { database, records, effective, history, order, applied, found } = this.#options;
     const id = documentId.layer(layer);
@@ -130,7 +136,7 @@ export class LayerWrites {
         unusable: () => records.unusable.get(id)?.rev,
         expected: context.expected,
         make: async (newest) => {
-          const next = change(newest?._deleted === true ? undefined : newest);
+          const next = await change(newest?._deleted === true ? undefined : newest);
           const content = next.deleted === true ? undefined : next.settings;
           refuseErrors(effective, `this change of layer ${layer}`, { id, content });
           judgedAt = effective.changes;

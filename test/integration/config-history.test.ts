@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { expect } from "chai";
 import fc from "fast-check";
 import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
@@ -241,6 +242,16 @@ describe("the history of a layer", () => {
       await write("image/png");
       const read = await here.call("GET", file(layer, "a"), undefined, known);
       expect([read.status, read.headers.get("content-type")]).to.deep.equal([200, "image/png"]);
+    });
+
+    it("leaves nothing in the store where the layer is another than the caller expects", async () => {
+      const layer = `type:${fresh("content")}`;
+      await put(layer, { a: 1 });
+      const unwritten = Buffer.from(`never written ${layer}`);
+      const stale = { "content-type": "text/plain", "if-match": `"1-${"0".repeat(32)}"` };
+      expect((await here.call("PUT", file(layer, "f.txt"), unwritten, stale)).status).to.equal(412);
+      const sha256 = createHash("sha256").update(unwritten).digest("hex");
+      expect(await database().get(`content:${sha256}`)).to.equal(undefined);
     });
 
     it("refuses a 65th file, which no waiting makes room for", async () => {
