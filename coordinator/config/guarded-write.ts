@@ -1,6 +1,6 @@
 /** One write of one document, guarded by its revision. */
 import { setTimeout as delay } from "node:timers/promises";
-import { MusterError } from "../../config-db/errors.ts";
+import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import type { Database, Document, Stored } from "../../config-db/store.ts";
 
 /** On which revision a caller's write is to be made: its `If-Match`. */
@@ -24,10 +24,11 @@ export interface GuardedWrite<Doc extends Document> {
   unusable(): string | undefined;
   expected?: Expected | undefined;
   /**
-   * The document to write in place of `newest`, without `_rev`. Called again when another write came first; what it
-   * throws refuses the write.
+   * The document to write in place of `newest`, without `_rev`; undefined where `newest` already says the same. Called again
+   * when another write came first; what it throws refuses the write. That there is nothing (`not-found`), or nothing to
+   * write, counts only of what the store has.
    */
-  make(newest: Stored<Doc> | undefined): Promise<Doc> | Doc;
+  make(newest: Stored<Doc> | undefined): Promise<Doc | undefined> | Doc | undefined;
   /** Takes into memory what was written. */
   applied(stored: Stored<Doc>): void;
   /** Takes into memory what another wrote, and nobody here has judged. */
@@ -40,7 +41,7 @@ const attemptsMax = 20;
 const pauseMsMax = 50;
 
 /**
- * @returns what was written.
+ * @returns what was written, or what stands where there was nothing to write.
  * @throws MusterError `precondition-failed` where another revision stands than the caller expects, `conflict` when
  * others wrote first each time. Nothing was written then.
  */
@@ -55,10 +56,21 @@ export async function guardedWrite<Doc extends Document>(
       const isNewer = standing === undefined || expected.generation > Number.parseInt(standing._rev, 10);
       if (fresh || !isNewer) throw preconditionFailed(id, standing?._rev);
       fresh = true;
-      await refresh(database, id, found);
+      await refresh(database, id, newest, found);
       continue;
     }
-    const made = await make(last);
+    let made: Doc | undefined;
+    try {
+      made = await make(last);
+    } catch (error) {
+      if (fresh || !isMusterError(error, "not-found")) throw error;
+    }
+    if (made === undefined) {
+      if (fresh) return last as Stored<Doc>;
+      fresh = true;
+      await refresh(database, id, newest, found);
+      continue;
+    }
     // CouchDB takes a document over its tombstone without a revision alone, and refuses it when it came back meanwhile.
     const rev = unusable() ?? standing?._rev;
     const doc = rev === undefined ? made : { ...made, _rev: rev };
@@ -67,9 +79,9 @@ export async function guardedWrite<Doc extends Document>(
       applied(written);
       return written;
     } catch (error) {
-      if (!(error instanceof MusterError && error.code === "conflict") || attempt >= attemptsMax) throw error;
+      if (!isMusterError(error, "conflict") || attempt >= attemptsMax) throw error;
       await delay(Math.random() * Math.min(pauseMsMax, 2 ** attempt));
-      await refresh(database, id, found);
+      await refresh(database, id, newest, found);
       fresh = true;
     }
   }
@@ -78,10 +90,17 @@ export async function guardedWrite<Doc extends Document>(
 async function refresh<Doc extends Document>(
   database: Database<Document>,
   id: string,
+  newest: () => Stored<Doc> | undefined,
   found: (stored: Stored<Doc>) => void,
 ): Promise<void> {
-  const stored = (await database.get(id)) ?? newestOf(await database.leaves(id));
-  if (stored !== undefined) found(stored as Stored<Doc>);
+  for (;;) {
+    const before = newest();
+    const stored = (await database.get(id)) ?? newestOf(await database.leaves(id));
+    // What came in meanwhile may be newer than what was read.
+    if (newest() !== before) continue;
+    if (stored !== undefined) found(stored as Stored<Doc>);
+    return;
+  }
 }
 
 function newestOf(leaves: Stored<Document>[]): Stored<Document> | undefined {

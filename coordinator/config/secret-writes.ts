@@ -48,9 +48,9 @@ export class SecretWrites {
       );
     }
     const { records } = this.#options;
-    const known = records.secrets.get(name);
-    if (context.expected === undefined && known !== undefined && records.secret(name)?.value === value) return known;
-    return this.#write(name, context, () => {
+    return this.#write(name, context, (stored) => {
+      const isUsable = stored !== undefined && !records.unusable.has(stored._id);
+      if (context.expected === undefined && isUsable && records.secret(name)?.value === value) return undefined;
       refuseErrors(this.#options.effective, `this value of secret ${name}`, { secret: name, value });
       return { sealed: seal(key, name, value) };
     });
@@ -74,7 +74,7 @@ export class SecretWrites {
   async #write(
     name: string,
     context: WriteContext,
-    change: (stored: StoredSecret | undefined) => Pick<SecretDocument, "sealed" | "_deleted">,
+    change: (stored: StoredSecret | undefined) => Pick<SecretDocument, "sealed" | "_deleted"> | undefined,
   ): Promise<StoredSecret> {
     const { database, records, order, applied, found, site, wallClock } = this.#options;
     const id = documentId.secret(name);
@@ -84,17 +84,21 @@ export class SecretWrites {
         newest: () => records.secrets.get(name),
         unusable: () => records.unusable.get(id)?.rev,
         expected: context.expected,
-        make: (newest) => ({
-          ...change(newest?._deleted === true ? undefined : newest),
-          _id: id,
-          kind: "secret",
-          schemaVersion: 1,
-          name,
-          version: (newest?.version ?? 0) + 1,
-          changedBy: context.author,
-          changedAt: wallClock().toISOString(),
-          site,
-        }),
+        make: (newest) => {
+          const changed = change(newest?._deleted === true ? undefined : newest);
+          if (changed === undefined) return undefined;
+          return {
+            ...changed,
+            _id: id,
+            kind: "secret",
+            schemaVersion: 1,
+            name,
+            version: (newest?.version ?? 0) + 1,
+            changedBy: context.author,
+            changedAt: wallClock().toISOString(),
+            site,
+          };
+        },
         applied,
         found,
       }),

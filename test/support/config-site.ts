@@ -23,17 +23,26 @@ export interface ConfigSite {
 
 export interface ConfigSiteOptions extends Partial<ConfigurationOptions> {
   storeUrl: string;
+  /** While false it is told of no changes, nor afterwards of what it missed: as a changes feed that is behind. */
+  hears?(): boolean;
 }
 
 /** Resolves when the store has been read. */
-export async function startConfigSite({ storeUrl, site = "here", ...rest }: ConfigSiteOptions): Promise<ConfigSite> {
+export async function startConfigSite({
+  storeUrl,
+  site = "here",
+  hears = () => true,
+  ...rest
+}: ConfigSiteOptions): Promise<ConfigSite> {
   const logger = pino({ level: process.env.MUSTER_TEST_LOG ?? "silent" });
   const metrics = new Metrics();
   const member = await startMember({ storeUrl, site });
   const { store, registry } = member;
   const configuration = new Configuration({ store, site, logger, components: registry, metrics, ...rest });
   const feed = new ChangesFeed(store.database(databases.config), {
-    onChanges: (changes) => configuration.apply(changes),
+    onChanges: (changes) => {
+      if (hears()) configuration.apply(changes);
+    },
   });
   await feed.start();
   await configuration.start();
