@@ -309,6 +309,16 @@ export class Database<Doc extends Document> {
     }
   }
 
+  /** The ids that start with `prefix`, in order. */
+  async ids(prefix: string): Promise<string[]> {
+    const { rows } = await this.#request<{ rows: { id: string }[] }>({
+      path: "_all_docs",
+      query: { startkey: prefix, endkey: `${prefix}\ufff0` },
+      timeoutMs: 60_000,
+    });
+    return rows.map(({ id }) => id);
+  }
+
   /** The changes after `since`, at most `limit`. */
   async changes(since: string | number, { limit = 1000 }: { limit?: number } = {}): Promise<ChangesPage> {
     const answer = await this.#request<{ results: ChangeRow[]; last_seq: string | number } | string>({

@@ -81,7 +81,8 @@ export class CandidateWrites {
       // A claim is a new revision, and none that was judged.
       const { records, effective } = this.#options;
       if (records.isHeld(stored)) refuseErrors(effective, `the candidate of layer ${layer}`, stored);
-      if (this.isStale(stored) && this.promotedLayer(stored) === undefined) throw madeFromAnother(stored);
+      const isOutdated = this.isStale(stored) && !this.#isAhead(stored);
+      if (isOutdated && this.promotedLayer(stored) === undefined) throw madeFromAnother(stored);
       return { ...contentOf(stored), ...originOf(stored), promotingSince: this.#options.wallClock().toISOString() };
     });
   }
@@ -109,6 +110,11 @@ export class CandidateWrites {
     return this.#options.records.layers.get(layer as LayerName)?._rev !== base?.rev;
   }
 
+  /** Whether it was made from a layer that the changes feed has not given here yet: the write of the layer looks for it. */
+  #isAhead({ layer, base }: StoredCandidate): boolean {
+    return generation(base?.rev) > generation(this.#options.records.layers.get(layer as LayerName)?._rev);
+  }
+
   /** Ends a staged candidate that was not promoted, and keeps why. */
   async withdraw(layer: LayerName, reason: string, context: WriteContext): Promise<void> {
     await this.#write(layer, context, (stored) => {
@@ -124,15 +130,12 @@ export class CandidateWrites {
 
   async #replaceLayer(layer: LayerName, candidate: StoredCandidate, context: WriteContext): Promise<StoredLayer> {
     const note = context.note ?? candidate.note ?? `promoted candidate ${candidate.version} of ${candidate.changedBy}`;
+    const expected = { matches: () => !this.isStale(candidate), generation: generation(candidate.base?.rev) };
     try {
-      return await this.#layers.write(
-        layer,
-        { author: context.author, note, expected: { matches: () => !this.isStale(candidate), generation: 0 } },
-        (stored) => ({
-          settings: candidate.settings,
-          ...(stored?.content === undefined ? {} : { content: stored.content }),
-        }),
-      );
+      return await this.#layers.write(layer, { author: context.author, note, expected }, (stored) => ({
+        settings: candidate.settings,
+        ...(stored?.content === undefined ? {} : { content: stored.content }),
+      }));
     } catch (error) {
       if (!(error instanceof MusterError && error.code === "precondition-failed")) throw error;
       throw madeFromAnother(candidate, error);
@@ -209,6 +212,10 @@ function contentOf(stored: StoredCandidate): Content {
 /** Of a write that changes nothing about what was staged. */
 function originOf({ version, changedBy, changedAt }: StoredCandidate): Origin {
   return { version, changedBy, changedAt };
+}
+
+function generation(rev = "0"): number {
+  return Number.parseInt(rev, 10);
 }
 
 function beingPromoted(layer: LayerName): MusterError {

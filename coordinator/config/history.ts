@@ -62,6 +62,16 @@ export class History {
     return this.#database.getMany<HistoryDocument>(revs.map((rev) => documentId.history(layer, rev)));
   }
 
+  /** What is kept of a layer and the changes feed has not given here yet. */
+  async unheard(layer: LayerName): Promise<StoredHistory[]> {
+    const prefix = documentId.history(layer, "");
+    const revs = (await this.#database.ids(prefix)).map((id) => id.slice(prefix.length));
+    return this.readMany(
+      layer,
+      revs.filter((rev) => !this.has(layer, rev)),
+    );
+  }
+
   /** Keeps these revisions. Again is harmless; resolves when the store has them. */
   async keep(layers: StoredLayer[]): Promise<void> {
     const missing = layers.filter(({ layer, _rev }) => !this.has(layer, _rev));

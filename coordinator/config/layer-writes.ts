@@ -79,21 +79,24 @@ export class LayerWrites {
     { version, rev }: { version: number; rev?: string | undefined },
     context: WriteContext,
   ): Promise<StoredLayer> {
-    const { history, contents } = this.#options;
-    const found = history
-      .revisions(layer)
-      .filter((revision) => revision.version === version && (rev === undefined || revision.rev === rev));
-    const [only, ...more] = found;
+    const { history, contents, found } = this.#options;
+    const named = () =>
+      history
+        .revisions(layer)
+        .filter((revision) => revision.version === version && (rev === undefined || revision.rev === rev));
+    // Another coordinator may just have written it.
+    if (named().length === 0) for (const kept of await history.unheard(layer)) found(kept);
+    const [only, ...more] = named();
     if (only === undefined) {
       const kept = history.revisions(layer).map((revision) => revision.version);
       const range = kept.length === 0 ? "it has none" : `it has ${kept.at(-1)} to ${kept[0]}`;
       throw new MusterError("not-found", `layer ${layer} has no version ${version} in its history; ${range}`);
     }
     if (more.length > 0) {
-      const revs = found.map((revision) => revision.rev).join(", ");
+      const revs = [only, ...more].map((revision) => revision.rev);
       throw new MusterError(
         "refused",
-        `layer ${layer} has version ${version} ${found.length} times: name its rev, one of ${revs}`,
+        `layer ${layer} has version ${version} ${revs.length} times: name its rev, one of ${revs.join(", ")}`,
       );
     }
     const past = await history.read(layer, only.rev);

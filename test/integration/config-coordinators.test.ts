@@ -60,4 +60,67 @@ describe("a coordinator that has not heard yet what another of its site wrote", 
       expect(await versionOf(name)).to.equal(1);
     });
   });
+
+  describe("and is asked to", () => {
+    const put = (layer: string, settings: object) => other.call("PUT", `/v1/config/layers/${layer}`, { settings });
+    const stage = async (layer: string) => {
+      const write = { settings: { staged: true }, selector: { percent: 100 } };
+      const { status } = await other.call("PUT", `/v1/config/layers/${layer}/candidate`, write);
+      expect(status).to.be.oneOf([200, 201]);
+    };
+    const rollback = (layer: string, version: number) =>
+      late.call("POST", `/v1/config/layers/${layer}/rollback`, { version });
+
+    it("roll back, goes to a version of it", async () => {
+      const layer = `type:${fresh("t")}`;
+      for (const n of [1, 2, 3]) await put(layer, { n });
+      const { status, body } = await rollback(layer, 2);
+      expect([status, body.version, body.settings]).to.deep.equal([200, 4, { n: 2 }]);
+    });
+
+    it("roll back to what nobody wrote, says so", async () => {
+      const layer = `type:${fresh("t")}`;
+      await put(layer, { n: 1 });
+      const { status, body } = await rollback(layer, 7);
+      expect([status, body.detail]).to.deep.equal([
+        404,
+        `layer ${layer} has no version 7 in its history; it has 1 to 1`,
+      ]);
+    });
+
+    it("promote a candidate, does it", async () => {
+      const layer = `type:${fresh("t")}`;
+      await put(layer, { a: 1 });
+      await stage(layer);
+      const { status, body } = await late.call("POST", `/v1/config/layers/${layer}/candidate/promote`, {});
+      expect([status, body.version, body.settings]).to.deep.equal([200, 2, { staged: true }]);
+    });
+
+    it("promote a candidate that became stale, refuses it", async () => {
+      const layer = `type:${fresh("t")}`;
+      await stage(layer);
+      await put(layer, { a: 1 });
+      const { status, body } = await late.call("POST", `/v1/config/layers/${layer}/candidate/promote`, {});
+      expect([status, body.code]).to.deep.equal([409, "conflict"]);
+    });
+
+    it("take a candidate back, does it", async () => {
+      const layer = `type:${fresh("t")}`;
+      await stage(layer);
+      expect((await late.call("DELETE", `/v1/config/layers/${layer}/candidate`)).status).to.equal(204);
+    });
+
+    for (const [what, path, body] of [
+      ["layer", () => `layers/type:${fresh("t")}`, { settings: {} }],
+      ["schema", () => `schemas/${fresh("t")}`, { type: "object" }],
+      ["secret", () => `secrets/${fresh("secret")}`, { value: "one" }],
+    ] as const) {
+      it(`delete a ${what}, does it, once`, async () => {
+        const url = `/v1/config/${path()}`;
+        expect((await other.call("PUT", url, body)).status).to.be.oneOf([201, 204]);
+        expect((await late.call("DELETE", url)).status).to.equal(204);
+        expect((await other.call("DELETE", url)).status).to.equal(404);
+      });
+    }
+  });
 });
