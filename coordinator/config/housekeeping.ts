@@ -13,7 +13,7 @@ export interface HousekeepingOptions {
   /** Versions kept of each layer. */
   historyVersions: number;
   leads(): boolean;
-  /** What else is to be looked at each time. */
+  /** What else is to be looked at each time, by whoever does not lead, too. */
   also(): void;
   clock(): number;
 }
@@ -56,9 +56,9 @@ export class Housekeeping {
   }
 
   async #round(): Promise<void> {
-    if (!this.#options.leads()) return;
     try {
       this.#options.also();
+      if (!this.#options.leads()) return;
       await this.keepAll();
       for (const layer of this.#options.history.layers()) await this.prune(layer);
       await this.#dropContent();

@@ -145,6 +145,26 @@ describe("configuration that nobody checked", () => {
       }
     });
   }
+
+  it("is looked at again, also where nobody leads, when the component that it broke is of another type", async () => {
+    const store = await startSiteStore();
+    const alone = await startConfigSite({ storeUrl: store.url, leads: () => false });
+    try {
+      await alone.register("moved", { type: "tight" });
+      await alone.call("PUT", "/v1/config/schemas/tight", { properties: { n: { type: "integer" } } });
+      const made = { version: 1, changedBy: "x", changedAt: "2026-01-02T03:04:05Z", site: "here" };
+      await new Store(store.url).database<Any>(databases.config).put({
+        ...{ _id: "layer:type:tight", kind: "layer", schemaVersion: 1, layer: "type:tight", settings: { n: "bad" } },
+        ...made,
+      });
+      await eventually(() => expect(alone.configuration.faults().map(({ kind }) => kind)).to.deep.equal(["held"]));
+      await alone.register("moved", { type: "loose" });
+      await eventually(() => expect(alone.configuration.faults()).to.deep.equal([]));
+    } finally {
+      await alone.close();
+      await store.close();
+    }
+  });
 });
 
 describe("writes at two coordinators of one site that contradict each other", () => {
