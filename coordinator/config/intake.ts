@@ -151,6 +151,11 @@ export class Intake {
     const errors = judged === "judged" ? [] : arrivalErrors(doc);
     if (errors.length > 0) {
       records.unusable.set(doc._id, { rev: doc._rev, errors });
+      const earlier = records.newest(doc._id);
+      // Without a history in which whoever starts later could find it.
+      if (earlier?.kind === "candidate") {
+        this.#change(doc._id, () => records.candidates.delete(earlier.layer as LayerName));
+      }
       logger.warn({ id: doc._id, rev: doc._rev }, "a document came in that is none of its kind; it has no effect");
       return;
     }

@@ -121,6 +121,17 @@ describe("taking in the configuration database", () => {
     });
   }
 
+  it("takes a candidate for gone whose newest revision is none of its kind, as whoever starts later does", () => {
+    const { intake, records, effective } = intakeOf({ a: {} });
+    const staged = { ...layer("1-c", { n: 2 }), _id: "candidate:platform", kind: "candidate", state: "staged" };
+    intake.loaded();
+    intake.apply([change(layer("1-a", { n: 1 })), change({ ...staged, selector: { percent: 100 } } as Document)]);
+    expect(effective.get("a").settings).to.deep.equal({ n: 2 });
+    intake.apply([change({ ...staged, _rev: "2-d", selector: { percent: "all" } } as Document)]);
+    expect(effective.get("a").settings).to.deep.equal({ n: 1 });
+    expect(records.unusable.get("candidate:platform")?.rev).to.equal("2-d");
+  });
+
   it("forgets what a plain DELETE took out of history", () => {
     const { intake, history } = intakeOf({});
     const kept = { ...layer("1-a", { n: 1 }), _id: "history:platform@1-a", _rev: "1-h", kind: "history", rev: "1-a" };
