@@ -12,6 +12,8 @@ import { checkSettings } from "./settings-rules.ts";
 export class CandidateWrites {
   readonly #options: WritesOptions;
   readonly #layers: LayerWrites;
+  /** When each layer's latest claim was first seen. */
+  readonly #claims = new Map<string, { rev: string; sinceMs: number }>();
 
   constructor(options: WritesOptions, layers: LayerWrites) {
     this.#options = options;
@@ -87,9 +89,14 @@ export class CandidateWrites {
     });
   }
 
-  #claimedWithin({ state, promotingSince }: StoredCandidate, ms: number): boolean {
+  /** Whether it is being promoted, for less than `ms` as far as was seen here: other machines have other clocks. */
+  #claimedWithin({ layer, _rev, state, promotingSince }: StoredCandidate, ms: number): boolean {
     if (state !== "staged" || promotingSince === undefined) return false;
-    return Math.abs(this.#options.wallClock().getTime() - Date.parse(promotingSince)) < ms;
+    const nowMs = performance.now();
+    const seen = this.#claims.get(layer);
+    if (seen?.rev === _rev) return nowMs - seen.sinceMs < ms;
+    this.#claims.set(layer, { rev: _rev, sinceMs: nowMs });
+    return true;
   }
 
   /** Whether a promotion was begun and is not finished: who did it has died. */

@@ -196,12 +196,12 @@ describe("staged changes", () => {
     await stage(layer, { settings: { n: 7 }, selector: { percent: 50 } });
     const database = new Store(embedded.url).database<CandidateDocument>(databases.config);
     const staged = (await database.get(`candidate:${layer}`)) as CandidateDocument;
-    await database.put({ ...staged, promotingSince: new Date(Date.now() - 6_000).toISOString() });
+    await database.put({ ...staged, promotingSince: new Date().toISOString() });
     await eventually(async () => expect((await here.call("GET", candidate(layer))).body.state).to.equal("promoted"), {
       timeoutMs: 20_000,
     });
     expect((await here.call("GET", `/v1/config/layers/${layer}`)).body.settings).to.deep.equal({ n: 7 });
-  });
+  }).timeout(30_000);
 
   it("are not promoted over a layer that was changed since", async () => {
     const { layer, chosen } = await fleet(2);
