@@ -147,7 +147,7 @@ export class Judgement {
   async #judgeNow(sweeps: boolean): Promise<void> {
     await this.#inherited;
     if (sweeps) await this.#sweep();
-    if (!(await this.#hasHeard())) return;
+    if (this.#judge.due(1).length === 0 || !(await this.#hasHeard())) return;
     const decisions = this.#judge.due(decisionsMax - this.#unfinished.length).flatMap((id): Decision[] => {
       const record = this.#options.records.get(id);
       if (this.#isJudged(record)) return [decision(record, "expired")];
