@@ -15,24 +15,24 @@ export function nestsTooDeep(value: unknown, levels = depthMax): boolean {
   return false;
 }
 
+/** @throws MusterError `malformed-json` for what nests too deep. */
+export function checkDepth(value: unknown): void {
+  if (nestsTooDeep(value)) throw new MusterError("malformed-json", `the body nests deeper than ${depthMax} levels`);
+}
+
 /**
- * Walks without recursion: what is too deep for the stack must be refused, not die.
- * @throws MusterError `malformed-json` for what nests too deep, and with `surrogates` for half of a surrogate pair.
+ * @param value of which the depth was checked.
+ * @throws MusterError `malformed-json` for half of a surrogate pair.
  */
-export function checkTree(root: unknown, surrogates: boolean): void {
-  const open: [unknown, number][] = [[root, 1]];
-  for (let next = open.pop(); next !== undefined; next = open.pop()) {
-    const [value, depth] = next;
-    if (surrogates && typeof value === "string" && !value.isWellFormed()) {
-      throw new MusterError("malformed-json", "a string has half of a surrogate pair: it cannot be stored as UTF-8");
+export function checkSurrogates(value: unknown): void {
+  if (typeof value === "string" && !value.isWellFormed()) {
+    throw new MusterError("malformed-json", "a string has half of a surrogate pair: it cannot be stored as UTF-8");
+  }
+  if (typeof value !== "object" || value === null) return;
+  for (const [key, child] of Object.entries(value)) {
+    if (!key.isWellFormed()) {
+      throw new MusterError("malformed-json", "a key has half of a surrogate pair: it cannot be stored as UTF-8");
     }
-    if (typeof value !== "object" || value === null) continue;
-    if (depth > depthMax) throw new MusterError("malformed-json", `the body nests deeper than ${depthMax} levels`);
-    for (const [key, child] of Object.entries(value)) {
-      if (surrogates && !key.isWellFormed()) {
-        throw new MusterError("malformed-json", "a key has half of a surrogate pair: it cannot be stored as UTF-8");
-      }
-      if (typeof child === "object" || surrogates) open.push([child, depth + 1]);
-    }
+    checkSurrogates(child);
   }
 }

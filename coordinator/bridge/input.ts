@@ -1,6 +1,6 @@
 /** The checks that every request passes before a handler sees it. All answer with a 4xx that says what is right. */
 import { MusterError } from "../../config-db/errors.ts";
-import { checkTree } from "../../config-db/json-tree.ts";
+import { checkDepth, checkSurrogates } from "../../config-db/json-tree.ts";
 import { limits } from "../../config-db/limits.ts";
 import { idPattern } from "../../config-db/names.ts";
 import { parse, type SchemaName } from "../../config-db/validate.ts";
@@ -129,8 +129,9 @@ export function parseJson(bytes: Buffer): unknown {
   } catch (error) {
     throw new MusterError("malformed-json", `the body is not JSON in UTF-8: ${(error as Error).message}`);
   }
+  checkDepth(value);
   // Only an escape can bring a lone surrogate past the decoder; most bodies have none and are not walked for it.
-  checkTree(value, /\\u[dD][89a-fA-F]/.test(text));
+  if (/\\u[dD][89a-fA-F]/.test(text)) checkSurrogates(value);
   return value;
 }
 

@@ -1,6 +1,6 @@
 /** Message bodies between HTTP, where JSON is inline and all else base64, and the bytes that are carried. */
 import { MusterError } from "../../config-db/errors.ts";
-import { checkTree } from "../../config-db/json-tree.ts";
+import { checkDepth } from "../../config-db/json-tree.ts";
 import { limits } from "../../config-db/limits.ts";
 import { headers } from "../../config-db/names.ts";
 import { isJson, isTraceparent } from "../messaging/envelope.ts";
@@ -37,7 +37,7 @@ function checkJson(content: Buffer, contentType: string): void {
   } catch {
     throw new MusterError("invalid-request", `bodyBase64 is not JSON, though contentType is ${contentType}`);
   }
-  checkTree(value, false);
+  checkDepth(value);
 }
 
 /** Who a message is from, and the trace that it belongs to. */

@@ -4,7 +4,7 @@
  */
 import type { Message, Options } from "amqplib";
 import { isMusterError } from "../../config-db/errors.ts";
-import { checkTree } from "../../config-db/json-tree.ts";
+import { checkDepth } from "../../config-db/json-tree.ts";
 import { limits } from "../../config-db/limits.ts";
 import { headers, idPattern, type MessageKind, messageKinds } from "../../config-db/names.ts";
 
@@ -68,7 +68,7 @@ export function isTraceparent(value: string): boolean {
 export function faultOfBody(content: Buffer, contentType: string): string | undefined {
   if (!isJson(contentType) || content.length === 0) return undefined;
   try {
-    checkTree(JSON.parse(content.toString("utf8")), false);
+    checkDepth(JSON.parse(content.toString("utf8")));
     return undefined;
   } catch (error) {
     return isMusterError(error) ? error.message : `the body is not JSON, though its content type is ${contentType}`;
