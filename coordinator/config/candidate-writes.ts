@@ -3,7 +3,7 @@ import { MusterError } from "../../config-db/errors.ts";
 import type { CandidateDocument, CandidateWrite } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
 import { sameJson } from "./etag.ts";
-import { exactly, guardedWrite } from "./guarded-write.ts";
+import { exactly, guardedWrite, versionAfter } from "./guarded-write.ts";
 import { refuseErrors } from "./judgement.ts";
 import type { LayerWrites, WriteContext, WritesOptions } from "./layer-writes.ts";
 import type { StoredCandidate, StoredLayer } from "./records.ts";
@@ -54,13 +54,7 @@ export class CandidateWrites {
     const held = { author, expected: exactly(claimed._rev) };
     try {
       const promoted = this.promotedLayer(claimed) ?? (await this.#replaceLayer(layer, claimed, { author, note }));
-      const { settings, base } = claimed;
-      await this.#write(layer, held, () => ({
-        ...contentOf(claimed),
-        settings,
-        ...(base === undefined ? {} : { base }),
-        state: "promoted",
-      }));
+      await this.#write(layer, held, () => ({ ...contentOf(claimed), state: "promoted" }));
       return promoted;
     } catch (error) {
       // Nobody promotes it any more, unless somebody else has taken that over.
@@ -154,7 +148,7 @@ export class CandidateWrites {
     context: WriteContext,
     change: (stored: StoredCandidate | undefined) => Content & Partial<Origin>,
   ): Promise<StoredCandidate> {
-    const { database, records, effective, order, applied, found, site, wallClock } = this.#options;
+    const { database, records, effective, order, applied, found } = this.#options;
     const id = documentId.candidate(layer);
     let judgedAt: number;
     return order.run(layer, () =>
@@ -169,10 +163,7 @@ export class CandidateWrites {
             kind: "candidate",
             schemaVersion: 1,
             layer,
-            version: (newest?.version ?? 0) + 1,
-            changedBy: context.author,
-            changedAt: wallClock().toISOString(),
-            site,
+            ...versionAfter(newest?.version ?? 0, context.author, this.#options),
             ...change(newest?._deleted === true ? undefined : newest),
           };
           // What ends one gives its components what they have without it, which was judged with every write; one that goes

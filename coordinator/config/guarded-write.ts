@@ -11,6 +11,15 @@ export interface Expected {
   generation: number;
 }
 
+/** Who wrote a version, when and where. @param last the version before it, 0 where there is none */
+export function versionAfter(
+  last: number,
+  changedBy: string,
+  { site, wallClock }: { site: string; wallClock(): Date },
+) {
+  return { version: last + 1, changedBy, changedAt: wallClock().toISOString(), site };
+}
+
 /** On this revision alone. */
 export function exactly(rev: string): Expected {
   return { matches: (standing) => standing === rev, generation: Number.parseInt(rev, 10) };

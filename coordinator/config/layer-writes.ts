@@ -6,7 +6,7 @@ import { documentId, type LayerName } from "../../config-db/names.ts";
 import type { Database, Document } from "../../config-db/store.ts";
 import type { Contents } from "./contents.ts";
 import type { EffectiveSettings } from "./effective-settings.ts";
-import { type Expected, guardedWrite } from "./guarded-write.ts";
+import { type Expected, guardedWrite, versionAfter } from "./guarded-write.ts";
 import type { History } from "./history.ts";
 import { refuseErrors } from "./judgement.ts";
 import { mergePatch, type Settings } from "./merge.ts";
@@ -162,7 +162,7 @@ export class LayerWrites {
     { deleted, ...change }: Change,
     { author, note }: WriteContext,
   ): LayerDocument {
-    const { site, wallClock, history } = this.#options;
+    const { history } = this.#options;
     // History too: a layer that was deleted straight in CouchDB left no version.
     const last = Math.max(newest?.version ?? 0, history.revisions(layer)[0]?.version ?? 0);
     return {
@@ -171,10 +171,7 @@ export class LayerWrites {
       schemaVersion: 1,
       layer,
       ...change,
-      version: last + 1,
-      changedBy: author,
-      changedAt: wallClock().toISOString(),
-      site,
+      ...versionAfter(last, author, this.#options),
       ...(note === undefined ? {} : { note }),
       ...(newest === undefined ? {} : { parent: { rev: newest._rev, version: newest.version } }),
       ...(deleted === undefined ? {} : { _deleted: deleted }),

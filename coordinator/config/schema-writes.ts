@@ -2,7 +2,7 @@
 import { MusterError } from "../../config-db/errors.ts";
 import type { SchemaDocument } from "../../config-db/generated/types.ts";
 import { documentId } from "../../config-db/names.ts";
-import { guardedWrite } from "./guarded-write.ts";
+import { guardedWrite, versionAfter } from "./guarded-write.ts";
 import { refuseErrors } from "./judgement.ts";
 import type { WriteContext, WritesOptions } from "./layer-writes.ts";
 import type { Settings } from "./merge.ts";
@@ -38,7 +38,7 @@ export class SchemaWrites {
     context: WriteContext,
     change: (stored: StoredSchema | undefined) => Settings | undefined,
   ): Promise<StoredSchema> {
-    const { database, records, effective, order, applied, found, site, wallClock } = this.#options;
+    const { database, records, effective, order, applied, found } = this.#options;
     const id = documentId.schema(type);
     let judgedAt: number;
     return order.run(id, () =>
@@ -57,10 +57,7 @@ export class SchemaWrites {
             schemaVersion: 1,
             type,
             schema: schema ?? {},
-            version: (newest?.version ?? 0) + 1,
-            changedBy: context.author,
-            changedAt: wallClock().toISOString(),
-            site,
+            ...versionAfter(newest?.version ?? 0, context.author, this.#options),
             ...(schema === undefined ? { _deleted: true } : {}),
           };
         },

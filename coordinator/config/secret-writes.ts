@@ -2,7 +2,7 @@
 import { MusterError } from "../../config-db/errors.ts";
 import type { SecretDocument } from "../../config-db/generated/types.ts";
 import { documentId, idPattern } from "../../config-db/names.ts";
-import { guardedWrite } from "./guarded-write.ts";
+import { guardedWrite, versionAfter } from "./guarded-write.ts";
 import { refuseErrors } from "./judgement.ts";
 import type { WriteContext, WritesOptions } from "./layer-writes.ts";
 import type { StoredSecret } from "./records.ts";
@@ -76,7 +76,7 @@ export class SecretWrites {
     context: WriteContext,
     change: (stored: StoredSecret | undefined) => Pick<SecretDocument, "sealed" | "_deleted"> | undefined,
   ): Promise<StoredSecret> {
-    const { database, records, order, applied, found, site, wallClock } = this.#options;
+    const { database, records, order, applied, found } = this.#options;
     const id = documentId.secret(name);
     return order.run(id, () =>
       guardedWrite<SecretDocument>(database, {
@@ -93,10 +93,7 @@ export class SecretWrites {
             kind: "secret",
             schemaVersion: 1,
             name,
-            version: (newest?.version ?? 0) + 1,
-            changedBy: context.author,
-            changedAt: wallClock().toISOString(),
-            site,
+            ...versionAfter(newest?.version ?? 0, context.author, this.#options),
           };
         },
         applied,
