@@ -129,5 +129,16 @@ export const headers = {
   traceparent: "traceparent",
 } as const;
 
+const ownHeaderNames: readonly string[] = Object.values(headers);
+/** The longest of ours is a reason. */
+const ownHeaderCharactersMax = 1_000;
+
+/** Those of a message's headers that are Muster's own, each as short as it should be: what else there is may fill a frame. */
+export function ownHeaders(given: Record<string, unknown>): Record<string, unknown> {
+  const isShort = (value: unknown) => typeof value !== "object" && String(value).length <= ownHeaderCharactersMax;
+  const isOwn = ([name, value]: [string, unknown]) => ownHeaderNames.includes(name) && isShort(value);
+  return Object.fromEntries(Object.entries(given).filter(isOwn));
+}
+
 export const messageKinds = ["command", "request", "reply", "outcome", "broadcast", "event", "signal"] as const;
 export type MessageKind = (typeof messageKinds)[number];

@@ -8,7 +8,7 @@ import type { Channel, ConsumeMessage } from "amqplib";
 import { LRUCache } from "lru-cache";
 import type { Logger } from "pino";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
-import { exchanges, headers } from "../../config-db/names.ts";
+import { exchanges, headers, ownHeaders } from "../../config-db/names.ts";
 import { type AfterFailure, afterFailure, type RetryPolicy } from "./after-failure.ts";
 import type { Broker } from "./broker.ts";
 import { type Envelope, type Letter, publishOptions, readLetter, reasonCharactersMax } from "./envelope.ts";
@@ -292,12 +292,6 @@ export async function publishDead(
 function tooLong(error: unknown): "too long" {
   if (isMusterError(error, "refused")) return "too long";
   throw error;
-}
-
-function ownHeaders(given: Record<string, unknown>): Record<string, unknown> {
-  const own: readonly string[] = Object.values(headers);
-  const isShort = (value: unknown) => typeof value !== "object" && String(value).length <= reasonCharactersMax;
-  return Object.fromEntries(Object.entries(given).filter(([name, value]) => own.includes(name) && isShort(value)));
 }
 
 function keyOf({ component, letter }: Delivery): string {

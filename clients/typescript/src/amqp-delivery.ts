@@ -1,6 +1,6 @@
 /** Ends a message that came by AMQP as docs/messages.md says: answer or pass on, wait for the confirm, then ack. */
 import type { ConsumeMessage, Options } from "amqplib";
-import { exchanges, headers } from "../../../config-db/names.ts";
+import { exchanges, headers, ownHeaders } from "../../../config-db/names.ts";
 import type { Arrived } from "./amqp-message.ts";
 import { type Draft, leftMs, publishOptions } from "./amqp-options.ts";
 import { type AmqpSession, PublishError, type PublishFailure, sessionEnded } from "./amqp-session.ts";
@@ -147,7 +147,7 @@ export class AmqpDelivery implements Delivery {
       await this.#session.confirmed(exchange, key, content, this.#again({ ...given, ...added }, isDead));
     } catch (error) {
       if (!hasFailed(error, "invalid")) throw error;
-      await this.#session.confirmed(exchange, key, content, this.#again({ ...ownOf(given), ...added }, isDead));
+      await this.#session.confirmed(exchange, key, content, this.#again({ ...ownHeaders(given), ...added }, isDead));
     }
   }
 
@@ -166,13 +166,6 @@ export class AmqpDelivery implements Delivery {
     else if (deadlineAtMs !== undefined) options.expiration = leftMs(deadlineAtMs, Date.now());
     return options as Options.Publish;
   }
-}
-
-/** Muster's own, each as short as it should be. */
-function ownOf(given: Record<string, unknown>): Record<string, unknown> {
-  const names: readonly string[] = Object.values(headers);
-  const fits = (value: unknown) => typeof value === "number" || (typeof value === "string" && value.length <= 1_000);
-  return Object.fromEntries(Object.entries(given).filter(([name, value]) => names.includes(name) && fits(value)));
 }
 
 function hasFailed(error: unknown, failure: PublishFailure): boolean {
