@@ -479,14 +479,36 @@ describe("the client over AMQP", function () {
     expect((await channel.checkQueue(queues.requests(target.id))).messageCount).to.equal(0);
   });
 
-  it("lives on when the broker closes a channel on which acknowledgements are due", async () => {
+  /**
+   * A session that lacks a queue: the broker closes its channel when it asks for that, just after the first of `requests`
+   * has arrived on it, again and again until `use` calls `open`. In the end no request may be left.
+   */
+  async function withLateSession(
+    requests: string[],
+    onMessage: (message: ConsumeMessage, from: AmqpSession) => void,
+    use: (session: AmqpSession, open: () => Promise<void>, id: string) => Promise<void>,
+  ): Promise<void> {
     const id = `c-${randomUUID().slice(0, 8)}`;
     const plan = componentPlan({ id, type: "worker" });
     await declare(directUrl, plan);
-    // The channel is closed when it asks for this one, just after the first request has arrived on it.
     await channel.deleteQueue(queues.replies(id));
+    for (const request of requests) channel.publish(exchanges.requests, id, Buffer.from(request));
+    const session = new AmqpSession({ ...alone, url: directUrl, id, type: "worker", prefetch: 1, onMessage });
+    try {
+      const opening = session.open();
+      const open = async () => {
+        await declare(directUrl, plan);
+        await opening;
+      };
+      await use(session, open, id);
+    } finally {
+      await session.close();
+    }
+    expect((await channel.checkQueue(queues.requests(id))).messageCount).to.equal(0);
+  }
+
+  it("lives on when the broker closes a channel on which acknowledgements are due", async () => {
     const count = 20;
-    for (let n = 0; n < count; n += 1) channel.publish(exchanges.requests, id, Buffer.from(String(n)));
     let deliveries = 0;
     const seen = new Set<string>();
     const onMessage = (message: ConsumeMessage, from: AmqpSession) => {
@@ -494,34 +516,21 @@ describe("the client over AMQP", function () {
       seen.add(message.content.toString());
       from.ackSoon(message);
     };
-    const session = new AmqpSession({ ...alone, url: directUrl, id, type: "worker", prefetch: 1, onMessage });
-    try {
-      const opening = session.open();
+    const requests = Array.from({ length: count }, (_, n) => String(n));
+    await withLateSession(requests, onMessage, async (session, open) => {
       await eventually(() => expect(deliveries).to.be.at.least(3));
-      await declare(directUrl, plan);
-      await opening;
+      await open();
       await eventually(() => expect(seen.size).to.equal(count));
       expect(session.isOpen).to.equal(true);
-    } finally {
-      await session.close();
-    }
-    expect((await channel.checkQueue(queues.requests(id))).messageCount).to.equal(0);
+    });
   });
 
   it("acknowledges on the channel that a message came on, not on one opened after it", async () => {
-    const id = `c-${randomUUID().slice(0, 8)}`;
-    const plan = componentPlan({ id, type: "worker" });
-    await declare(directUrl, plan);
-    await channel.deleteQueue(queues.replies(id));
-    channel.publish(exchanges.requests, id, Buffer.from("held"));
     const held: ConsumeMessage[] = [];
     const onMessage = (message: ConsumeMessage) => void held.push(message);
-    const session = new AmqpSession({ ...alone, url: directUrl, id, type: "worker", prefetch: 1, onMessage });
-    try {
-      const opening = session.open();
+    await withLateSession(["held"], onMessage, async (session, open, id) => {
       await eventually(() => expect(held.length).to.be.at.least(2));
-      await declare(directUrl, plan);
-      await opening;
+      await open();
       // Once on each channel, and the last time on the one that lives.
       const deliveries = held.length + Number(held.length < 3);
       await eventually(() => expect(held.length).to.be.at.least(deliveries));
@@ -530,10 +539,7 @@ describe("the client over AMQP", function () {
       session.ack(held.at(-1) as ConsumeMessage);
       await channel.checkQueue(queues.requests(id));
       expect(session.isOpen).to.equal(true);
-    } finally {
-      await session.close();
-    }
-    expect((await channel.checkQueue(queues.requests(id))).messageCount).to.equal(0);
+    });
   });
 
   it("has sent its acknowledgements when it is closed", async () => {
