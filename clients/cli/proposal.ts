@@ -1,11 +1,10 @@
 /** New settings for a layer, as the command line gives them: `key=value` pairs, a file, or what is piped in. */
-import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
 import { type FieldError, isMusterError, MusterError } from "../../config-db/errors.ts";
 import { mergePatch, type Settings } from "../../coordinator/config/merge.ts";
 import { path } from "./bridge.ts";
+import { readText } from "./file-input.ts";
 import type { Session } from "./session.ts";
-import { readAll } from "./terminal.ts";
 import { type Assignment, parseAssignment, toPatch } from "./values.ts";
 
 export interface Layer {
@@ -54,17 +53,9 @@ export async function readProposal(session: Session, pairs: string[], options: P
   }
   return {
     how: merge ? "merge" : "replace",
-    settings: parseObject(await readFileOrStdin(session, file), file),
+    settings: parseObject(await readText(session.terminal, file), file),
     assignments: [],
   };
-}
-
-export async function readFileOrStdin(session: Session, file: string): Promise<string> {
-  try {
-    return file === "-" ? await readAll(session.terminal.stdin) : await readFile(file, "utf8");
-  } catch (error) {
-    throw new MusterError("invalid-request", `cannot read ${file}: ${(error as Error).message}`, { cause: error });
-  }
 }
 
 /** @param source what to call it in an error. */

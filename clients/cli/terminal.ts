@@ -24,10 +24,3 @@ export function wantsColor(screen: Screen, env: Terminal["env"]): boolean {
   if (env.FORCE_COLOR !== undefined) return env.FORCE_COLOR !== "0" && env.FORCE_COLOR !== "false";
   return screen.isTTY === true && screen.hasColors?.(env) === true;
 }
-
-/** Everything of `stream` as text. @throws what the stream throws. */
-export async function readAll(stream: Readable): Promise<string> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of stream) chunks.push(Buffer.from(chunk as Buffer | string));
-  return Buffer.concat(chunks).toString("utf8");
-}

@@ -538,6 +538,20 @@ describe("the command line and a bridge", () => {
       { to: { type: "collector" }, name: "reading", body: { sensor: "t1" }, timeoutMs: 30_000 },
     ]);
   });
+
+  it("sends the bytes of a file as they are, and no JSON that is not UTF-8", async () => {
+    bridge.answers["POST /v1/requests"] = () => ({ status: 200, body: { from: "c1" } });
+    bridge.asked.length = 0;
+    const bytes = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x00, 0xff, 0xfe]);
+    const request = ["request", "c1", "show", "-f", "-"];
+    await run([...request, "--content-type", "image/png"], { stdin: bytes });
+    const [sent] = bridge.sent("POST /v1/requests");
+    expect(sent).to.deep.include({ contentType: "image/png", bodyBase64: bytes.toString("base64") });
+    const { exitCode, stderr } = await run(request, { stdin: Buffer.from([0x22, 0xff, 0x22]) });
+    expect(exitCode).to.equal(2);
+    expect(stderr).to.contain("- is not text in UTF-8");
+    expect(bridge.sent("POST /v1/requests")).to.have.length(1);
+  });
 });
 
 describe("the process of the command line", function () {

@@ -16,7 +16,7 @@ export interface MusterRun {
 
 export interface MusterOptions {
   env?: Record<string, string | undefined>;
-  stdin?: string;
+  stdin?: string | Buffer;
   /** Makes stdout a terminal of this width. */
   columns?: number;
 }

@@ -1,9 +1,8 @@
 /** `muster config content`: files of any media type that belong to a layer. */
-import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
-import { MusterError } from "../../../config-db/errors.ts";
 import { path } from "../bridge.ts";
 import { withExamples } from "../examples.ts";
+import { readBytes } from "../file-input.ts";
 import type { Invocation } from "../invocation.ts";
 
 const next = { "not-found": "See what files a layer has with: muster config get <layer>" };
@@ -40,7 +39,7 @@ export function contentCommands(config: Command, cli: Invocation): void {
       .option("--content-type <type>", "its media type; else by the name's ending")
       .action(
         cli.does<[string, string, string], { contentType?: string }>(async (session, [layer, name, file], options) => {
-          const bytes = await readBytes(file, session.terminal.stdin);
+          const bytes = await readBytes(session.terminal, file);
           const type = options.contentType ?? mediaTypeOf(name);
           const { body } = await session.bridge.ask({
             method: "PUT",
@@ -71,19 +70,6 @@ export function contentCommands(config: Command, cli: Invocation): void {
       ),
     { line: "muster config content rm type:collector rules.xml" },
   );
-}
-
-async function readBytes(file: string, stdin: AsyncIterable<Buffer | string>): Promise<Buffer> {
-  if (file === "-") {
-    const chunks: Buffer[] = [];
-    for await (const chunk of stdin) chunks.push(Buffer.from(chunk));
-    return Buffer.concat(chunks);
-  }
-  try {
-    return await readFile(file);
-  } catch (error) {
-    throw new MusterError("invalid-request", `cannot read ${file}: ${(error as Error).message}`, { cause: error });
-  }
 }
 
 const mediaTypes: Record<string, string> = {

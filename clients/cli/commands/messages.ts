@@ -5,8 +5,8 @@ import type { Target } from "../../../config-db/generated/types.ts";
 import { path } from "../bridge.ts";
 import { withExamples } from "../examples.ts";
 import { type ExitCode, exitCodes } from "../exit-codes.ts";
+import { readBytes, readText } from "../file-input.ts";
 import type { Invocation } from "../invocation.ts";
-import { readFileOrStdin } from "../proposal.ts";
 import type { Session } from "../session.ts";
 import { coloredJson, plain, type Style, short } from "../style.ts";
 import { type Column, details, moment, table } from "../table.ts";
@@ -180,10 +180,10 @@ async function messageBody(
     const body = parseBody(words);
     return body === undefined ? {} : { body };
   }
-  const text = await readFileOrStdin(session, file);
   if (contentType !== undefined && !/^application\/json\b/.test(contentType)) {
-    return { contentType, bodyBase64: Buffer.from(text).toString("base64") };
+    return { contentType, bodyBase64: (await readBytes(session.terminal, file)).toString("base64") };
   }
+  const text = await readText(session.terminal, file);
   try {
     return { body: JSON.parse(text) };
   } catch (error) {

@@ -4,8 +4,9 @@ import { path } from "../bridge.ts";
 import { type Validation, validationText } from "../changes.ts";
 import { withExamples } from "../examples.ts";
 import { type ExitCode, exitCodes } from "../exit-codes.ts";
+import { readText } from "../file-input.ts";
 import type { Invocation } from "../invocation.ts";
-import { parseObject, readFileOrStdin } from "../proposal.ts";
+import { parseObject } from "../proposal.ts";
 import { coloredJson, type Style } from "../style.ts";
 import { type Column, moment, table } from "../table.ts";
 
@@ -67,7 +68,7 @@ export function schemaCommands(program: Command, cli: Invocation): void {
       .action(
         cli.does<[string], { file: string; dryRun?: true; ifMatch?: string }>(
           async (session, [type], { file, dryRun, ifMatch }): Promise<ExitCode> => {
-            const schema = parseObject(await readFileOrStdin(session, file), file);
+            const schema = parseObject(await readText(session.terminal, file), file);
             if (dryRun) {
               const request = { method: "POST", path: "/v1/config/validate", body: { type, schema } } as const;
               const { body } = await session.bridge.ask<Validation>(request);

@@ -3,8 +3,8 @@ import type { Command } from "commander";
 import { MusterError } from "../../../config-db/errors.ts";
 import { path } from "../bridge.ts";
 import { withExamples } from "../examples.ts";
+import { readText } from "../file-input.ts";
 import type { Invocation } from "../invocation.ts";
-import { readFileOrStdin } from "../proposal.ts";
 import { type Column, moment, table } from "../table.ts";
 
 interface Secret {
@@ -55,7 +55,7 @@ export function secretCommands(program: Command, cli: Invocation): void {
       )
       .action(
         cli.does<[string], { file: string }>(async (session, [name], { file }) => {
-          const value = (await readFileOrStdin(session, file)).replace(/\r?\n$/, "");
+          const value = (await readText(session.terminal, file)).replace(/\r?\n$/, "");
           if (value === "") throw new MusterError("invalid-request", `${file} is empty: a secret must have a value`);
           const { body } = await session.bridge.ask({
             method: "PUT",
