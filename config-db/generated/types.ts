@@ -395,6 +395,8 @@ export interface EventRequest {
    * Any JSON value.
    */
   body?: unknown;
+  contentType?: MediaType;
+  bodyBase64?: string;
   from?: Id;
 }
 /**

@@ -204,6 +204,9 @@ describe("messages over HTTP", function () {
       expect(events.text()).to.match(/event: event\n/);
     });
     expect(events.data()[0]).to.deep.include({ topic: `${type}.${id}.heat`, from: id, body: 21 });
+    const image = { contentType: "image/png", bodyBase64: "iVBORw0=" };
+    expect(await post("/v1/events", { name: "seen", from: id, ...image })).to.include({ status: 202 });
+    await eventually(() => expect(events.data().at(-1)).to.deep.include({ topic: `${type}.${id}.seen`, ...image }));
     await eventually(async () => {
       await post("/v1/commands", { to: { component: id }, name: "seen", body: "it" });
       expect(tap.data().length).to.be.greaterThan(0);
