@@ -83,11 +83,11 @@ function validator(name: SchemaName): ValidateFunction {
 /** At most this many errors are told at once: a thousand wrong array items must not make a megabyte of answer. */
 const errorsMax = 20;
 
-/** What ajv found, as field errors that say what would be right. */
+/** What ajv found, as field errors that say what would be right. The value of a `writeOnly` field is told nobody. */
 export function fieldErrors(errors: ErrorObject[] | null | undefined): FieldError[] {
   return (errors ?? []).slice(0, errorsMax).map((error) => {
     const field: FieldError = { pointer: error.instancePath, rule: error.keyword, message: describe(error) };
-    if (isShort(error.data)) field.value = error.data;
+    if (isShort(error.data) && error.parentSchema?.writeOnly !== true) field.value = error.data;
     return field;
   });
 }

@@ -135,6 +135,14 @@ describe("components over HTTP", () => {
     });
   }
 
+  it("refuse a webhook's secret that is too short, and do not tell it back", async () => {
+    const webhook = { url: "http://127.0.0.1/", secret: "hunter2" };
+    const { status, body: problem } = await call("PUT", `/v1/components/${fresh("c")}`, { type: "t", webhook });
+    expect(status).to.equal(400);
+    expect(problem.detail).to.match(/^\/webhook\/secret must NOT have fewer than 16 characters$/);
+    expect(JSON.stringify(problem)).to.not.contain("hunter2");
+  });
+
   it("refuse ids that no component can have, and query parameters that nobody knows", async () => {
     expect((await register("Upper")).status).to.equal(400);
     expect((await register("a".repeat(64))).status).to.equal(400);
