@@ -14,6 +14,8 @@ export interface ChangesFeedOptions {
 
 /** Retries of a lost store: from the first to at most the second, doubling. */
 const retryMs = { first: 100, max: 2_000 };
+/** A feed is behind by milliseconds; who waits for it gets no more than this from a store that is slow. */
+const upToDateMs = 1_000;
 
 export class ChangesFeed {
   readonly #database: Database<Document>;
@@ -21,6 +23,7 @@ export class ChangesFeed {
   readonly #abort = new AbortController();
   #running: Promise<void> | undefined;
   #since: string | number = 0;
+  readonly #waiting = new Set<() => void>();
 
   constructor(database: Database<Document>, options: ChangesFeedOptions) {
     this.#database = database;
@@ -43,6 +46,19 @@ export class ChangesFeed {
     this.#running = this.#follow();
   }
 
+  /**
+   * Resolves when what the store had at the call was given on, as far as that comes within a second and the store can be
+   * asked: for who is about to refuse something over what another process may have changed a moment ago.
+   */
+  async upToDate(): Promise<void> {
+    for (const giveUpAtMs = performance.now() + upToDateMs; performance.now() < giveUpAtMs; ) {
+      const given = new Promise<void>((resolve) => this.#waiting.add(resolve));
+      const ahead = await this.#database.changes(this.#since, { limit: 1 }).catch(() => undefined);
+      if (ahead === undefined || ahead.results.length === 0) return;
+      await Promise.race([given, delay(giveUpAtMs - performance.now(), undefined, { ref: false })]);
+    }
+  }
+
   async close(): Promise<void> {
     this.#abort.abort();
     await this.#running;
@@ -51,6 +67,8 @@ export class ChangesFeed {
   #give(page: { results: Change[]; last_seq: string | number }): void {
     if (page.results.length > 0) this.#options.onChanges(page.results);
     this.#since = page.last_seq;
+    for (const tell of this.#waiting) tell();
+    this.#waiting.clear();
   }
 
   async #follow(): Promise<void> {

@@ -46,6 +46,8 @@ export class Coordinator {
   readonly #abort = new AbortController();
   /** What is open, in the order of opening: closed from the last to the first. */
   readonly #open: { close(): Promise<void> }[] = [];
+  /** By the name of the database. */
+  readonly #feeds = new Map<string, ChangesFeed>();
   #bridge: Bridge | undefined;
   /** What `/readyz` asks. */
   readonly #readiness: Readiness = { store: "starting" };
@@ -111,6 +113,7 @@ export class Coordinator {
       },
     });
     this.#open.push(feed);
+    this.#feeds.set(name, feed);
     await feed.start();
   }
 
@@ -174,6 +177,7 @@ export class Coordinator {
       metrics,
       ...(secretKey === undefined ? {} : { secretKey }),
       leads: () => leadership.leading,
+      upToDate: async () => this.#feeds.get(databases.config)?.upToDate(),
       isCaughtUp: () => peers.isCaughtUp,
       onEffectiveChange: (ids, etagOf) => {
         // A hint that is lost costs latency: components poll. So nobody waits for it.

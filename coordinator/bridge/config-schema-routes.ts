@@ -79,7 +79,7 @@ export function schemaRoutes(configuration: Configuration): Route[] {
       summary: "Try a write of a layer or a schema: what it would change for whom, and what it would break",
       body: "validate-request",
       answers: { 200: { description: "`valid`, and the effective diff and errors of each component", schema: object } },
-      handle: ({ body }) => ({ status: 200, body: configuration.dryRun(body as ValidateRequest) }),
+      handle: async ({ body }) => ({ status: 200, body: await configuration.validate(body as ValidateRequest) }),
     },
     {
       method: "get",

@@ -148,7 +148,7 @@ export class CandidateWrites {
     context: WriteContext,
     change: (stored: StoredCandidate | undefined) => Content & Partial<Origin>,
   ): Promise<StoredCandidate> {
-    const { database, records, effective, order, applied, found } = this.#options;
+    const { database, records, effective, order, applied, found, upToDate } = this.#options;
     const id = documentId.candidate(layer);
     let judgedAt: number;
     return order.run(layer, () =>
@@ -176,6 +176,7 @@ export class CandidateWrites {
         },
         applied: (stored) => applied(stored, judgedAt),
         found,
+        upToDate,
       }),
     );
   }

@@ -43,6 +43,8 @@ export interface ConfigurationOptions {
   logger: Logger;
   /** Told once per change: the registered components whose effective settings are others now. */
   onEffectiveChange?(ids: string[], etagOf: (id: string) => string): void;
+  /** Resolves when the feed of the configuration database has given what the store had at the call. Default: it has. */
+  upToDate?(): Promise<void>;
   /** Whether what other sites wrote is here, as far as they can be reached. Default: always. */
   isCaughtUp?(): boolean;
   /** Whether this coordinator leads its site: only then does it act by itself. Default: always. */
@@ -127,6 +129,7 @@ export class Configuration {
       wallClock,
       applied,
       found,
+      upToDate: async () => options.upToDate?.(),
     };
     this.layers = new LayerWrites(writes);
     this.schemas = new SchemaWrites(writes);
@@ -186,6 +189,12 @@ export class Configuration {
   /** A component's report on settings that it got. @throws MusterError `not-registered` */
   async report(id: string, report: ConfigStatusReport): Promise<void> {
     await this.#options.components.setConfigStatus(id, report);
+  }
+
+  /** The dry run on what the store has now, not only on what was heard of it. */
+  async validate(request: ValidateRequest): Promise<DryRun> {
+    await this.#options.upToDate?.();
+    return this.dryRun(request);
   }
 
   /** What a write of a layer or a schema would change, and break. Nothing is written. */

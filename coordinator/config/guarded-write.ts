@@ -34,14 +34,16 @@ export interface GuardedWrite<Doc extends Document> {
   expected?: Expected | undefined;
   /**
    * The document to write in place of `newest`, without `_rev`; undefined where `newest` already says the same. Called again
-   * when another write came first; what it throws refuses the write. That there is nothing (`not-found`), or nothing to
-   * write, counts only of what the store has.
+   * when another write came first; what it throws refuses the write. That there is nothing (`not-found`), nothing to
+   * write, or a component broken (`refused`), counts only of what the store has.
    */
   make(newest: Stored<Doc> | undefined): Promise<Doc | undefined> | Doc | undefined;
   /** Takes into memory what was written. */
   applied(stored: Stored<Doc>): void;
   /** Takes into memory what another wrote, and nobody here has judged. */
   found(stored: Stored<Doc>): void;
+  /** Resolves when memory has what the store had at the call. */
+  upToDate(): Promise<void>;
 }
 
 /** Other coordinators of the site write too: a write that names no revision is made anew on theirs, this often. */
@@ -56,7 +58,7 @@ const pauseMsMax = 50;
  */
 export async function guardedWrite<Doc extends Document>(
   database: Database<Document>,
-  { id, newest, unusable, expected, make, applied, found }: GuardedWrite<Doc>,
+  { id, newest, unusable, expected, make, applied, found, upToDate }: GuardedWrite<Doc>,
 ): Promise<Stored<Doc>> {
   for (let attempt = 1, fresh = false; ; attempt++) {
     const last = newest();
@@ -72,7 +74,9 @@ export async function guardedWrite<Doc extends Document>(
     try {
       made = await make(last);
     } catch (error) {
-      if (fresh || !isMusterError(error, "not-found")) throw error;
+      if (fresh || !(isMusterError(error, "not-found") || isMusterError(error, "refused"))) throw error;
+      // Of other documents too: a secret or a schema that another coordinator has just written.
+      await upToDate();
     }
     if (made === undefined) {
       if (fresh) return last as Stored<Doc>;

@@ -33,6 +33,8 @@ export interface WritesOptions {
   applied(doc: Document & { _rev: string }, judgedAt?: number): void;
   /** Takes a document that was read from the store into memory. */
   found(doc: Document & { _rev: string }): void;
+  /** Resolves when memory has what the store had at the call. */
+  upToDate(): Promise<void>;
 }
 
 /** What one write makes of a layer. */
@@ -129,7 +131,7 @@ export class LayerWrites {
     context: WriteContext,
     change: (stored: StoredLayer | undefined) => Promise<Change> | Change,
   ): Promise<StoredLayer> {
-    const { database, records, effective, history, order, applied, found } = this.#options;
+    const { database, records, effective, history, order, applied, found, upToDate } = this.#options;
     const id = documentId.layer(layer);
     let judgedAt: number;
     return order.run(layer, async () => {
@@ -148,6 +150,7 @@ export class LayerWrites {
         },
         applied: (stored) => applied(stored, judgedAt),
         found,
+        upToDate,
       });
       // What watchers were told leaves in this turn of the event loop; it need not wait for this.
       await turn();

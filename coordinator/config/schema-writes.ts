@@ -38,7 +38,7 @@ export class SchemaWrites {
     context: WriteContext,
     change: (stored: StoredSchema | undefined) => Settings | undefined,
   ): Promise<StoredSchema> {
-    const { database, records, effective, order, applied, found } = this.#options;
+    const { database, records, effective, order, applied, found, upToDate } = this.#options;
     const id = documentId.schema(type);
     let judgedAt: number;
     return order.run(id, () =>
@@ -63,6 +63,7 @@ export class SchemaWrites {
         },
         applied: (stored) => applied(stored, judgedAt),
         found,
+        upToDate,
       }),
     );
   }

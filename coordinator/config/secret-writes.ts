@@ -76,7 +76,7 @@ export class SecretWrites {
     context: WriteContext,
     change: (stored: StoredSecret | undefined) => Pick<SecretDocument, "sealed" | "_deleted"> | undefined,
   ): Promise<StoredSecret> {
-    const { database, records, order, applied, found } = this.#options;
+    const { database, records, order, applied, found, upToDate } = this.#options;
     const id = documentId.secret(name);
     return order.run(id, () =>
       guardedWrite<SecretDocument>(database, {
@@ -98,6 +98,7 @@ export class SecretWrites {
         },
         applied,
         found,
+        upToDate,
       }),
     );
   }

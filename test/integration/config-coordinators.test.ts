@@ -4,6 +4,7 @@ import type { Embedded } from "../../config-db/embedded/server.ts";
 import { databases, documentId } from "../../config-db/names.ts";
 import { type Document, Store } from "../../config-db/store.ts";
 import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
+import { eventually } from "../support/eventually.ts";
 import { startSiteStore } from "../support/site-store.ts";
 
 let names = 0;
@@ -122,5 +123,47 @@ describe("a coordinator that has not heard yet what another of its site wrote", 
         expect((await other.call("DELETE", url)).status).to.equal(404);
       });
     }
+  });
+});
+
+describe("a coordinator whose changes feed is behind", () => {
+  let embedded: Embedded;
+  let other: ConfigSite;
+  let behind: ConfigSite;
+
+  before(async () => {
+    embedded = await startSiteStore();
+    const secretKey = randomBytes(32);
+    other = await startConfigSite({ storeUrl: embedded.url, secretKey });
+    behind = await startConfigSite({ storeUrl: embedded.url, secretKey, leads: () => false, hears: () => "late" });
+  });
+  after(async () => {
+    await behind?.close();
+    await other?.close();
+    await embedded?.close();
+  });
+
+  it("refuses nothing over what another has just put right, nor calls it invalid", async () => {
+    const type = fresh("t");
+    const [schema, layer] = [`/v1/config/schemas/${type}`, `/v1/config/layers/type:${type}`];
+    const requires = (...required: string[]) => ({ type: "object", required });
+    const settings = { a: 1, password: { $secret: `password-of-${type}` } };
+    await other.register(`c-of-${type}`, { type });
+    await eventually(() => expect(behind.member.registry.get(`c-of-${type}`)).to.not.equal(undefined));
+    const done = async (at: ConfigSite, path: string, body: object) => {
+      const { status, body: answer } = await at.call("PUT", path, body);
+      expect(status, answer.detail).to.be.oneOf([200, 201, 204]);
+    };
+
+    await done(other, `/v1/config/secrets/password-of-${type}`, { value: "s" });
+    await done(behind, layer, { settings });
+    await done(other, schema, requires("a"));
+    await done(behind, layer, { settings });
+    await done(other, layer, { settings: { a: 1, b: 2 } });
+    await done(behind, schema, requires("b"));
+    await done(other, schema, requires());
+    const { body } = await behind.call("POST", "/v1/config/validate", { layer: `type:${type}`, settings: {} });
+    expect(body.valid).to.equal(true);
+    await done(behind, layer, { settings: {} });
   });
 });

@@ -113,4 +113,34 @@ describe("the changes feed of a store", () => {
     expect(states).to.deep.equal(["lost", "back"]);
     expect(asked.map(({ searchParams }) => searchParams.get("since"))).to.deep.equal(["0", "0", "1"]);
   });
+
+  it("is up to date when it has given what the store had, and while the store is away", async () => {
+    const given: string[] = [];
+    let stored = 0;
+    let tell = () => {};
+    answer = ({ url }, response) => {
+      const { searchParams } = new URL(url ?? "/", "http://store");
+      const rows = Number(searchParams.get("since")) < stored ? row(1, "a") : "";
+      if (searchParams.get("feed") === "continuous") tell = () => response.write(row(1, "a"));
+      else
+        response
+          .writeHead(200, { "content-type": "application/json" })
+          .end(`{"results":[${rows}],"last_seq":${stored}}`);
+    };
+    const feed = new ChangesFeed(database, { onChanges: (changes) => given.push(...changes.map(({ id }) => id)) });
+    await feed.start();
+    await feed.upToDate();
+    stored = 1;
+    let isUpToDate = false;
+    const waited = feed.upToDate().then(() => (isUpToDate = true));
+    const looks = () => asked.filter(({ searchParams }) => searchParams.get("limit") === "1");
+    await eventually(() => expect(looks()).to.have.length(2));
+    expect(isUpToDate).to.equal(false);
+    tell();
+    await waited;
+    expect(given).to.deep.equal(["a"]);
+    answer = (_request, response) => response.destroy();
+    await feed.upToDate();
+    await feed.close();
+  });
 });

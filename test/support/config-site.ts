@@ -3,6 +3,7 @@ import { pino } from "pino";
 import { Registry as Metrics } from "prom-client";
 import { ChangesFeed } from "../../config-db/changes-feed.ts";
 import { databases } from "../../config-db/names.ts";
+import type { Change } from "../../config-db/store.ts";
 import { configRoutes } from "../../coordinator/bridge/config-routes.ts";
 import { Bridge } from "../../coordinator/bridge/server.ts";
 import { Configuration, type ConfigurationOptions } from "../../coordinator/config/configuration.ts";
@@ -23,8 +24,11 @@ export interface ConfigSite {
 
 export interface ConfigSiteOptions extends Partial<ConfigurationOptions> {
   storeUrl: string;
-  /** While false it is told of no changes, nor afterwards of what it missed: as a changes feed that is behind. */
-  hears?(): boolean;
+  /**
+   * Whether it is told of changes. "late": when it waits for them, as by a changes feed that is behind. False: never, not
+   * afterwards either.
+   */
+  hears?(): boolean | "late";
 }
 
 /** Resolves when the store has been read. */
@@ -38,10 +42,23 @@ export async function startConfigSite({
   const metrics = new Metrics();
   const member = await startMember({ storeUrl, site });
   const { store, registry } = member;
-  const configuration = new Configuration({ store, site, logger, components: registry, metrics, ...rest });
+  const heardLate: Change[] = [];
+  const configuration = new Configuration({
+    store,
+    site,
+    logger,
+    components: registry,
+    metrics,
+    upToDate: async () => {
+      await feed.upToDate();
+      configuration.apply(heardLate.splice(0));
+    },
+    ...rest,
+  });
   const feed = new ChangesFeed(store.database(databases.config), {
     onChanges: (changes) => {
-      if (hears()) configuration.apply(changes);
+      if (hears() === true) configuration.apply(changes);
+      else if (hears() === "late") heardLate.push(...changes);
     },
   });
   await feed.start();
