@@ -3,9 +3,10 @@ import { MusterError } from "../../config-db/errors.ts";
 import type { CandidateDocument, CandidateWrite } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
 import { sameJson } from "./etag.ts";
+import type { WriteContext, WritesOptions } from "./guarded-write.ts";
 import { exactly, guardedWrite, versionAfter } from "./guarded-write.ts";
 import { refuseErrors } from "./judgement.ts";
-import type { LayerWrites, WriteContext, WritesOptions } from "./layer-writes.ts";
+import type { LayerWrites } from "./layer-writes.ts";
 import type { StoredCandidate, StoredLayer } from "./records.ts";
 import { checkSettings } from "./settings-rules.ts";
 
@@ -148,14 +149,12 @@ export class CandidateWrites {
     context: WriteContext,
     change: (stored: StoredCandidate | undefined) => Content & Partial<Origin>,
   ): Promise<StoredCandidate> {
-    const { database, records, effective, order, applied, found, upToDate } = this.#options;
+    const { records, effective, order } = this.#options;
     const id = documentId.candidate(layer);
-    let judgedAt: number;
     return order.run(layer, () =>
-      guardedWrite<CandidateDocument>(database, {
+      guardedWrite<CandidateDocument>(this.#options, {
         id,
         newest: () => records.candidates.get(layer),
-        unusable: () => records.unusable.get(id)?.rev,
         expected: context.expected,
         make: (newest) => {
           const doc: CandidateDocument = {
@@ -171,12 +170,8 @@ export class CandidateWrites {
           if (doc.state === "staged" && doc._deleted !== true && doc.version !== newest?.version) {
             refuseErrors(effective, `this candidate of layer ${layer}`, { ...doc, _rev: "tried" });
           }
-          judgedAt = effective.changes;
           return doc;
         },
-        applied: (stored) => applied(stored, judgedAt),
-        found,
-        upToDate,
       }),
     );
   }

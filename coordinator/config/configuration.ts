@@ -17,10 +17,11 @@ import type { Effective } from "./effective.ts";
 import { type Components, EffectiveSettings } from "./effective-settings.ts";
 import type { Origin } from "./explain.ts";
 import { type Fault, listFaults } from "./faults.ts";
+import type { WritesOptions } from "./guarded-write.ts";
 import { History } from "./history.ts";
 import { Housekeeping } from "./housekeeping.ts";
 import { Intake } from "./intake.ts";
-import { LayerWrites, type WritesOptions } from "./layer-writes.ts";
+import { LayerWrites } from "./layer-writes.ts";
 import { Records } from "./records.ts";
 import { SchemaWrites } from "./schema-writes.ts";
 import { SecretWrites } from "./secret-writes.ts";
@@ -116,7 +117,7 @@ export class Configuration {
       ...(options.isCaughtUp === undefined ? {} : { isCaughtUp: options.isCaughtUp }),
       content: (sha256, rev, deleted) => this.#housekeeping.applyContent(sha256, rev, deleted),
     });
-    const applied = (doc: Stored<Document>, judgedAt?: number) => this.#intake.written(doc, judgedAt);
+    const applied = (doc: Stored<Document>, judgedAt: number) => this.#intake.written(doc, judgedAt);
     const found = (doc: Stored<Document>) => this.#intake.found(doc);
     const writes: WritesOptions = {
       database,

@@ -6,7 +6,8 @@ import { createHash } from "node:crypto";
 import { MusterError } from "../../config-db/errors.ts";
 import { limits } from "../../config-db/limits.ts";
 import type { LayerName } from "../../config-db/names.ts";
-import type { LayerWrites, WriteContext, WritesOptions } from "./layer-writes.ts";
+import type { WriteContext, WritesOptions } from "./guarded-write.ts";
+import type { LayerWrites } from "./layer-writes.ts";
 import type { StoredLayer } from "./records.ts";
 
 export interface ContentFile {

@@ -2,6 +2,36 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import type { Database, Document, Stored } from "../../config-db/store.ts";
+import type { Contents } from "./contents.ts";
+import type { EffectiveSettings } from "./effective-settings.ts";
+import type { History } from "./history.ts";
+import type { Records } from "./records.ts";
+import type { WriteOrder } from "./write-order.ts";
+
+/** What all writers of configuration share. */
+export interface WritesOptions {
+  database: Database<Document>;
+  records: Records;
+  effective: EffectiveSettings;
+  history: History;
+  contents: Contents;
+  order: WriteOrder;
+  site: string;
+  wallClock(): Date;
+  /** Takes a document that this coordinator wrote into memory. @param judgedAt `effective.changes` when it was judged */
+  applied(doc: Stored<Document>, judgedAt: number): void;
+  /** Takes into memory what another wrote, and nobody here has judged. */
+  found(doc: Stored<Document>): void;
+  /** Resolves when memory has what the store had at the call. */
+  upToDate(): Promise<void>;
+}
+
+/** By whom and over what a write is to be made. */
+export interface WriteContext {
+  author: string;
+  note?: string | undefined;
+  expected?: Expected | undefined;
+}
 
 /** On which revision a caller's write is to be made: its `If-Match`. */
 export interface Expected {
@@ -29,8 +59,6 @@ export interface GuardedWrite<Doc extends Document> {
   id: string;
   /** The newest revision in memory, a tombstone too. */
   newest(): Stored<Doc> | undefined;
-  /** A revision in the store that is none of its kind: what is written takes its place. */
-  unusable(): string | undefined;
   expected?: Expected | undefined;
   /**
    * The document to write in place of `newest`, without `_rev`; undefined where `newest` already says the same. Called again
@@ -38,12 +66,6 @@ export interface GuardedWrite<Doc extends Document> {
    * write, or a component broken (`refused`), counts only of what the store has.
    */
   make(newest: Stored<Doc> | undefined): Promise<Doc | undefined> | Doc | undefined;
-  /** Takes into memory what was written. */
-  applied(stored: Stored<Doc>): void;
-  /** Takes into memory what another wrote, and nobody here has judged. */
-  found(stored: Stored<Doc>): void;
-  /** Resolves when memory has what the store had at the call. */
-  upToDate(): Promise<void>;
 }
 
 /** Other coordinators of the site write too: a write that names no revision is made anew on theirs, this often. */
@@ -57,8 +79,8 @@ const pauseMsMax = 50;
  * others wrote first each time. Nothing was written then.
  */
 export async function guardedWrite<Doc extends Document>(
-  database: Database<Document>,
-  { id, newest, unusable, expected, make, applied, found, upToDate }: GuardedWrite<Doc>,
+  { database, records, effective, applied, found, upToDate }: WritesOptions,
+  { id, newest, expected, make }: GuardedWrite<Doc>,
 ): Promise<Stored<Doc>> {
   for (let attempt = 1, fresh = false; ; attempt++) {
     const last = newest();
@@ -71,6 +93,7 @@ export async function guardedWrite<Doc extends Document>(
       continue;
     }
     let made: Doc | undefined;
+    const judgedAt = effective.changes;
     try {
       made = await make(last);
     } catch (error) {
@@ -85,11 +108,11 @@ export async function guardedWrite<Doc extends Document>(
       continue;
     }
     // CouchDB takes a document over its tombstone without a revision alone, and refuses it when it came back meanwhile.
-    const rev = unusable() ?? standing?._rev;
+    const rev = records.unusable.get(id)?.rev ?? standing?._rev;
     const doc = rev === undefined ? made : { ...made, _rev: rev };
     try {
       const written = { ...doc, _rev: await database.put(doc) };
-      applied(written);
+      applied(written, judgedAt);
       return written;
     } catch (error) {
       if (!isMusterError(error, "conflict") || attempt >= attemptsMax) throw error;
@@ -104,14 +127,14 @@ async function refresh<Doc extends Document>(
   database: Database<Document>,
   id: string,
   newest: () => Stored<Doc> | undefined,
-  found: (stored: Stored<Doc>) => void,
+  found: (stored: Stored<Document>) => void,
 ): Promise<void> {
   for (;;) {
     const before = newest();
     const stored = (await database.get(id)) ?? newestOf(await database.leaves(id));
     // What came in meanwhile may be newer than what was read.
     if (newest() !== before) continue;
-    if (stored !== undefined) found(stored as Stored<Doc>);
+    if (stored !== undefined) found(stored);
     return;
   }
 }

@@ -3,39 +3,11 @@ import { setImmediate as turn } from "node:timers/promises";
 import { MusterError } from "../../config-db/errors.ts";
 import type { LayerDocument } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
-import type { Database, Document } from "../../config-db/store.ts";
-import type { Contents } from "./contents.ts";
-import type { EffectiveSettings } from "./effective-settings.ts";
-import { type Expected, guardedWrite, versionAfter } from "./guarded-write.ts";
-import type { History } from "./history.ts";
+import { guardedWrite, versionAfter, type WriteContext, type WritesOptions } from "./guarded-write.ts";
 import { refuseErrors } from "./judgement.ts";
 import { mergePatch, type Settings } from "./merge.ts";
-import type { Records, StoredLayer } from "./records.ts";
+import type { StoredLayer } from "./records.ts";
 import { checkSettings } from "./settings-rules.ts";
-import type { WriteOrder } from "./write-order.ts";
-
-export interface WriteContext {
-  author: string;
-  note?: string | undefined;
-  expected?: Expected | undefined;
-}
-
-export interface WritesOptions {
-  database: Database<Document>;
-  records: Records;
-  effective: EffectiveSettings;
-  history: History;
-  contents: Contents;
-  order: WriteOrder;
-  site: string;
-  wallClock(): Date;
-  /** Takes a document that this coordinator wrote into memory. @param judgedAt `effective.changes` when it was judged */
-  applied(doc: Document & { _rev: string }, judgedAt?: number): void;
-  /** Takes a document that was read from the store into memory. */
-  found(doc: Document & { _rev: string }): void;
-  /** Resolves when memory has what the store had at the call. */
-  upToDate(): Promise<void>;
-}
 
 /** What one write makes of a layer. */
 type Change = Pick<LayerDocument, "settings" | "content"> & { deleted?: true };
@@ -131,26 +103,20 @@ export class LayerWrites {
     context: WriteContext,
     change: (stored: StoredLayer | undefined) => Promise<Change> | Change,
   ): Promise<StoredLayer> {
-    const { database, records, effective, history, order, applied, found, upToDate } = this.#options;
+    const { records, effective, history, order } = this.#options;
     const id = documentId.layer(layer);
-    let judgedAt: number;
     return order.run(layer, async () => {
-      const written = await guardedWrite<LayerDocument>(database, {
+      const written = await guardedWrite<LayerDocument>(this.#options, {
         id,
         newest: () => records.layers.get(layer),
-        unusable: () => records.unusable.get(id)?.rev,
         expected: context.expected,
         make: async (newest) => {
           const next = await change(newest?._deleted === true ? undefined : newest);
           const content = next.deleted === true ? undefined : next.settings;
           refuseErrors(effective, `this change of layer ${layer}`, { id, content });
-          judgedAt = effective.changes;
           if (newest !== undefined) await history.keep([newest]);
           return this.#document(layer, newest, next, context);
         },
-        applied: (stored) => applied(stored, judgedAt),
-        found,
-        upToDate,
       });
       // What watchers were told leaves in this turn of the event loop; it need not wait for this.
       await turn();

@@ -2,9 +2,9 @@
 import { MusterError } from "../../config-db/errors.ts";
 import type { SchemaDocument } from "../../config-db/generated/types.ts";
 import { documentId } from "../../config-db/names.ts";
+import type { WriteContext, WritesOptions } from "./guarded-write.ts";
 import { guardedWrite, versionAfter } from "./guarded-write.ts";
 import { refuseErrors } from "./judgement.ts";
-import type { WriteContext, WritesOptions } from "./layer-writes.ts";
 import type { Settings } from "./merge.ts";
 import type { StoredSchema } from "./records.ts";
 import { compileSchema } from "./schema.ts";
@@ -38,19 +38,16 @@ export class SchemaWrites {
     context: WriteContext,
     change: (stored: StoredSchema | undefined) => Settings | undefined,
   ): Promise<StoredSchema> {
-    const { database, records, effective, order, applied, found, upToDate } = this.#options;
+    const { records, effective, order } = this.#options;
     const id = documentId.schema(type);
-    let judgedAt: number;
     return order.run(id, () =>
-      guardedWrite<SchemaDocument>(database, {
+      guardedWrite<SchemaDocument>(this.#options, {
         id,
         newest: () => records.schemas.get(type),
-        unusable: () => records.unusable.get(id)?.rev,
         expected: context.expected,
         make: (newest) => {
           const schema = change(newest?._deleted === true ? undefined : newest);
           refuseErrors(effective, `this schema of type ${type}`, { id, content: schema });
-          judgedAt = effective.changes;
           return {
             _id: id,
             kind: "schema",
@@ -61,9 +58,6 @@ export class SchemaWrites {
             ...(schema === undefined ? { _deleted: true } : {}),
           };
         },
-        applied: (stored) => applied(stored, judgedAt),
-        found,
-        upToDate,
       }),
     );
   }

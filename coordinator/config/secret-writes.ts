@@ -2,9 +2,9 @@
 import { MusterError } from "../../config-db/errors.ts";
 import type { SecretDocument } from "../../config-db/generated/types.ts";
 import { documentId, idPattern } from "../../config-db/names.ts";
+import type { WriteContext, WritesOptions } from "./guarded-write.ts";
 import { guardedWrite, versionAfter } from "./guarded-write.ts";
 import { refuseErrors } from "./judgement.ts";
-import type { WriteContext, WritesOptions } from "./layer-writes.ts";
 import type { StoredSecret } from "./records.ts";
 import { seal } from "./sealing.ts";
 
@@ -76,13 +76,12 @@ export class SecretWrites {
     context: WriteContext,
     change: (stored: StoredSecret | undefined) => Pick<SecretDocument, "sealed" | "_deleted"> | undefined,
   ): Promise<StoredSecret> {
-    const { database, records, order, applied, found, upToDate } = this.#options;
+    const { records, order } = this.#options;
     const id = documentId.secret(name);
     return order.run(id, () =>
-      guardedWrite<SecretDocument>(database, {
+      guardedWrite<SecretDocument>(this.#options, {
         id,
         newest: () => records.secrets.get(name),
-        unusable: () => records.unusable.get(id)?.rev,
         expected: context.expected,
         make: (newest) => {
           const changed = change(newest?._deleted === true ? undefined : newest);
@@ -96,9 +95,6 @@ export class SecretWrites {
             ...versionAfter(newest?.version ?? 0, context.author, this.#options),
           };
         },
-        applied,
-        found,
-        upToDate,
       }),
     );
   }
