@@ -156,6 +156,10 @@ export interface TargetState {
   at: Timestamp;
   attempt?: number;
   reason?: string;
+  /**
+   * Sent again from its dead letter, without its deadline.
+   */
+  redriven?: true;
 }
 export interface DeadLetterMatch {
   /**
@@ -228,6 +232,10 @@ export interface CommandDocument {
    * Of the request, to tell a repetition from another one under the same key.
    */
   fingerprint?: string;
+  /**
+   * The broker has it: a repetition of the request sends nothing.
+   */
+  sent?: true;
   /**
    * By component; `any:<type>` until one of the type has it.
    */

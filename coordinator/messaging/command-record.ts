@@ -43,6 +43,11 @@ export function isFinal({ state }: TargetState): boolean {
   return state !== "queued" && state !== "delivered";
 }
 
+/** Whether the broker has it for certain: who sent it said so, or a target did. */
+export function isSent({ sent, targets }: CommandDocument): boolean {
+  return sent === true || Object.values(targets).some(({ state }) => state !== "queued");
+}
+
 /** True when nothing more is to come, save a redrive. */
 export function hasEnded({ targets }: CommandDocument): boolean {
   return Object.values(targets).every(isFinal);
@@ -89,7 +94,7 @@ function supersedes(outcome: OutcomeMessage, before: TargetState): boolean {
 export function expire(record: CommandDocument, nowMs: number): CommandDocument {
   if (record.deadlineAt === undefined || Date.parse(record.deadlineAt) > nowMs) return record;
   const at = new Date(nowMs).toISOString();
-  const late = Object.entries(record.targets).filter(([, { state }]) => state === "queued");
+  const late = Object.entries(record.targets).filter(([, { state, redriven }]) => state === "queued" && !redriven);
   if (late.length === 0) return record;
   const expired = late.map(([id]) => [id, { state: "expired", at, reason: "not begun before its deadline" }] as const);
   return { ...record, targets: { ...record.targets, ...Object.fromEntries(expired) } };
@@ -99,9 +104,11 @@ export function expire(record: CommandDocument, nowMs: number): CommandDocument 
 export function requeue(record: CommandDocument, target: string, nowMs: number): CommandDocument {
   const before = record.targets[target];
   if (before?.state === "done") return record;
+  const at = new Date(nowMs).toISOString();
   return {
     ...record,
-    targets: { ...record.targets, [target]: { state: "queued", at: new Date(nowMs).toISOString() } },
+    sent: true,
+    targets: { ...record.targets, [target]: { state: "queued", at, redriven: true } },
   };
 }
 

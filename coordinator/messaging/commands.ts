@@ -1,4 +1,5 @@
 /** Sending a command: where it goes, and the record of it when it is tracked. */
+import { isMusterError } from "../../config-db/errors.ts";
 import type { Target } from "../../config-db/generated/types.ts";
 import { replyKeys } from "../../config-db/names.ts";
 import { draftLetter, type Sender } from "./send.ts";
@@ -33,9 +34,9 @@ export class Commands {
   }
 
   /**
-   * Resolves when the broker has the command and, if it is tracked, the store its record. Both are written at once: a
-   * command may arrive whose sender is told 503, hence a repetition has the same id.
-   * @throws MusterError `no-such-target`, `too-many`: nothing was sent. `broker-unavailable`, `store-unavailable`: it may
+   * Resolves when the broker has the command. A tracked one has its record first: what its targets answer finds it, and a
+   * repetition at any coordinator finds that it was sent.
+   * @throws MusterError `no-such-target`, `too-many`, `store-unavailable`: nothing was sent. `broker-unavailable`: it may
    * have been. `refused`: the id was another command's.
    */
   async send(command: OutgoingCommand): Promise<void> {
@@ -47,33 +48,29 @@ export class Commands {
       ...(deadlineMs === undefined ? {} : { deadlineAtMs: nowMs + deadlineMs }),
       ...(from === undefined ? {} : { from }),
     };
-    const letter = draftLetter(
-      {
-        messageId: id,
-        kind: plan.key === "" ? "broadcast" : "command",
-        name,
-        contentType,
-        ...optional,
-        ...(traceparent === undefined ? {} : { traceparent }),
-        ...(fingerprint === undefined ? {} : { replyTo: replyKeys.commands(site) }),
-      },
-      content,
-      nowMs,
-    );
-    if (fingerprint === undefined) return sender.send(plan, letter);
+    const draft = {
+      messageId: id,
+      kind: plan.key === "" ? "broadcast" : "command",
+      name,
+      contentType,
+      ...optional,
+      ...(traceparent === undefined ? {} : { traceparent }),
+    } as const;
+    if (fingerprint === undefined) return sender.send(plan, draftLetter(draft, content, nowMs));
     const recipients = plan.recipients.map((member) => member.id);
-    const [tracked, sent] = await Promise.allSettled([
-      tracking.track({ id, to, name, fingerprint, recipients, ...optional }),
-      sender.send(plan, letter),
-    ]);
-    if (sent.status === "rejected" && isNothingSent(sent.reason) && tracked.status === "fulfilled") {
-      await tracking.forget(id).catch(() => undefined);
+    const begun = await tracking.begin({ id, to, name, fingerprint, recipients, ...optional });
+    if (begun === undefined) return;
+    const tracked = { ...draft, ...begun.deadline, replyTo: replyKeys.commands(site) };
+    try {
+      await sender.send(plan, draftLetter(tracked, content, nowMs));
+    } catch (error) {
+      if (begun.isNew && isNothingSent(error)) await tracking.forget(id).catch(() => undefined);
+      throw error;
     }
-    for (const outcome of [sent, tracked]) if (outcome.status === "rejected") throw outcome.reason;
+    tracking.sent(id);
   }
 }
 
-function isNothingSent(reason: unknown): boolean {
-  const { code } = reason as { code?: unknown };
-  return code === "no-such-target" || code === "too-many" || code === "refused";
+function isNothingSent(error: unknown): boolean {
+  return isMusterError(error, "no-such-target") || isMusterError(error, "too-many");
 }

@@ -3,6 +3,7 @@
  * are acked when their record is written, and one coordinator of the site at a time takes them in. Others, and those
  * who wait, learn from the changes feed.
  */
+import { setTimeout as delay } from "node:timers/promises";
 import type { ConsumeMessage } from "amqplib";
 import { LRUCache } from "lru-cache";
 import type { Logger } from "pino";
@@ -13,7 +14,15 @@ import { databases, documentId, queues } from "../../config-db/names.ts";
 import type { Change, Database, Document, Store, Stored } from "../../config-db/store.ts";
 import { check } from "../../config-db/validate.ts";
 import type { Broker } from "./broker.ts";
-import { applyOutcome, expire, hasEnded, type NewCommand, newCommandRecord, requeue } from "./command-record.ts";
+import {
+  applyOutcome,
+  expire,
+  hasEnded,
+  isSent,
+  type NewCommand,
+  newCommandRecord,
+  requeue,
+} from "./command-record.ts";
 import { readLetter } from "./envelope.ts";
 import { consume } from "./lasting-channel.ts";
 import { RecordChanges } from "./record-changes.ts";
@@ -48,6 +57,14 @@ export interface TrackingOptions {
 
 type Record = Stored<CommandDocument>;
 
+/** A command that may be sent now. */
+export interface Begun {
+  /** False where an earlier send left it unknown whether the broker has it. */
+  isNew: boolean;
+  /** Counted from its first sending. */
+  deadline: { deadlineAtMs?: number };
+}
+
 /** What is remembered of every command that is kept: a hundred bytes each. */
 interface Kept {
   sentAtMs: number;
@@ -66,6 +83,9 @@ const dropBatch = 500;
 /** Time for the outcome of one that began just before its deadline. */
 const deadlineGraceMs = 3_000;
 const storeRetryMs = 1_000;
+/** A publish takes 5 s at most, and is written down a second later: who has not done so by then has died over it. */
+const sendingMs = 7_000;
+const sendingPollMs = 100;
 
 export class Tracking {
   readonly #options: TrackingOptions;
@@ -77,6 +97,10 @@ export class Tracking {
   readonly #kept = new Map<string, Kept>();
   readonly #deadlines = new Map<string, number>();
   readonly #watchers = new Map<string, Set<(record: Record) => void>>();
+  /** Begun here, and not known to be sent. */
+  readonly #unsent = new Set<string>();
+  /** Sent from here since the last sweep. */
+  readonly #sent = new Set<string>();
   #opened: ReturnType<Broker["channel"]> | undefined;
   #sweeping: NodeJS.Timeout | undefined;
   #sweeps = 0;
@@ -139,18 +163,37 @@ export class Tracking {
   }
 
   /**
-   * Resolves when the record of a new command is stored. The same command again changes nothing.
+   * Resolves when a command may be sent: its record is stored. Undefined when it was sent before; whether another
+   * coordinator is about to send it is waited for.
    * @throws MusterError `refused` when another command has this id; `store-unavailable`; `too-many`.
    */
-  async track(command: NewCommand): Promise<void> {
-    const nowMs = this.#nowMs();
-    const record = await this.#changes.change(
-      documentId.command(command.id),
-      (before) => before ?? newCommandRecord(command, nowMs),
-      { isNew: true },
-    );
-    if (record?.fingerprint !== command.fingerprint)
-      throw new MusterError("refused", `a command with the id "${command.id}" was sent before and was another one`);
+  async begin(command: NewCommand): Promise<Begun | undefined> {
+    const name = documentId.command(command.id);
+    for (const giveUpAtMs = performance.now() + sendingMs; ; await delay(sendingPollMs)) {
+      let isNew = false;
+      const record = await this.#changes.change(
+        name,
+        (before) => {
+          isNew = before === undefined;
+          return before ?? newCommandRecord(command, this.#nowMs());
+        },
+        { isNew: true },
+      );
+      if (record?.fingerprint !== command.fingerprint)
+        throw new MusterError("refused", `a command with the id "${command.id}" was sent before and was another one`);
+      if (isSent(record)) return undefined;
+      if (!isNew && !this.#unsent.has(name) && performance.now() < giveUpAtMs) continue;
+      this.#unsent.add(name);
+      const { deadlineAt } = record;
+      return { isNew, deadline: deadlineAt === undefined ? {} : { deadlineAtMs: Date.parse(deadlineAt) } };
+    }
+  }
+
+  /** The broker has it. That is written with the next sweep, unless a target has answered by then. */
+  sent(id: string): void {
+    const name = documentId.command(id);
+    this.#unsent.delete(name);
+    this.#sent.add(name);
   }
 
   /** Takes back the record of a command that could not be sent. */
@@ -260,6 +303,8 @@ export class Tracking {
     this.#records.delete(id);
     this.#kept.delete(id);
     this.#deadlines.delete(id);
+    this.#unsent.delete(id);
+    this.#sent.delete(id);
   }
 
   // --- time ----------------------------------------------------------------------------------------------------
@@ -279,12 +324,24 @@ export class Tracking {
   async #sweep(): Promise<void> {
     if (this.#abort.signal.aborted) return;
     try {
+      await this.#markSent();
       await this.#expireLate();
       this.#sweeps += 1;
       if (this.#sweeps % dropEverySweeps === 0) await this.#dropOld();
     } catch (error) {
       this.#report(error, "kept commands could not be gone through");
     }
+  }
+
+  async #markSent(): Promise<void> {
+    const mark = (record: Record | undefined) =>
+      record === undefined || isSent(record) ? undefined : { ...record, sent: true as const };
+    await Promise.all(
+      [...this.#sent].map(async (name) => {
+        await this.#changes.change(name, mark);
+        this.#sent.delete(name);
+      }),
+    );
   }
 
   async #expireLate(): Promise<void> {

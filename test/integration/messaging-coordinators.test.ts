@@ -1,9 +1,11 @@
+import { randomUUID } from "node:crypto";
 import { expect } from "chai";
+import { type Component, connect } from "../../clients/typescript/src/index.ts";
 import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
 import { useVhost } from "../support/broker.ts";
 import { type RunningCoordinator, startCoordinator } from "../support/coordinator.ts";
 import { eventually } from "../support/eventually.ts";
-import { unique } from "./messaging-fixture.ts";
+import { foreignClient, silent, unique } from "./messaging-fixture.ts";
 
 describe("an inbox behind two coordinators of a site", function () {
   this.timeout(60_000);
@@ -80,6 +82,116 @@ describe("an inbox behind two coordinators of a site", function () {
       const answer = await settle(other, delivery, "ack");
       expect([answer.status, answer.body.code], delivery).to.deep.equal([404, "no-such-delivery"]);
     }
+  });
+});
+
+describe("tracked commands at two coordinators of a site", function () {
+  this.timeout(60_000);
+  const vhost = useVhost();
+  let store: Embedded;
+  let one: RunningCoordinator;
+  let other: RunningCoordinator;
+  const clients: Component[] = [];
+
+  before(async () => {
+    store = await startEmbedded();
+    const start = () => startCoordinator({ amqpUrl: vhost.url, couchdbUrl: store.url });
+    one = await start();
+    other = await start();
+  });
+  afterEach(async () => {
+    await Promise.all(clients.splice(0).map((client) => client.close()));
+  });
+  after(async () => {
+    await Promise.all([one?.close(), other?.close()]);
+    await store?.close();
+  });
+
+  /** A component whose handler of `work` keeps what it was given. */
+  const join = async (given: unknown[], type = unique("t")) => {
+    const client = await connect({ url: one.url, id: unique("c"), type, logger: silent });
+    clients.push(client);
+    client.handle("work", ({ body }) => void given.push(body));
+    await eventually(async () => {
+      for (const at of [one, other]) expect((await at.call("GET", `/v1/components/${client.id}`)).status).to.equal(200);
+    });
+    return { id: client.id, type };
+  };
+  const send = async (at: RunningCoordinator, to: object, body: unknown, key: string = randomUUID()) => {
+    const { status, body: answer } = await at.call(
+      "POST",
+      "/v1/commands",
+      { to, name: "work", body },
+      { "idempotency-key": key },
+    );
+    return status === 202 ? (answer.id as string) : (answer.code as string);
+  };
+  const targetsOf = async (command: string) =>
+    Object.values((await one.call("GET", `/v1/commands/${command}`)).body.targets as Record<string, { state: string }>);
+  const areDone = (commands: string[]) =>
+    eventually(
+      async () => {
+        const states = (await Promise.all(commands.map(targetsOf))).flat().map(({ state }) => state);
+        expect(states.filter((state) => state !== "done")).to.deep.equal([]);
+      },
+      { timeoutMs: 20_000 },
+    );
+  const asleep = async (type = unique("t")) => {
+    const id = unique("c");
+    await one.call("PUT", `/v1/components/${id}`, { type });
+    await eventually(async () => expect((await other.call("GET", `/v1/components/${id}`)).status).to.equal(200));
+    return id;
+  };
+  const waitingFor = async (id: string) => {
+    const foreign = await foreignClient(vhost.url);
+    const { messageCount } = await foreign.channel.checkQueue(`muster.${id}.commands`);
+    await foreign.close();
+    return messageCount;
+  };
+
+  it("are done when they were handled, whichever takes in what their targets say", async () => {
+    const given: unknown[] = [];
+    const { id } = await join(given);
+    const commands: string[] = [];
+    for (let n = 0; n < 100; n += 1) for (const at of [one, other]) commands.push(await send(at, { component: id }, n));
+    await areDone(commands);
+    expect(given).to.have.length(200);
+  });
+
+  it("send nothing when the other had another one under the key", async () => {
+    const [given, ofOther]: unknown[][] = [[], []];
+    const [a, b] = [await join(given as unknown[]), await join(ofOther as unknown[])];
+    const key = randomUUID();
+    expect(await send(one, { component: a.id }, "first", key)).to.equal(key);
+    expect(await send(other, { component: b.id }, "second", key)).to.equal("refused");
+    const last = await send(other, { component: b.id }, "last");
+    await areDone([key, last]);
+    expect([given, ofOther]).to.deep.equal([["first"], ["last"]]);
+  });
+
+  it("are sent once, to a target that is away too, though asked for at both", async () => {
+    const id = await asleep();
+    const keys = Array.from({ length: 5 }, () => randomUUID());
+    for (const at of [one, other])
+      expect(await Promise.all(keys.map((key) => send(at, { component: id }, 1, key)))).to.deep.equal(keys);
+    const at = keys.map(() => randomUUID());
+    await Promise.all(
+      at.flatMap((key) => [one, other].map((coordinator) => send(coordinator, { component: id }, 2, key))),
+    );
+    expect(await waitingFor(id)).to.equal(10);
+  });
+
+  it("to any one of a type are handled by one, though asked for again at the other", async () => {
+    const given: unknown[] = [];
+    const { type } = await join(given);
+    await join(given, type);
+    const keys = Array.from({ length: 11 }, () => randomUUID());
+    for (const key of keys) await send(one, { any: type }, key, key);
+    await areDone(keys);
+    for (const key of keys) expect(await send(other, { any: type }, key, key)).to.equal(key);
+    const last = await send(other, { any: type }, "last");
+    await areDone([last]);
+    expect(given.toSorted()).to.deep.equal([...keys, "last"].toSorted());
   });
 });
 

@@ -8,6 +8,7 @@ import {
   applyOutcome,
   expire,
   hasEnded,
+  isSent,
   newCommandRecord,
   requeue,
 } from "../../coordinator/messaging/command-record.ts";
@@ -131,6 +132,9 @@ describe("the record of a command", () => {
     expect(states(requeue(failed, "a", nowMs))).to.deep.equal({ a: "queued" });
     const done = applyOutcome(failed, outcome("a", "done"));
     expect(requeue(done, "a", nowMs)).to.equal(done);
+    const late = requeue({ ...failed, deadlineAt: new Date(nowMs).toISOString() }, "a", nowMs);
+    expect(states(expire(late, nowMs + 1)), "sent again without its deadline").to.deep.equal({ a: "queued" });
+    expect(isSent(late)).to.equal(true);
   });
 });
 
