@@ -3,6 +3,7 @@ import type { Delivery, Result } from "../../clients/typescript/src/delivery.ts"
 import { Dispatcher, PermanentFailure } from "../../clients/typescript/src/dispatcher.ts";
 import { silent } from "../../clients/typescript/src/logger.ts";
 import type { Message } from "../../clients/typescript/src/message.ts";
+import { traceparentInHand } from "../../clients/typescript/src/trace.ts";
 import { eventually } from "../support/eventually.ts";
 
 describe("the client's dispatcher", () => {
@@ -84,6 +85,46 @@ describe("the client's dispatcher", () => {
     await eventually(() => expect(again.isDropped).to.equal(true));
     await deliver(dispatcher, { id: "same", name: "fail", attempt: 2 }).result();
     expect(runs).to.equal(2);
+  });
+
+  describe("a handler that returns a thenable", () => {
+    it("is done when that is, which begins in the trace of the message", async () => {
+      const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+      const query = thenable(() => (resolve: (value: unknown) => void) => resolve({ rows: traceparentInHand() }));
+      dispatcher.handle("query", () => query);
+      const result = await deliver(dispatcher, { kind: "request", name: "query", traceparent }).result();
+      expect(result.state === "done" && result.reply?.content.toString()).to.equal(`{"rows":"${traceparent}"}`);
+    });
+
+    const fail = () => {
+      throw new Error("no table");
+    };
+    const reject = (_: unknown, rejected: (error: Error) => void) => rejected(new Error("no table"));
+    const failing: [string, unknown][] = [
+      ["that rejects", thenable(() => reject)],
+      [
+        "that is a function, and rejects",
+        thenable(
+          () => reject,
+          () => undefined,
+        ),
+      ],
+      ["whose `then` throws", thenable(() => fail)],
+      ["whose `then` cannot be read", thenable(fail)],
+    ];
+    for (const [what, answer] of failing) {
+      it(`has failed with one ${what}`, async () => {
+        dispatcher.handle("query", () => answer);
+        const result = await deliver(dispatcher, { name: "query" }).result();
+        expect(result).to.include({ state: "failed", code: "handler-failed", reason: "no table" });
+      });
+    }
+
+    it("has failed at its time-out with one that never ends", async () => {
+      dispatcher.handle("query", () => thenable(() => () => undefined), { timeoutMs: 20 });
+      const result = await deliver(dispatcher, { name: "query" }).result();
+      expect(result).to.include({ state: "failed", code: "deadline-exceeded" });
+    });
   });
 
   it("keeps the order of one sender over all names, and lets others pass", async () => {
@@ -277,6 +318,12 @@ describe("the client's dispatcher", () => {
     expect(finished).to.equal(true);
   });
 });
+
+/** `target`, with what `get` gives as its `then`. */
+function thenable(get: () => unknown, target: object = {}): object {
+  // biome-ignore lint/suspicious/noThenProperty: what handlers return may have one.
+  return Object.defineProperty(target, "then", { get });
+}
 
 let count = 0;
 

@@ -7,7 +7,7 @@ import { checkName, encodeBody, type Message } from "./message.ts";
 import { isThrown, reasonOf } from "./thrown.ts";
 import { withTraceparent } from "./trace.ts";
 
-/** What it returns answers a request. What it throws fails the message. */
+/** What it returns answers a request; a promise, or whatever else has a `then`, is awaited. What it throws fails the message. */
 export type Handler<B = unknown> = (message: Message<B>, context: HandlerContext) => unknown;
 
 export interface HandlerContext {
@@ -253,7 +253,7 @@ async function call(registered: Registered, message: Message): Promise<Result> {
   let timedOut = false;
   let timer: NodeJS.Timeout | undefined;
   try {
-    let answer = withTraceparent(message.traceparent, () => handler(message, context));
+    let answer = withTraceparent(message.traceparent, () => begun(handler(message, context)));
     if (answer instanceof Promise) {
       const late = new Promise<never>((_, reject) => {
         timer = setTimeout(() => {
@@ -273,6 +273,16 @@ async function call(registered: Registered, message: Message): Promise<Result> {
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** A promise for every thenable: what a query builder or another library's promise does begins, or ends, only in its `then`. */
+function begun(answer: unknown): unknown {
+  return isThenable(answer) ? Promise.resolve(answer) : answer;
+}
+
+function isThenable(answer: unknown): answer is PromiseLike<unknown> {
+  const canHaveThen = (typeof answer === "object" && answer !== null) || typeof answer === "function";
+  return canHaveThen && "then" in answer && typeof answer.then === "function";
 }
 
 function retryDelayMs({ retries, retryFirstMs }: Registered, { kind, attempt }: Message): number | undefined {
