@@ -116,6 +116,8 @@ export const headers = {
   kind: "muster-kind",
   epoch: "muster-epoch",
   attempt: "muster-attempt",
+  /** How often a dead letter was sent again. */
+  redriven: "muster-redriven",
   reason: "muster-reason",
   error: "muster-error",
   to: "muster-to",

@@ -5,7 +5,7 @@ import { limits } from "../../config-db/limits.ts";
 import { documentId } from "../../config-db/names.ts";
 import type { Document } from "../../config-db/store.ts";
 import type { DeadState, Verdict } from "./dead-letter.ts";
-import { type Envelope, reasonCharactersMax } from "./envelope.ts";
+import { type Envelope, reasonCharactersMax, redrivenOf } from "./envelope.ts";
 
 /** A dead letter as it is listed. */
 export interface DeadLetter {
@@ -114,14 +114,6 @@ const secondDigits = 7;
 /** @returns what the ids of all letters of its second begin with, and what its own ends with whenever it arrives. */
 export function constantParts(id: string): { second: string; hash: string } {
   return { second: id.slice(0, secondDigits), hash: id.slice(id.indexOf("-")) };
-}
-
-/** On a letter that was sent again, among the headers that are carried on: how often. */
-export const redrivenHeader = "redriven";
-
-export function redrivenOf(headers: Record<string, unknown> | undefined): number {
-  const count = headers?.[redrivenHeader];
-  return typeof count === "number" && Number.isSafeInteger(count) ? count : 0;
 }
 
 export function listed(doc: DeadLetterDocument): DeadLetter {

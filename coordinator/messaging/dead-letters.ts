@@ -12,8 +12,6 @@ import {
   type DeadLetterDocument,
   deadLetterIdPattern,
   listed,
-  redrivenHeader,
-  redrivenOf,
 } from "./dead-letter-document.ts";
 import { DeadLetterIntake, type DeadLetterIntakeOptions } from "./dead-letter-intake.ts";
 import type { Envelope, Letter } from "./envelope.ts";
@@ -172,9 +170,9 @@ export class DeadLetters {
   async #send(doc: DeadLetterDocument, envelope: Envelope, to: string): Promise<void> {
     const { sender, tracking } = this.#options;
     const { deadlineAtMs: _, reason: __, error: ___, ...fresh } = envelope;
-    // Counted, so that this letter, should it die again within the second, is not taken for its own echo.
-    const extra = { ...fresh.extra, [redrivenHeader]: redrivenOf(fresh.extra) + 1 };
-    const letter: Letter = { envelope: { ...fresh, attempt: 1, extra }, content: await this.#content(doc) };
+    // Counted, so that nobody takes it for an echo of what failed: not its consumer, nor we when it dies again within the second.
+    const redriven = (fresh.redriven ?? 0) + 1;
+    const letter: Letter = { envelope: { ...fresh, attempt: 1, redriven }, content: await this.#content(doc) };
     const target = to.startsWith("any:") ? { any: to.slice("any:".length) } : { component: to };
     const plan = sender.plan(target, "command");
     if (envelope.replyTo !== undefined) await tracking.requeued(envelope.messageId, to);

@@ -22,6 +22,8 @@ export interface Envelope {
   deadlineAtMs?: number;
   /** From 1; rises only when a handler failed. */
   attempt: number;
+  /** How often it was sent again as a dead letter, when it was. */
+  redriven?: number;
   /** The site that the message came from, when another one. */
   originSite?: string;
   /** Code and text of the failure that a reply tells, or the reason of a dead letter. */
@@ -123,6 +125,8 @@ export function readLetter(message: Pick<Message, "content" | "properties">): Le
   assign(envelope, "correlationId", text(properties.correlationId));
   assign(envelope, "sentAtMs", typeof seconds === "number" ? seconds * 1000 : undefined);
   assign(envelope, "deadlineAtMs", typeof deadline === "number" ? deadline : undefined);
+  const redriven = redrivenOf(given);
+  assign(envelope, "redriven", redriven > 0 ? redriven : undefined);
   assign(envelope, "originSite", text(given[headers.site]));
   assign(envelope, "error", text(given[headers.error]));
   assign(envelope, "reason", text(given[headers.reason]));
@@ -149,6 +153,7 @@ export function publishOptions(envelope: Envelope, nowMs: number, options: { per
     [headers.from]: envelope.from,
     [headers.deadline]: envelope.deadlineAtMs,
     [headers.attempt]: envelope.attempt > 1 ? envelope.attempt : undefined,
+    [headers.redriven]: envelope.redriven,
     [headers.site]: envelope.originSite,
     [headers.error]: envelope.error,
     [headers.reason]: envelope.reason?.slice(0, reasonCharactersMax),
@@ -205,6 +210,12 @@ function extraOf(given: Record<string, unknown>): Envelope["extra"] | undefined 
 /** @param value of the header. */
 export function attemptOf(value: unknown): number {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= 1 ? value : 1;
+}
+
+/** @returns 0 for a message that was never sent again. */
+export function redrivenOf(given: Record<string, unknown> | undefined): number {
+  const count = given?.[headers.redriven];
+  return typeof count === "number" && Number.isSafeInteger(count) && count >= 1 ? count : 0;
 }
 
 function isTime(ms: number): boolean {

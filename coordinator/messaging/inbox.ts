@@ -9,7 +9,7 @@ import { headers, queues } from "../../config-db/names.ts";
 import type { AfterFailure } from "./after-failure.ts";
 import type { Broker } from "./broker.ts";
 import type { Consumer, Delivery } from "./consumer.ts";
-import { attemptOf, type HttpBody, toHttpBody } from "./envelope.ts";
+import { attemptOf, type HttpBody, redrivenOf, toHttpBody } from "./envelope.ts";
 import { consume } from "./lasting-channel.ts";
 
 export const inboxLimits = {
@@ -33,6 +33,7 @@ export interface InboxMessage extends HttpBody {
   sentAt?: string;
   deadlineAt?: string;
   attempt: number;
+  redriven?: number;
   traceparent?: string;
 }
 
@@ -311,9 +312,11 @@ export class Inbox {
 
   #find({ properties: { messageId, headers: given } }: ConsumeMessage): Delivery | undefined {
     const isIt = ({ letter }: Delivery) => letter.envelope.messageId === messageId;
-    // The next attempt of one that is settled by sending it again is another.
-    const isSame = (delivery: Delivery) =>
-      isIt(delivery) && delivery.letter.envelope.attempt === attemptOf(given?.[headers.attempt]);
+    // The next attempt of one that is settled by sending it again is another, and so is a dead letter that was redriven.
+    const isSame = (delivery: Delivery) => {
+      const { attempt, redriven = 0 } = delivery.letter.envelope;
+      return isIt(delivery) && attempt === attemptOf(given?.[headers.attempt]) && redriven === redrivenOf(given);
+    };
     return (
       [...this.#open.values()].find(({ delivery }) => isIt(delivery))?.delivery ??
       this.#held.get(messageId)?.delivery ??
@@ -509,7 +512,7 @@ function fitting(ready: Delivery[]): number {
 const retrySettleMs = 30_000;
 
 function toInboxMessage(id: string, { letter }: Delivery): InboxMessage {
-  const { messageId, kind, name, from, sentAtMs, deadlineAtMs, attempt, traceparent } = letter.envelope;
+  const { messageId, kind, name, from, sentAtMs, deadlineAtMs, attempt, redriven, traceparent } = letter.envelope;
   return {
     delivery: id,
     id: messageId,
@@ -519,6 +522,7 @@ function toInboxMessage(id: string, { letter }: Delivery): InboxMessage {
     ...(from === undefined ? {} : { from }),
     ...(sentAtMs === undefined ? {} : { sentAt: new Date(sentAtMs).toISOString() }),
     ...(deadlineAtMs === undefined ? {} : { deadlineAt: new Date(deadlineAtMs).toISOString() }),
+    ...(redriven === undefined ? {} : { redriven }),
     ...(traceparent === undefined ? {} : { traceparent }),
     ...toHttpBody(letter),
   };

@@ -9,7 +9,9 @@ import {
   type ConnectOptions,
   connect,
   type Event,
+  type Message,
   Payload,
+  PermanentFailure,
 } from "../../clients/typescript/src/index.ts";
 import { useVhost } from "../support/broker.ts";
 import { type RunningCoordinator, startCoordinator } from "../support/coordinator.ts";
@@ -139,6 +141,41 @@ describe("the client with a coordinator", function () {
         await eventually(() => expect(seen).to.have.lengthOf(50));
         expect(seen).to.deep.equal(sent);
       });
+    });
+  }
+
+  for (const transport of ["amqp", "http"] as const) {
+    it(`handles a dead letter that is sent again to the same process, by ${transport}`, async () => {
+      const [sender, target] = await Promise.all([join(), join({ transport })]);
+      let isReady = false;
+      const attempts: Record<string, number[]> = { failing: [], retried: [] };
+      const runOf =
+        (error: Error) =>
+        ({ name, attempt }: Message) => {
+          attempts[name]?.push(attempt);
+          if (!isReady) throw error;
+        };
+      target.handle("failing", runOf(new PermanentFailure("not yet")));
+      // Its next attempt would begin after its deadline.
+      target.handle("retried", runOf(new Error("not yet")), { retryFirstMs: 2_000 });
+      const to = { component: target.id };
+      const commands = await Promise.all([
+        sender.command(to, "failing", 1, { tracked: true }),
+        sender.command(to, "retried", 2, { tracked: true, deadlineMs: 1_000 }),
+      ]);
+      const states = () =>
+        Promise.all(commands.map(async (command) => (await command.state()).targets[target.id]?.state));
+      await eventually(async () => {
+        for (const state of await states()) expect(state).to.be.oneOf(["failed", "expired"]);
+      });
+      isReady = true;
+      const headers = { "content-type": "application/json" };
+      const body = JSON.stringify({ match: { to: target.id } });
+      await eventually(async () => {
+        await fetch(`${coordinator.url}/v1/dead-letters/redrive`, { method: "POST", headers, body });
+        expect(await states()).to.deep.equal(["done", "done"]);
+      });
+      expect(attempts).to.deep.equal({ failing: [1, 1], retried: [1, 1] });
     });
   }
 

@@ -51,7 +51,7 @@ describe("dead letters", function () {
     const letter = await of(id);
     await messaging.deadLetters.redrive(letter.id);
     const [message] = await poll(inbox);
-    expect(message).to.include({ name: "doomed", attempt: 1, id: letter.messageId });
+    expect(message).to.include({ name: "doomed", attempt: 1, redriven: 1, id: letter.messageId });
     expect(message?.body).to.deep.equal({ n: 1 });
     await expectError(() => messaging.deadLetters.get(letter.id), "not-found");
   });

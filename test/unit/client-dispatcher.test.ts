@@ -87,6 +87,78 @@ describe("the client's dispatcher", () => {
     expect(runs).to.equal(2);
   });
 
+  describe("a dead letter that was sent again", () => {
+    /** Gives each run of the message the next of `ends`; the last one is done. */
+    const runOf = (...ends: (() => unknown)[]): { attempts: string[] } => {
+      const attempts: string[] = [];
+      dispatcher.handle("redriven", ({ redriven, attempt }) => {
+        attempts.push(`${redriven}/${attempt}`);
+        return ends.shift()?.();
+      });
+      return { attempts };
+    };
+    const given = { id: "same", name: "redriven" };
+    const throws = (error: Error) => () => {
+      throw error;
+    };
+
+    it("is handled, as often as it is sent again, until it is done", async () => {
+      const { attempts } = runOf(throws(new PermanentFailure("one")), throws(new PermanentFailure("two")));
+      const results: Result[] = [];
+      for (const redriven of [0, 1, 2, 3]) results.push(await deliver(dispatcher, { ...given, redriven }).result());
+      expect(results.map(({ state }) => state)).to.deep.equal(["failed", "failed", "done", "done"]);
+      expect(attempts).to.deep.equal(["0/1", "1/1", "2/1"]);
+    });
+
+    it("is told its failure again when only this redrive comes again", async () => {
+      const { attempts } = runOf(throws(new PermanentFailure("one")));
+      const first = await deliver(dispatcher, { ...given, redriven: 1 }).result();
+      expect(await deliver(dispatcher, { ...given, redriven: 1 }).result()).to.deep.equal(first);
+      expect(attempts).to.deep.equal(["1/1"]);
+    });
+
+    it("is handled after it was too late", async () => {
+      const { attempts } = runOf();
+      expect((await deliver(dispatcher, { ...given, deadlineAtMs: Date.now() - 1 }).result()).state).to.equal("late");
+      expect((await deliver(dispatcher, { ...given, redriven: 1 }).result()).state).to.equal("done");
+      expect(attempts).to.deep.equal(["1/1"]);
+    });
+
+    it("counts its attempts anew, when it had been retried before", async () => {
+      const { attempts } = runOf(throws(new Error("one")), throws(new Error("two")));
+      await deliver(dispatcher, given).result();
+      await deliver(dispatcher, { ...given, redriven: 1 }).result();
+      const again = deliver(dispatcher, { ...given, redriven: 1 });
+      await eventually(() => expect(again.isDropped).to.equal(true));
+      expect((await deliver(dispatcher, { ...given, redriven: 1, attempt: 2 }).result()).state).to.equal("done");
+      expect(attempts).to.deep.equal(["0/1", "1/1", "1/2"]);
+    });
+
+    it("makes what comes late of the time before superfluous", async () => {
+      const { attempts } = runOf(throws(new Error("one")));
+      await deliver(dispatcher, { ...given, redriven: 1 }).result();
+      const before = deliver(dispatcher, { ...given, attempt: 3 });
+      await eventually(() => expect(before.isDropped).to.equal(true));
+      expect(attempts).to.deep.equal(["1/1"]);
+    });
+
+    it("waits for what came before it, and is handled then", async () => {
+      let fail = () => {};
+      const failing = () =>
+        new Promise((_, reject) => {
+          fail = () => reject(new PermanentFailure("one"));
+        });
+      const { attempts } = runOf(failing);
+      const first = deliver(dispatcher, given);
+      const second = deliver(dispatcher, { ...given, redriven: 1 });
+      expect(attempts).to.deep.equal(["0/1"]);
+      fail();
+      expect((await first.result()).state).to.equal("failed");
+      expect((await second.result()).state).to.equal("done");
+      expect(attempts).to.deep.equal(["0/1", "1/1"]);
+    });
+  });
+
   describe("a handler that returns a thenable", () => {
     it("is done when that is, which begins in the trace of the message", async () => {
       const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -345,6 +417,7 @@ class TestDelivery implements Delivery {
       sentAtMs: undefined,
       deadlineAtMs: undefined,
       attempt: 1,
+      redriven: 0,
       traceparent: undefined,
       ...given,
     };

@@ -49,6 +49,7 @@ describe("an envelope", () => {
         sentAtMs: fc.integer({ min: 1, max: 2e9 }).map((seconds) => seconds * 1000),
         deadlineAtMs: fc.integer({ min: nowMs + 1, max: nowMs + 1e9 }),
         attempt: fc.integer({ min: 1, max: 100 }),
+        redriven: fc.integer({ min: 1, max: 100 }),
         originSite: id,
         traceparent: fc.constant("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
         extra: fc.dictionary(
@@ -76,7 +77,7 @@ describe("an envelope", () => {
         fc.integer(),
         fc.constant(null),
         fc.dictionary(
-          fc.constantFrom("muster-kind", "muster-from", "muster-deadline", "muster-attempt"),
+          fc.constantFrom("muster-kind", "muster-from", "muster-deadline", "muster-attempt", "muster-redriven"),
           fc.anything(),
         ),
       ),

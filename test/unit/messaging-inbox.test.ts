@@ -1,17 +1,20 @@
 import type { ConfirmChannel, ConsumeMessage } from "amqplib";
 import { expect } from "chai";
 import { pino } from "pino";
+import { headers as names } from "../../config-db/names.ts";
 import type { Broker } from "../../coordinator/messaging/broker.ts";
 import type { Consumer, Delivery } from "../../coordinator/messaging/consumer.ts";
 import { Inbox, type InboxMessage } from "../../coordinator/messaging/inbox.ts";
 import { eventually } from "../support/eventually.ts";
 
 /** An inbox to which `arrive` brings messages as their reading made them, and which tells what it gave up. */
-async function inboxOf(give: (message: InboxMessage) => void) {
+async function inboxOf(give: (message: InboxMessage) => void, fail: Consumer["fail"] = async () => undefined) {
   const givenUp: string[] = [];
+  const acked: ConsumeMessage[] = [];
   let take: (message: ConsumeMessage) => void = () => undefined;
   const channel = {
     prefetch: async () => undefined,
+    ack: (message: ConsumeMessage) => void acked.push(message),
     consume: async (_queue: string, onMessage: typeof take) => {
       take = onMessage;
       return { consumerTag: "tag" };
@@ -24,7 +27,9 @@ async function inboxOf(give: (message: InboxMessage) => void) {
     },
   } as unknown as Broker;
   const consumer = {
-    admit: async ({ message }: { message: ConsumeMessage }) => ({ component: "c", ...message }) as unknown as Delivery,
+    admit: async (from: Omit<Delivery, "letter">) => ({ ...from, ...from.message }) as unknown as Delivery,
+    judge: () => ({ action: "dead-letter" }),
+    fail,
     expired: () => false,
     began: async () => undefined,
     deadLetter: async ({ letter }: Delivery) => void givenUp.push(letter.envelope.messageId),
@@ -37,9 +42,10 @@ async function inboxOf(give: (message: InboxMessage) => void) {
   const arrive = (messageId: string, more: Record<string, unknown> = {}) => {
     const envelope = { messageId, kind: "command", name: "x", contentType: "a/b", attempt: 1, ...more };
     const letter = { envelope, content: Buffer.alloc(0) };
-    take({ properties: { messageId }, letter } as unknown as ConsumeMessage);
+    const headers = { [names.attempt]: envelope.attempt, [names.redriven]: more.redriven };
+    take({ properties: { messageId, headers }, letter } as unknown as ConsumeMessage);
   };
-  return { inbox, givenUp, arrive };
+  return { inbox, givenUp, acked, arrive };
 }
 
 describe("an inbox", () => {
@@ -54,6 +60,27 @@ describe("an inbox", () => {
     arrive("good");
     await eventually(() => expect(given).to.deep.equal(["good"]));
     expect(givenUp).to.deep.equal(["unreadable", "unwritable"]);
+    await inbox.close();
+  });
+
+  it("takes the copy of what it is settling for settled, but hands out the dead letter that was redriven", async () => {
+    const given: InboxMessage[] = [];
+    let deadLettered = () => {};
+    const fail = () =>
+      new Promise<void>((resolve) => {
+        deadLettered = resolve;
+      });
+    const { inbox, acked, arrive } = await inboxOf((message) => given.push(message), fail);
+    arrive("one");
+    await eventually(() => expect(given).to.have.length(1));
+    const settled = inbox.nack(given[0]?.delivery ?? "", { final: true });
+    arrive("one");
+    arrive("one", { redriven: 1 });
+    await eventually(() => expect(given).to.have.length(2));
+    expect(given[1]).to.include({ id: "one", attempt: 1, redriven: 1 });
+    expect(acked).to.have.length(1);
+    deadLettered();
+    await settled;
     await inbox.close();
   });
 });

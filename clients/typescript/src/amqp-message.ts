@@ -64,7 +64,6 @@ export function readArrived({ properties, content }: ConsumeMessage): Arrived | 
   if (typeof seconds === "number" && !isTime(seconds * 1000)) return `a timestamp of ${seconds} s`;
   const deadline = given[headers.deadline];
   if (typeof deadline === "number" && !isTime(deadline)) return `a ${headers.deadline} of ${deadline} ms`;
-  const attempt = given[headers.attempt];
   return {
     kind,
     message: {
@@ -76,7 +75,8 @@ export function readArrived({ properties, content }: ConsumeMessage): Arrived | 
       body,
       sentAtMs: typeof seconds === "number" ? seconds * 1000 : undefined,
       deadlineAtMs: typeof deadline === "number" ? deadline : undefined,
-      attempt: typeof attempt === "number" && Number.isSafeInteger(attempt) && attempt >= 1 ? attempt : 1,
+      attempt: countOf(given[headers.attempt]) ?? 1,
+      redriven: countOf(given[headers.redriven]) ?? 0,
       traceparent: traceparentOf(given[headers.traceparent]),
     },
     replyTo,
@@ -133,6 +133,10 @@ function isTime(ms: number): boolean {
 
 function textOf(value: unknown): string | undefined {
   return typeof value === "string" && value !== "" ? value : undefined;
+}
+
+function countOf(value: unknown): number | undefined {
+  return typeof value === "number" && Number.isSafeInteger(value) && value >= 1 ? value : undefined;
 }
 
 function numberOf(value: unknown): number | undefined {

@@ -116,7 +116,7 @@ export class Dispatcher {
       return;
     }
     const known = this.#handled.find(message);
-    if (known === "retried") delivery.drop();
+    if (known === "passed-on") delivery.drop();
     else if (known !== undefined) void this.#settle(delivery, known);
     else this.#enter(delivery);
   }

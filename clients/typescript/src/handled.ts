@@ -8,7 +8,14 @@ const idsMin = 10_000;
 const repliesMin = 1_000;
 const replyBytesMin = 8 * 1024 * 1024;
 
-type Kept = "done" | "replied" | "retried" | Result;
+/** How far a message came that was not handled to the end. */
+interface Unfinished {
+  redriven: number;
+  attempt: number;
+  end: "retried" | Result;
+}
+
+type Kept = "done" | "replied" | Unfinished;
 
 interface KeptReply {
   contentType: string;
@@ -29,11 +36,11 @@ export class HandledMessages {
   readonly #replies = new Generations<KeptReply>((count, size) => count >= repliesMin || size >= replyBytesMin);
 
   /** @param isPassedOn false where a failed attempt could not be passed on: it comes again, and is to be handled again. */
-  remember({ id, attempt }: Message, result: Result, isPassedOn: boolean): void {
+  remember({ id, attempt, redriven }: Message, result: Result, isPassedOn: boolean): void {
     if (result.state === "failed" && result.retryInMs !== undefined) {
-      if (isPassedOn) this.#ids.set(`${id}/${attempt}`, "retried");
+      if (isPassedOn) this.#ids.set(id, { redriven, attempt, end: "retried" });
     } else if (result.state !== "done") {
-      this.#ids.set(id, result);
+      this.#ids.set(id, { redriven, attempt, end: result });
     } else if (result.reply === undefined) {
       this.#ids.set(id, "done");
     } else {
@@ -43,11 +50,19 @@ export class HandledMessages {
     }
   }
 
-  /** How it ended; `retried` when this attempt was passed on to a next one; undefined when it is new, or long ago. */
-  find({ id, attempt }: Message): Result | "retried" | undefined {
-    const kept = this.#ids.get(id) ?? this.#ids.get(`${id}/${attempt}`);
+  /**
+   * How it ended; `passed-on` when this attempt has led to a next one, or to a dead letter that was sent again; undefined
+   * when it is new, or long ago.
+   */
+  find({ id, attempt, redriven }: Message): Result | "passed-on" | undefined {
+    const kept = this.#ids.get(id);
+    if (kept === undefined) return undefined;
     if (kept === "done") return done;
-    if (kept !== "replied") return kept;
+    if (kept !== "replied") {
+      if (redriven !== kept.redriven) return redriven < kept.redriven ? "passed-on" : undefined;
+      if (kept.end !== "retried") return kept.end;
+      return attempt <= kept.attempt ? "passed-on" : undefined;
+    }
     const reply = this.#replies.get(id);
     if (reply === undefined) return replyForgotten;
     const { contentType, latin1 } = reply;

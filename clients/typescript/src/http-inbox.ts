@@ -28,6 +28,7 @@ interface InboxMessage extends HttpBody {
   sentAt?: string;
   deadlineAt?: string;
   attempt?: number;
+  redriven?: number;
   traceparent?: string;
 }
 
@@ -169,6 +170,7 @@ class HttpDelivery implements Delivery {
       sentAtMs: given.sentAt === undefined ? undefined : Date.parse(given.sentAt),
       deadlineAtMs: given.deadlineAt === undefined ? undefined : Date.parse(given.deadlineAt),
       attempt: given.attempt ?? 1,
+      redriven: given.redriven ?? 0,
       traceparent: traceparentOf(given.traceparent),
     };
   }

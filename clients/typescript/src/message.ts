@@ -40,6 +40,8 @@ export interface Message<B = unknown> {
   deadlineAtMs: number | undefined;
   /** From 1; rises when a handler failed. */
   attempt: number;
+  /** How often it was sent again after it had become a dead letter; its attempts are counted anew each time. */
+  redriven: number;
   traceparent: string | undefined;
 }
 
