@@ -209,6 +209,33 @@ describe("the client over AMQP", function () {
     await eventually(() => expect(seen).to.deep.equal(sent));
   });
 
+  it("keeps the order to a new target, whose queue appears while 1,000 commands are sent", async () => {
+    const [sender, target] = await Promise.all([join({ transport: "amqp" }), join({ transport: "amqp" })]);
+    const seen: unknown[] = [];
+    target.handle("set", ({ body }) => void seen.push(body));
+    const queue = queues.commands(target.id);
+    await channel.unbindQueue(queue, exchanges.unicast, target.id);
+    const bridge = await raw.createConfirmChannel();
+    let posts = 0;
+    coordinator.override = async ({ body, headers: given }) => {
+      const told = { [headers.kind]: "command", [headers.from]: body.from };
+      const options = { messageId: String(given["idempotency-key"]), type: body.name, headers: told };
+      bridge.sendToQueue(queue, Buffer.from(JSON.stringify(body.body)), options);
+      await bridge.waitForConfirms();
+      posts += 1;
+      if (posts === 50) await channel.bindQueue(queue, exchanges.unicast, target.id);
+      return { status: 202 };
+    };
+    const sent = Array.from({ length: 1_000 }, (_, n) => n);
+    const send = (n: number) => sender.command({ component: target.id }, "set", n);
+    const first = sent.slice(0, 500).map(send);
+    await eventually(() => expect(posts).to.be.at.least(50));
+    await Promise.all([...first, ...sent.slice(500).map(send)]);
+    await eventually(() => expect(seen).to.have.length(1_000));
+    expect(seen).to.deep.equal(sent);
+    expect(posts).to.be.below(1_000);
+  });
+
   it("sends its renewals as messages, and asks the coordinator once a TTL", async () => {
     coordinator.renewEveryMs = 20;
     const component = await join();

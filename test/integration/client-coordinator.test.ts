@@ -179,6 +179,21 @@ describe("the client with a coordinator", function () {
     });
   }
 
+  it("keeps the order of tracked and untracked commands", async () => {
+    const [sender, target] = await Promise.all([join({ transport: "amqp" }), join()]);
+    const seen: unknown[] = [];
+    target.handle("set", ({ body }) => void seen.push(body));
+    const numbers = Array.from({ length: 200 }, (_, n) => n);
+    const to = { component: target.id };
+    await Promise.all(
+      numbers.map((n) =>
+        n % 2 === 0 ? sender.command(to, "set", n, { tracked: true }) : sender.command(to, "set", n),
+      ),
+    );
+    await eventually(() => expect(seen).to.have.length(200));
+    expect(seen).to.deep.equal(numbers);
+  });
+
   it("gathers from all of a type, with the list of who is missing", async () => {
     const type = unique("t");
     const [asker, one, two, silent] = await Promise.all([

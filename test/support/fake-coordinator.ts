@@ -19,7 +19,7 @@ interface FakeAnswer {
   headers?: Record<string, string>;
 }
 
-type Override = (request: FakeRequest) => FakeAnswer | undefined;
+type Override = (request: FakeRequest) => FakeAnswer | undefined | Promise<FakeAnswer>;
 
 export class FakeCoordinator {
   settings: Record<string, unknown> = { samplingIntervalMs: 1000 };
@@ -114,7 +114,7 @@ export class FakeCoordinator {
       body: text === "" ? undefined : JSON.parse(text),
     };
     this.requests.push(request);
-    const own = this.override?.(request);
+    const own = await this.override?.(request);
     if (own === undefined && (raw.headers.accept ?? "").includes("text/event-stream")) {
       this.#stream(request, response);
       return;

@@ -3,7 +3,7 @@ import { isMusterError, MusterError } from "../../../config-db/errors.ts";
 import { backoffMs, pause } from "./backoff.ts";
 import { type Bridge, unreachable } from "./bridge.ts";
 import { decodeBody, isJson, json, type Outgoing } from "./message.ts";
-import type { Reply, Sender, Sent } from "./transport.ts";
+import { type Reply, type Sender, type Sent, targetKey } from "./transport.ts";
 
 type Post = () => Promise<void>;
 
@@ -32,7 +32,7 @@ export class HttpSender implements Sender {
     const post = async () => settled(await this.#postUntilKnown(outgoing, isWanted));
     // A request takes as long as its handler does, and its sender waits for it: nothing has to follow it in order.
     if (outgoing.kind === "request") void post();
-    else this.#enqueue(JSON.stringify(outgoing.to ?? null), post);
+    else this.#enqueue(targetKey(outgoing.to), post);
   }
 
   close(): void {
