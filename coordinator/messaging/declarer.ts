@@ -49,6 +49,11 @@ export class Declarer {
     await bind(channel, plan, (binding) => binding.settled === true);
   }
 
+  /** All bindings, of queues that stand. @throws as `declare`, with 404 for a queue that does not. */
+  async rebind(channel: ConfirmChannel, plan: Plan): Promise<void> {
+    await bind(channel, plan, () => true);
+  }
+
   async #declareQueue(
     channel: ConfirmChannel,
     { name, type, singleActiveConsumer }: Plan["queues"][number],

@@ -23,14 +23,14 @@ import type { Members } from "./members.ts";
 import { type MessagingFigures, registerMetrics } from "./messaging-metrics.ts";
 import { type Provisioned, Provisioning } from "./provisioning.ts";
 import { Remote } from "./remote.ts";
-import { exists, removeQueues } from "./removal.ts";
+import { removeQueues } from "./removal.ts";
 import { Renewals } from "./renewals.ts";
 import { Requester } from "./request.ts";
 import { Sender } from "./send.ts";
 import { Settling } from "./settling.ts";
 import { type Signal, Signals } from "./signals.ts";
 import { Tap } from "./tap.ts";
-import { componentPlan, defaultQueueLimits, type QueueLimits } from "./topology.ts";
+import { defaultQueueLimits, type QueueLimits } from "./topology.ts";
 import { defaultTrackingLimits, Tracking, type TrackingLimits } from "./tracking.ts";
 import { Webhooks } from "./webhooks.ts";
 
@@ -234,19 +234,15 @@ export class Messaging {
 
   /**
    * Gives back what the component's inbox holds: it polls no more, or consumes by itself from now on. In the background its
-   * queues are looked for; what is missing is declared again.
+   * queues and bindings are looked for; what is missing is declared again.
    */
   async release(component: Provisioned): Promise<void> {
     await this.inboxes.drop(component.id);
-    this.#lookForQueues(component).catch((error: unknown) =>
-      this.#options.logger.debug({ component: component.id, error: String(error) }, "its queues were not looked for"),
-    );
-  }
-
-  async #lookForQueues(component: Provisioned): Promise<void> {
-    // While they are being declared nothing is missing.
-    if (!this.#provisioning.stands(component)) return;
-    for (const { name } of componentPlan(component).queues) await exists(this.#broker, name);
+    this.#provisioning
+      .mend(component)
+      .catch((error: unknown) =>
+        this.#options.logger.debug({ component: component.id, error: String(error) }, "its queues were not looked for"),
+      );
   }
 
   /** The component's record is gone. Who removed it takes its queues away, and we those that we were declaring just then. */

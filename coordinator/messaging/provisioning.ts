@@ -68,6 +68,8 @@ const roundMs = 2_000;
 const retryMs = 1_000;
 /** A removal takes some 200 ms. Two who remove one component hinder each other. */
 const takeAwayMs = 2_000;
+/** How long a binding of the site that somebody deleted is missing, at most. */
+const siteEveryMs = 10_000;
 /** How long a sender waits for the queues of its target. */
 const provisionTimeoutMs = 10_000;
 
@@ -119,6 +121,7 @@ export class Provisioning {
     }
     this.#running.push(this.#work(declaring));
     this.#running.push(this.#policies.keep(this.#abort.signal));
+    this.#running.push(this.#keepSite());
   }
 
   async close(): Promise<void> {
@@ -183,6 +186,24 @@ export class Provisioning {
   async repair(component: Provisioned, forCommands: boolean): Promise<void> {
     this.#standing.delete(component.id);
     await this.#until(component, forCommands ? "finished" : "declared");
+  }
+
+  /**
+   * Makes the bindings again through which the component's messages come and its dead letters go: somebody may have deleted
+   * one. A queue that is not there is told by that, and declared again in the background.
+   * @throws what the broker says
+   */
+  async mend(component: Provisioned): Promise<void> {
+    // While they are being declared nothing is missing.
+    if (!this.stands(component)) return;
+    const opened = this.#options.broker.channel({ name: `mend ${component.id}`, declares: true });
+    try {
+      const channel = await opened.channel.opened(AbortSignal.timeout(provisionTimeoutMs));
+      for (const plan of [sitePlan(this.#options.site), componentPlan(component)])
+        await this.#declarer.rebind(channel, plan);
+    } finally {
+      await opened.close();
+    }
   }
 
   /** The exchange of a type must stand before anything is published to it: a missing one costs the whole channel. */
@@ -261,6 +282,22 @@ export class Provisioning {
     for (const { id, type } of await this.#askStanding()) this.#standing.set(id, type);
     this.#ready.resolve();
     for (const member of this.#options.members()) this.want(member);
+  }
+
+  /** The broker itself moves messages to the dead letters, and tells nobody when these are not bound: they would be lost. */
+  async #keepSite(): Promise<void> {
+    const { signal } = this.#abort;
+    const { site, logger } = this.#options;
+    while (!signal.aborted) {
+      await delay(siteEveryMs, undefined, { signal }).catch(() => undefined);
+      const channel = this.#channels[0]?.channel.current;
+      // Without one it is being prepared.
+      if (channel === undefined || signal.aborted) continue;
+      // What fails costs the channel, for which all is declared again.
+      await this.#declarer
+        .declare(channel, sitePlan(site))
+        .catch((error) => logger.debug({ error: String(error) }, "the site's queues could not be declared again"));
+    }
   }
 
   async #askStanding(): Promise<Provisioned[]> {

@@ -337,6 +337,34 @@ describe("the client over AMQP", function () {
       expect((await channel.checkQueue(queues.commands(target.id))).messageCount).to.equal(0);
     });
 
+    it("is tried again when its queue is bound again, of which a coordinator is asked", async () => {
+      const target = await join({ transport: "amqp" });
+      const attempts: number[] = [];
+      const handler = async ({ attempt }: Message) => {
+        attempts.push(attempt);
+        if (attempt > 1) return;
+        await channel.unbindQueue(queues.commands(target.id), exchanges.unicast, target.id);
+        throw new Error("once");
+      };
+      target.handle("set", handler, { retryFirstMs: 0 });
+      publish(target, Buffer.from("1"), {});
+      await eventually(() => expect(coordinator.seen("DELETE", `/${target.id}/inbox`)).to.have.length(1));
+      await channel.bindQueue(queues.commands(target.id), exchanges.unicast, target.id);
+      await eventually(() => expect(attempts).to.deep.equal([1, 2]));
+    });
+
+    it("is a dead letter as soon as their queue is bound again, of which a coordinator is asked", async () => {
+      const target = await join({ transport: "amqp" });
+      target.handle("set", async () => {
+        await channel.unbindQueue(queues.dead, exchanges.dead, "");
+        throw new PermanentFailure("never");
+      });
+      const id = publish(target, Buffer.from("1"), {});
+      await eventually(() => expect(coordinator.seen("DELETE", `/${target.id}/inbox`)).to.have.length(1));
+      await channel.bindQueue(queues.dead, exchanges.dead, "");
+      await deadLetter(({ properties }) => properties.messageId === id);
+    });
+
     it("leaves foreign headers behind that leave no room for Muster's own", async () => {
       const target = await join({ transport: "amqp" });
       const attempts: number[] = [];
@@ -378,20 +406,48 @@ describe("the client over AMQP", function () {
       }
     });
 
-    it("does not hold up those behind it", async () => {
-      const target = await join({ prefetch: 4 });
+    for (const prefetch of [1, 2, 3, 4]) {
+      it(`does not hold up those behind it with a prefetch of ${prefetch}`, async () => {
+        const target = await join({ prefetch });
+        const seen: unknown[] = [];
+        target.handle(
+          "fail",
+          () => {
+            throw new Error("no");
+          },
+          { retries: 1, retryFirstMs: 30_000 },
+        );
+        target.handle("set", ({ body }) => void seen.push(body));
+        for (let count = 0; count < 20; count += 1) publish(target, Buffer.from("0"), { type: "fail" });
+        publish(target, Buffer.from("1"), {});
+        await eventually(() => expect(seen).to.deep.equal([1]));
+      });
+    }
+
+    it("waits for its retry beside the one message that a prefetch of 1 allows", async () => {
+      const target = await join({ transport: "amqp", prefetch: 1 });
       const seen: unknown[] = [];
-      target.handle(
-        "fail",
-        () => {
-          throw new Error("no");
-        },
-        { retries: 1, retryFirstMs: 30_000 },
-      );
-      target.handle("set", ({ body }) => void seen.push(body));
-      for (let count = 0; count < 20; count += 1) publish(target, Buffer.from("0"), { type: "fail" });
-      publish(target, Buffer.from("1"), {});
-      await eventually(() => expect(seen).to.deep.equal([1]));
+      let isReady = false;
+      const fail = () => {
+        seen.push("fail");
+        throw new Error("no");
+      };
+      target.handle("fail", fail, { retryFirstMs: 30_000 });
+      target.handle("slow", async ({ body }) => {
+        seen.push(body);
+        await eventually(() => expect(isReady).to.equal(true));
+      });
+      publish(target, Buffer.from("0"), { type: "fail" });
+      for (const body of ["1", "2", "3"]) publish(target, Buffer.from(body), { type: "slow" });
+      const waiting = async () => (await channel.checkQueue(queues.commands(target.id))).messageCount;
+      await eventually(async () => {
+        expect(seen).to.deep.equal(["fail", 1]);
+        expect(await waiting()).to.equal(2);
+      });
+      isReady = true;
+      await eventually(() => expect(seen).to.deep.equal(["fail", 1, 2, 3]));
+      await target.close();
+      await eventually(async () => expect(await waiting()).to.equal(1));
     });
 
     it("of a type's shared queue goes back there", async () => {

@@ -301,6 +301,21 @@ describe("the client with a coordinator", function () {
     );
   });
 
+  it("retries a command whose queue somebody unbound meanwhile", async () => {
+    const [sender, target] = await Promise.all([join(), join({ transport: "amqp" })]);
+    const attempts: number[] = [];
+    const unbind = `/bindings/{vhost}/e/muster.unicast/q/muster.${target.id}.commands/${target.id}`;
+    const handler = async ({ attempt }: Message) => {
+      attempts.push(attempt);
+      if (attempt > 1) return;
+      await vhost.api("DELETE", unbind);
+      throw new Error("once");
+    };
+    target.handle("set", handler, { retryFirstMs: 0 });
+    await sender.command({ component: target.id }, "set");
+    await eventually(() => expect(attempts).to.deep.equal([1, 2]));
+  });
+
   it("goes on when the coordinator is killed and started again", async function () {
     this.timeout(60_000);
     const [one, two] = await Promise.all([join(), join({ transport: "http" })]);

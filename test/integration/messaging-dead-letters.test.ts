@@ -320,6 +320,20 @@ describe("dead letters", function () {
       await roomy.close();
     });
 
+  it("are kept again when somebody deleted the binding of their queue", async () => {
+    const to = unique("c");
+    const isBound = async () => {
+      const found = await vhost.api("GET", "/bindings/{vhost}/e/muster.dead/q/muster.dead");
+      expect(found).to.have.length(1);
+    };
+    await isBound();
+    await vhost.api("DELETE", "/bindings/{vhost}/e/muster.dead/q/muster.dead/~");
+    await eventually(isBound, { timeoutMs: 25_000, everyMs: 200 });
+    const headers = { "muster-kind": "command", "muster-reason": "test", "muster-to": to };
+    foreign.channel.publish("muster.dead", to, Buffer.from("1"), { messageId: unique("m"), type: "x", headers });
+    await of(to);
+  });
+
   it("are commands that came too late", async () => {
     const member = site.members.add();
     const inbox = await messaging.inboxes.of(member);

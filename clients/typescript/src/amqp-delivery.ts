@@ -126,7 +126,7 @@ export class AmqpDelivery implements Delivery {
 
   /** Back to where it came from; a broadcast to this component alone. */
   async #retry(delayMs: number): Promise<void> {
-    await this.#session.hold(delayMs);
+    await this.#session.hold(this.#raw, delayMs);
     const isAny = this.#raw.fields.exchange === exchanges.any;
     const exchange = isAny ? exchanges.any : exchanges.unicast;
     const key = isAny ? this.#self.type : this.#self.id;
@@ -143,11 +143,13 @@ export class AmqpDelivery implements Delivery {
     const { content, properties } = this.#raw;
     const given: Record<string, unknown> = properties.headers ?? {};
     const isDead = exchange === exchanges.dead;
+    const pass = (told: Record<string, unknown>) =>
+      this.#session.confirmed(exchange, key, content, this.#again(told, isDead), { untilRouted: true });
     try {
-      await this.#session.confirmed(exchange, key, content, this.#again({ ...given, ...added }, isDead));
+      await pass({ ...given, ...added });
     } catch (error) {
       if (!hasFailed(error, "invalid")) throw error;
-      await this.#session.confirmed(exchange, key, content, this.#again({ ...ownHeaders(given), ...added }, isDead));
+      await pass({ ...ownHeaders(given), ...added });
     }
   }
 
@@ -157,7 +159,7 @@ export class AmqpDelivery implements Delivery {
     const options: Record<string, unknown> = Object.fromEntries(given);
     options.headers = told;
     options.deliveryMode = 2;
-    options.mandatory = !isDead;
+    options.mandatory = true;
     // The broker takes no name here but that of the user who publishes.
     delete options.userId;
     const { deadlineAtMs } = this.message;

@@ -2,7 +2,7 @@
 import type { Channel, ChannelModel, ConfirmChannel, ConsumeMessage, Options } from "amqplib";
 import { queues } from "../../../config-db/names.ts";
 import { closeConnection, connectBroker } from "./amqp-connection.ts";
-import { pause } from "./backoff.ts";
+import { backoffMs, pause } from "./backoff.ts";
 
 export interface SessionOptions {
   url: string;
@@ -12,7 +12,7 @@ export interface SessionOptions {
   prefetch: number;
   /** The broker is there; nothing is consumed before this resolves. */
   onReached(): Promise<void>;
-  /** A queue is not there: not yet, or somebody deleted it. Told once for each of the session's channels. */
+  /** A queue or binding is not there: not yet, or somebody deleted it. Told once for each channel, and then at most once a second. */
   onMissing(): void;
   onMessage(message: ConsumeMessage, session: AmqpSession): void;
   /** No queue took an unconfirmed message. */
@@ -29,7 +29,17 @@ export type PublishFailure = "returned" | "refused" | "lost" | "invalid";
 const queueWaitMs = 5_000;
 const queueRetryMs = 50;
 const ackDelayMs = 5;
-const refusedPauseMs = 500;
+const owedRetry = { firstMs: 500, maxMs: 5_000 };
+const missingEveryMs = 1_000;
+
+/** A queue that is consumed, on one channel. */
+interface Source {
+  queue: string;
+  noAck: boolean;
+  channel: Channel;
+  /** The consumer's: the queue's name, and a number where the consumer is not the first. */
+  tag: string;
+}
 
 export class AmqpSession {
   readonly #options: SessionOptions;
@@ -43,13 +53,15 @@ export class AmqpSession {
   readonly #connections: ChannelModel[] = [];
   #out: ConfirmChannel | undefined;
   #direct: Channel | undefined;
-  /** By consumer tag, which is the queue's name. */
-  readonly #consumers = new Map<string, Channel>();
+  /** By queue. */
+  readonly #sources = new Map<string, Source>();
   /** Where each message came from: the number that acknowledges it means another one on a channel opened later. */
-  readonly #channels = new WeakMap<ConsumeMessage, Channel>();
+  readonly #origins = new WeakMap<ConsumeMessage, Source>();
+  #consumers = 0;
   #ended = false;
   #closing: Promise<unknown> | undefined;
   #held = 0;
+  #missingToldAtMs = Number.NEGATIVE_INFINITY;
   readonly #acksDue: ConsumeMessage[] = [];
   readonly #holding = new AbortController();
 
@@ -161,16 +173,33 @@ export class AmqpSession {
 
   /**
    * Resolves when the broker has taken the message over. A full queue is tried again for as long as the session lives: what ends
-   * a delivery must not be given up, or the delivery would stay open and come to nobody.
+   * a delivery must not be given up, or the delivery would stay open and come to nobody. Where `untilRouted` so is a
+   * message that no queue took, until somebody has declared what is missing.
    * @throws PublishError otherwise.
    */
-  async confirmed(exchange: string, key: string, content: Buffer, options: Options.Publish): Promise<void> {
-    for (;;) {
+  async confirmed(
+    exchange: string,
+    key: string,
+    content: Buffer,
+    options: Options.Publish,
+    { untilRouted = false } = {},
+  ): Promise<void> {
+    for (let attempt = 0; ; attempt += 1) {
       const failure = await this.#publishOnce(exchange, key, content, options);
       if (failure === undefined) return;
-      if (failure.failure !== "refused" || this.#holding.signal.aborted) throw failure;
-      await pause(refusedPauseMs, this.#holding.signal);
+      const isUnrouted = failure.failure === "returned";
+      const isOwed = isUnrouted ? untilRouted : failure.failure === "refused";
+      if (!isOwed || this.#holding.signal.aborted) throw failure;
+      if (isUnrouted) this.#tellMissing();
+      await pause(backoffMs(attempt, owedRetry), this.#holding.signal);
     }
+  }
+
+  #tellMissing(): void {
+    const nowMs = performance.now();
+    if (nowMs - this.#missingToldAtMs < missingEveryMs) return;
+    this.#missingToldAtMs = nowMs;
+    this.#options.onMissing();
   }
 
   #publishOnce(
@@ -203,7 +232,7 @@ export class AmqpSession {
 
   /** @throws when the session has ended: the broker gives the message out again. */
   ack(message: ConsumeMessage): void {
-    this.#channelOf(message).ack(message);
+    this.#sourceOf(message).channel.ack(message);
   }
 
   /**
@@ -221,25 +250,46 @@ export class AmqpSession {
     if (this.#ended) return;
     // Thrown by a channel that the broker closed meanwhile, all are of one: it gives them out again.
     try {
-      for (const message of due) this.#channelOf(message).ack(message);
+      for (const message of due) this.#sourceOf(message).channel.ack(message);
     } catch {}
   }
 
   /** Dead-letters. A reject, since a nack does not count on RabbitMQ 4.3 and later. @throws as `ack`. */
   reject(message: ConsumeMessage): void {
-    this.#channelOf(message).reject(message, false);
+    this.#sourceOf(message).channel.reject(message, false);
   }
 
   /**
-   * Waits `ms` before a retry, or not at all when half of the prefetch waits already: failing messages must not stop a queue.
+   * Keeps `message` for `ms` before its retry, or not at all when half of the prefetch waits already, of a prefetch of 1 that
+   * one: failing messages must not stop a queue.
    * @throws when the session ends meanwhile.
    */
-  async hold(ms: number): Promise<void> {
-    if (this.#held >= this.#options.prefetch / 2) return;
+  async hold(message: ConsumeMessage, ms: number): Promise<void> {
+    const { prefetch } = this.#options;
+    if (this.#held >= Math.max(1, Math.floor(prefetch / 2))) return;
     this.#held += 1;
+    if (prefetch === 1) void this.#consumeBeside(message);
     await pause(ms, this.#holding.signal);
     this.#held -= 1;
     if (this.#holding.signal.aborted) throw new Error("the session ended during the wait before a retry");
+  }
+
+  /**
+   * Replaces the consumer that may have no other message than this one: the broker counts what is unacknowledged for each
+   * consumer, and no longer for one that was cancelled. A prefetch of 2 instead would take a message from the queue that
+   * is not handled yet, which counts as delivered when the process dies.
+   */
+  async #consumeBeside(message: ConsumeMessage): Promise<void> {
+    const source = this.#sourceOf(message);
+    const { tag: former, queue, channel } = source;
+    if (former !== message.fields.consumerTag) return;
+    this.#consumers += 1;
+    source.tag = `${queue} ${this.#consumers}`;
+    // Fails only with its channel, and the session ends with that.
+    try {
+      await channel.cancel(former);
+      if (!this.#holding.signal.aborted) await this.#consumeSource(source);
+    } catch {}
   }
 
   /** Takes no more messages, and gives up waits before retries: those messages go back to their queue. */
@@ -247,14 +297,15 @@ export class AmqpSession {
     this.#holding.abort();
     if (this.#ended) return;
     // Replies are still wanted.
-    const own = [...this.#consumers].filter(([queue]) => queue !== queues.replies(this.#options.id));
-    await Promise.all(own.map(([queue, channel]) => channel.cancel(queue))).catch(() => undefined);
+    const own = [...this.#sources.values()].filter(({ queue }) => queue !== queues.replies(this.#options.id));
+    await Promise.all(own.map(({ channel, tag }) => channel.cancel(tag))).catch(() => undefined);
   }
 
   close(): Promise<void> {
     this.#ackDue();
     this.#finish("closed");
-    const channels = [...new Set([...this.#consumers.values(), ...(this.#out ? [this.#out] : [])])];
+    const consuming = [...this.#sources.values()].map(({ channel }) => channel);
+    const channels = [...new Set([...consuming, ...(this.#out ? [this.#out] : [])])];
     this.#closing ??= Promise.all(
       this.#connections.map((connection) =>
         closeConnection(
@@ -290,11 +341,9 @@ export class AmqpSession {
         await channel.prefetch(this.#options.prefetch);
         use(channel);
         for (const { queue, noAck } of sources) {
-          this.#consumers.set(queue, channel);
-          await channel.consume(queue, (message) => this.#receive(queue, channel, message), {
-            consumerTag: queue,
-            noAck,
-          });
+          const source = { queue, noAck, channel, tag: queue };
+          this.#sources.set(queue, source);
+          await this.#consumeSource(source);
         }
         this.#watch(channel);
         return;
@@ -307,11 +356,16 @@ export class AmqpSession {
     }
   }
 
-  #receive(queue: string, channel: Channel, message: ConsumeMessage | null): void {
+  async #consumeSource(source: Source): Promise<void> {
+    const { queue, channel, tag, noAck } = source;
+    await channel.consume(queue, (message) => this.#receive(source, message), { consumerTag: tag, noAck });
+  }
+
+  #receive(source: Source, message: ConsumeMessage | null): void {
     if (message === null) {
-      this.#finish(`the queue ${queue} was deleted`);
+      this.#finish(`the queue ${source.queue} was deleted`);
     } else if (!this.#ended) {
-      this.#channels.set(message, channel);
+      this.#origins.set(message, source);
       this.#options.onMessage(message, this);
     }
   }
@@ -335,10 +389,10 @@ export class AmqpSession {
     channel.on("handler-error", (error) => this.#finish(error));
   }
 
-  #channelOf(message: ConsumeMessage): Channel {
-    const channel = this.#channels.get(message);
-    if (channel === undefined || this.#ended) throw sessionEnded();
-    return channel;
+  #sourceOf(message: ConsumeMessage): Source {
+    const source = this.#origins.get(message);
+    if (source === undefined || this.#ended) throw sessionEnded();
+    return source;
   }
 
   #finish(reason: unknown): void {
