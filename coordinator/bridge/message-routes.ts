@@ -2,6 +2,7 @@
 import { MusterError } from "../../config-db/errors.ts";
 import type { CommandDocument, CommandRequest, EventRequest, RequestRequest } from "../../config-db/generated/types.ts";
 import type { Stored } from "../../config-db/store.ts";
+import { etagOf } from "../config/etag.ts";
 import { commandAnswer } from "../messaging/command-record.ts";
 import type { EventNews } from "../messaging/events.ts";
 import { fingerprintOf, Idempotency } from "../messaging/idempotency.ts";
@@ -50,9 +51,11 @@ function commandRoutes({ messaging }: MessageRoutesOptions): Route[] {
         422: { description: "The Idempotency-Key came with another command before" },
       },
       handle: async (request) => {
-        const { to, name, deadlineMs, from, track = true, ...body } = request.body as CommandRequest;
+        const { deadlineMs, ...input } = request.body as CommandRequest;
+        const { to, name, from, track = true, ...body } = input;
         const key = request.header("idempotency-key");
-        const id = await idempotency.once({ scope: request.author, key, input: request.body }, async (messageId) => {
+        // Without the deadline: who repeats counts it from then.
+        const id = await idempotency.once({ scope: request.author, key, input }, async (messageId) => {
           const tracked = track ? { fingerprint: fingerprintOf({ to, name, ...body }) } : {};
           const sender = senderOf(request, from);
           await messaging.commands.send({
@@ -86,7 +89,10 @@ function commandRoutes({ messaging }: MessageRoutesOptions): Route[] {
               give(await messaging.tracking.read(id).catch(endWith(end)));
               return end;
             },
-            (record) => ({ event: "command", id: record._rev, data: commandAnswer(record) }),
+            (record) => {
+              const data = commandAnswer(record);
+              return { event: "command", id: etagOf(data), data };
+            },
           );
         }
         return waitForCommand(messaging, id, request);
@@ -115,7 +121,10 @@ async function waitForCommand(messaging: Messaging, id: string, request: Request
     const read = await messaging.tracking.read(id);
     current ??= read;
     return await answerOrWait(request, {
-      read: () => ({ etag: (current ?? read)._rev, body: commandAnswer(current ?? read) }),
+      read: () => {
+        const body = commandAnswer(current ?? read);
+        return { etag: etagOf(body), body };
+      },
       subscribe: (tell) => {
         changed = tell;
         return () => undefined;
@@ -140,9 +149,12 @@ function requestRoute({ messaging, wallClock = () => new Date() }: MessageRoutes
       504: { description: "No reply in time" },
     },
     handle: async (request) => {
-      const { to, name, timeoutMs, from, ...body } = request.body as RequestRequest;
+      const { timeoutMs, ...input } = request.body as RequestRequest;
+      const { to, name, from, ...body } = input;
       const key = request.header("idempotency-key");
       const { requester, sender } = messaging;
+      // Whoever repeats it under its key, since the first connection broke, is to have the answer.
+      const signal = key === undefined ? request.signal : new AbortController().signal;
       const ask = async (messageId: string): Promise<unknown> => {
         const nowMs = wallClock().getTime();
         const { content, contentType } = contentOf(body);
@@ -157,10 +169,10 @@ function requestRoute({ messaging, wallClock = () => new Date() }: MessageRoutes
         } as const;
         const plan = sender.plan(to, "request");
         const letter = draftLetter(draft, content, nowMs);
-        if (plan.key === "") return requester.gather(plan, letter, timeoutMs, request.signal);
-        return requester.ask(plan, letter, timeoutMs, request.signal);
+        if (plan.key === "") return requester.gather(plan, letter, timeoutMs, signal);
+        return requester.ask(plan, letter, timeoutMs, signal);
       };
-      const answer = await idempotency.once({ scope: request.author, key, input: request.body }, ask);
+      const answer = await idempotency.once({ scope: request.author, key, input }, ask);
       return { status: 200, body: answer };
     },
   };

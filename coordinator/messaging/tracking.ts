@@ -13,6 +13,7 @@ import type { CommandDocument, OutcomeMessage } from "../../config-db/generated/
 import { databases, documentId, queues } from "../../config-db/names.ts";
 import type { Change, Database, Document, Store, Stored } from "../../config-db/store.ts";
 import { check } from "../../config-db/validate.ts";
+import { sameJson } from "../config/etag.ts";
 import type { Broker } from "./broker.ts";
 import {
   applyOutcome,
@@ -286,9 +287,13 @@ export class Tracking {
       this.#drop(record._id);
       return;
     }
+    const before = this.#records.peek(record._id);
     this.#records.set(record._id, record);
     this.#keep(record);
-    for (const changed of [...(this.#watchers.get(record._id) ?? [])]) changed(record);
+    const watchers = this.#watchers.get(record._id);
+    // That the broker has it is nothing that they see.
+    if (watchers === undefined || (before !== undefined && sameJson(before.targets, record.targets))) return;
+    for (const changed of [...watchers]) changed(record);
   }
 
   #keep(record: CommandDocument): void {

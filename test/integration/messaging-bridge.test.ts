@@ -174,10 +174,31 @@ describe("messages over HTTP", function () {
     const key = { "idempotency-key": unique("key") };
     const body = { to: { component: id }, name: "once" };
     const first = await post("/v1/commands", body, key);
-    const second = await post("/v1/commands", body, key);
-    expect(second.body).to.deep.equal(first.body);
+    const second = await post("/v1/commands", { ...body, deadlineMs: 60_000 }, key);
+    expect(second.body, "who repeats it counts its deadline from then").to.deep.equal(first.body);
     expect(await poll(id)).to.have.length(1);
     expect(problem(await post("/v1/commands", { ...body, name: "twice" }, key))).to.equal("422 refused");
+  });
+
+  it("has the answer for who repeats a request after its connection broke", async () => {
+    const one = await register();
+    const other = await register({ type: one.type });
+    const key = { "idempotency-key": unique("key") };
+    const body = { to: { type: one.type }, name: "who" };
+    const broken = new AbortController();
+    const first = fetch(`${bridge.url}/v1/requests`, {
+      method: "POST",
+      headers: { "content-type": "application/json", ...key },
+      body: JSON.stringify({ ...body, timeoutMs: 20_000 }),
+      signal: broken.signal,
+    }).catch((error: Error) => error.name);
+    const [asked] = await poll(one.id);
+    broken.abort();
+    expect(await first).to.equal("AbortError");
+    const again = post("/v1/requests", { ...body, timeoutMs: 19_000 }, key);
+    await settle(one.id, asked?.delivery, "reply", { body: 1 });
+    await settle(other.id, (await poll(other.id))[0]?.delivery, "reply", { body: 2 });
+    expect((await again).body.missing).to.deep.equal([]);
   });
 
   it("takes a long key for the message's id", async () => {
