@@ -48,6 +48,8 @@ interface Request {
   body?: unknown;
   contentType?: string;
   timeoutMs?: number;
+  /** Whether it changes nothing, and may be asked again. Default: a GET. */
+  isRead?: boolean;
 }
 
 /** A write of documents. */
@@ -73,6 +75,14 @@ const defaultTimeoutMs = 10_000;
 /** How long a client should wait before it tries again when the store is away. */
 const retryAfterMs = 2_000;
 
+/**
+ * A connection that nobody uses is let go after this, long before a store does it (the embedded one: `keepAliveMs` of
+ * embedded/limits.ts; CouchDB never): what is asked on a connection that the other side is closing fails.
+ */
+const idleMs = 4_000;
+/** A read that lost its connection is asked again at once, so often in all: each time it may meet one that was kept too long. */
+const readAttemptsMax = 3;
+
 /** A feed that has nothing to tell sends a line this often: under the idle time-outs of proxies. */
 const heartbeatMs = 10_000;
 /** A feed that is silent for longer has lost its store. */
@@ -80,7 +90,7 @@ const silenceMs = 25_000;
 
 export class Store {
   readonly #server: nano.ServerScope;
-  readonly #agent = new Agent();
+  readonly #agent = new Agent({ keepAliveTimeout: idleMs, keepAliveMaxTimeout: idleMs });
   readonly #headers: Record<string, string>;
   /** The store's URL without credentials: safe for logs and answers. */
   readonly url: string;
@@ -92,7 +102,9 @@ export class Store {
     bare.username = "";
     bare.password = "";
     this.url = bare.href.replace(/\/$/, "");
-    this.#server = nano({ url, parseUrl: false } as nano.Configuration);
+    // Its types name the class of an agent where its code takes an agent.
+    const configuration: object = { url, parseUrl: false, agentOptions: this.#agent };
+    this.#server = nano(configuration as nano.Configuration);
   }
 
   database<Doc extends Document>(name: DatabaseName | string): Database<Doc> {
@@ -108,8 +120,8 @@ export class Store {
     await this.request({ path: "", timeoutMs });
   }
 
-  /** One HTTP request. `path` is below the server's root and already encoded. */
-  async request<Answer>(request: Request): Promise<Answer> {
+  /** One HTTP request, a read more often where the connection was lost. `path` is below the server's root and already encoded. */
+  async request<Answer>({ isRead, ...request }: Request): Promise<Answer> {
     let timer: NodeJS.Timeout | undefined;
     const options = {
       method: request.method ?? "GET",
@@ -119,13 +131,21 @@ export class Store {
       ...(request.contentType === undefined ? {} : { contentType: request.contentType }),
     };
     const late = new Promise<never>((_resolve, reject) => {
-      timer = setTimeout(() => reject(new Error("no answer in time")), request.timeoutMs ?? defaultTimeoutMs);
+      timer = setTimeout(() => reject(new Late("no answer in time")), request.timeoutMs ?? defaultTimeoutMs);
     });
+    const attempts = (isRead ?? options.method === "GET") ? readAttemptsMax : 1;
     try {
-      const answer = this.#server.request(options as nano.RequestOptions);
-      return (await Promise.race([answer, late])) as Answer;
+      for (let attempt = 1; ; attempt++) {
+        try {
+          const answer = this.#server.request(options as nano.RequestOptions);
+          return (await Promise.race([answer, late])) as Answer;
+        } catch (error) {
+          const isLost = !(error instanceof Late) && (error as { statusCode?: number }).statusCode === undefined;
+          if (!isLost || attempt >= attempts) throw error;
+        }
+      }
     } catch (error) {
-      throw storeError(error, `${options.method} ${this.url}/${options.path}`);
+      throw storeError(error, options.method, `${this.url}/`, options.path);
     } finally {
       clearTimeout(timer);
     }
@@ -146,7 +166,7 @@ export class Store {
       if (statusCode < 300) return JSON.parse(text) as Answer;
       throw Object.assign(new Error(reasonIn(text)), { statusCode });
     } catch (error) {
-      throw storeError(error, `${method} ${url}`);
+      throw storeError(error, method, `${this.url}/`, path);
     }
   }
 
@@ -176,10 +196,13 @@ export class Store {
       }
       throw new Error("the answer ended");
     } catch (error) {
-      throw storeError(error, `GET ${url}`);
+      throw storeError(error, "GET", `${this.url}/`, path);
     }
   }
 }
+
+/** The time that a caller gave ran out. */
+class Late extends Error {}
 
 /** What CouchDB says why it refused; what another server says as it is. */
 function reasonIn(text: string): string {
@@ -238,6 +261,7 @@ export class Database<Doc extends Document> {
       query: { include_docs: true },
       body: { keys: ids },
       timeoutMs: 30_000,
+      isRead: true,
     });
     return answer.rows.flatMap(({ doc }) => (doc === undefined || doc === null ? [] : [doc]));
   }
@@ -419,12 +443,15 @@ function unavailable(what: string, cause?: unknown): MusterError {
   });
 }
 
-function storeError(error: unknown, what: string): MusterError {
+/** Where the store stands is said only where it cannot be reached: what it refuses is told to clients. */
+function storeError(error: unknown, method: string, server: string, path: string): MusterError {
   const { statusCode, reason, message, code } = error as Partial<Record<"reason" | "message" | "code", string>> & {
     statusCode?: number;
   };
   // Of a name with several addresses the error that none could be reached has no message.
   const said = reason ?? (message || code || String(error));
+  const what = `${method} ${path}`;
+  const reached = `${method} ${server}${path}`;
   switch (statusCode) {
     case 404:
       return new MusterError("not-found", `${what}: ${said}`, { cause: error });
@@ -437,11 +464,11 @@ function storeError(error: unknown, what: string): MusterError {
     case 413:
       return new MusterError("too-large", `${what}: ${said}`, { cause: error });
     case 401:
-      return unavailable(`${what}: the store refuses the credentials (${said})`, error);
+      return unavailable(`${reached}: the store refuses the credentials (${said})`, error);
     case 400:
     case 403:
       return new MusterError("refused", `${what}: ${said}`, { cause: error });
     default:
-      return unavailable(`${what}: ${said}`, error);
+      return unavailable(`${reached}: ${said}`, error);
   }
 }

@@ -13,6 +13,11 @@ export const limits = {
   /** A client that takes longer to send its headers, or its whole request, is cut off. */
   headersMs: 20_000,
   requestMs: 120_000,
+  /**
+   * A connection that nobody uses is closed after this. Longer than clients keep one (undici, Muster's own client: 4 s; CouchDB's
+   * replicator: 30 s), so that none asks on one that is being closed.
+   */
+  keepAliveMs: 75_000,
   /** Open sockets; each changes feed holds one. */
   connections: 10_000,
   /** CouchDB's default and highest answer to `_uuids`. */

@@ -54,6 +54,7 @@ export async function startEmbedded(options: EmbeddedOptions = {}): Promise<Embe
       maxHeaderSize: limits.headerBytes,
       headersTimeout: limits.headersMs,
       requestTimeout: limits.requestMs,
+      keepAliveTimeout: limits.keepAliveMs,
       keepAlive: true,
       noDelay: true,
     },
