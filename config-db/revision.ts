@@ -7,6 +7,14 @@ import { createHash } from "node:crypto";
 import canonicalize from "canonicalize";
 import type { Document, Stored } from "./store.ts";
 
+/** As in design/guard.ts and `Count` of the schemas. */
+export const versionMax = 2 ** 48;
+
+/** The version after this one. At the highest (`Count` in the schemas) it stays there, and revisions tell versions apart. */
+export function nextVersion(version: number): number {
+  return Math.min(version + 1, versionMax);
+}
+
 /** A document with the revision that it is to be stored as: for `Database.bulk` with `newEdits: false`. */
 export type Fixed<Doc extends Document> = Stored<Doc> & { _revisions: { start: number; ids: string[] } };
 

@@ -20,8 +20,8 @@ import type { Route } from "./bridge/route.ts";
 import { Bridge } from "./bridge/server.ts";
 import type { SignsOfLife } from "./bridge/sign-of-life.ts";
 import { siteRoutes } from "./bridge/site-routes.ts";
+import { isUsable } from "./config/arrival.ts";
 import { Configuration } from "./config/configuration.ts";
-import type { DryRun } from "./config/dry-run.ts";
 import type { StoredLayer } from "./config/records.ts";
 import type { Members } from "./messaging/members.ts";
 import { Messaging } from "./messaging/messaging.ts";
@@ -31,6 +31,7 @@ import { openSiteStore } from "./site-store.ts";
 import { adoptSiteRecord } from "./sites/adopt.ts";
 import { Conflicts } from "./sites/conflicts.ts";
 import { type Contest, Leadership } from "./sites/leadership.ts";
+import type { VersionedDocument } from "./sites/resolve.ts";
 import { SiteWatch } from "./sites/site-watch.ts";
 import { Sites } from "./sites/sites.ts";
 
@@ -179,6 +180,7 @@ export class Coordinator {
       leads: () => leadership.leading,
       upToDate: async () => this.#feeds.get(databases.config)?.upToDate(),
       isCaughtUp: () => peers.isCaughtUp,
+      replacing: (id, rev, inForce) => conflicts.listReplaced(id, rev, inForce as VersionedDocument | undefined),
       onEffectiveChange: (ids, etagOf) => {
         // A hint that is lost costs latency: components poll. So nobody waits for it.
         if (messaging === undefined || !leadership.leading) return;
@@ -210,7 +212,8 @@ export class Coordinator {
       site,
       leads: () => leadership.leading,
       keepHistory: (layers) => configuration.history.keep(layers as unknown as StoredLayer[]),
-      checkLayer: (layer, settings) => refuseInvalid(configuration.dryRun({ layer, settings })),
+      isUsable,
+      admit: (doc) => configuration.admission.check(doc),
       written: (changes) => configuration.apply(changes),
       logger,
       metrics,
@@ -300,11 +303,4 @@ function withoutBroker(): Route[] {
 /** The bound address as others can use it: a wildcard is no address. */
 function reachable(url: string): string {
   return url.replace(/\/\/(0\.0\.0\.0|\[::\])/, `//${hostname()}`);
-}
-
-/** @throws MusterError `refused` with what a write would break */
-function refuseInvalid({ valid, errors = [], components }: DryRun): void {
-  if (valid) return;
-  const broken = components.flatMap(({ id, errors: of }) => of.map((error) => ({ ...error, component: id })));
-  throw new MusterError("refused", "the value would make settings invalid", { errors: [...errors, ...broken] });
 }

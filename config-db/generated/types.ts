@@ -353,6 +353,10 @@ export interface ConflictDocument {
      * Any JSON value; absent where that side has nothing there.
      */
     value?: unknown;
+    /**
+     * That revision is none of its kind and had no effect: it cannot be chosen. `value` is absent where it is no sound JSON.
+     */
+    unusable?: true;
   }[];
   /**
    * Of a tombstone: how an operator closed it.

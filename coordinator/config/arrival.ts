@@ -1,8 +1,11 @@
 /** Whether a document that the database gives is one of its kind. Whoever wrote it may have been careless, or hostile. */
 import type { FieldError } from "../../config-db/errors.ts";
+import { limits } from "../../config-db/limits.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
+import { nextVersion } from "../../config-db/revision.ts";
 import type { Document, Stored } from "../../config-db/store.ts";
 import { check, type SchemaName } from "../../config-db/validate.ts";
+import { jsonErrors } from "../json-rules.ts";
 import type { Records } from "./records.ts";
 import { settingsErrors } from "./settings-rules.ts";
 
@@ -18,6 +21,8 @@ const idOf: Record<string, (doc: Arrival) => string> = {
   history: ({ layer, rev }) => documentId.history(layer as LayerName, String(rev)),
 };
 
+const withSettings = new Set(["layer", "candidate", "history"]);
+
 export function kindOf({ _id }: Document): string {
   return _id.slice(0, _id.indexOf(":"));
 }
@@ -31,9 +36,23 @@ export function arrivalErrors(doc: Arrival): FieldError[] {
   if (errors.length === 0 && id(doc) !== doc._id) {
     errors.push({ pointer: "/_id", rule: "id", message: `must be ${id(doc)}, as its fields say` });
   }
-  if (errors.length === 0 && (kind === "layer" || kind === "candidate")) errors.push(...settingsErrors(doc.settings));
+  if (errors.length > 0) return errors;
+  const { settings, ...rest } = doc;
+  if (withSettings.has(kind)) errors.push(...settingsErrors(settings));
+  errors.push(...jsonErrors(rest, restRules));
   return errors;
 }
+
+/**
+ * Whether a revision is one of its kind. One that is not has no effect wherever it is read: nothing is taken from it into
+ * force, history or a merge.
+ */
+export function isUsable(doc: Document): boolean {
+  return arrivalErrors({ _rev: "", ...doc }).length === 0;
+}
+
+/** Of all but settings: what is kept, hashed and compared as it is. Room for a schema, a fault with settings, many files. */
+const restRules = { keyError: () => undefined, depthMax: limits.settingsDepth + 8, bytesMax: limits.requestBytes };
 
 /**
  * A tombstone with the fields that its kind has. A DELETE straight to CouchDB leaves none of them; what was there is in
@@ -57,7 +76,7 @@ export function completeTombstone(doc: Arrival, records: Records): Arrival | und
   if (last === undefined) return undefined;
   const gone =
     kind === "layer"
-      ? { settings: {}, version: last.version + 1, parent: { rev: last._rev, version: last.version } }
+      ? { settings: {}, version: nextVersion(last.version), parent: { rev: last._rev, version: last.version } }
       : {};
   return { ...last, ...gone, _rev: doc._rev, _deleted: true };
 }

@@ -157,17 +157,18 @@ export class CandidateWrites {
         newest: () => records.candidates.get(layer),
         expected: context.expected,
         make: (newest) => {
+          const changed = change(newest?._deleted === true ? undefined : newest);
           const doc: CandidateDocument = {
             _id: id,
             kind: "candidate",
             schemaVersion: 1,
             layer,
             ...versionAfter(newest?.version ?? 0, context.author, this.#options),
-            ...change(newest?._deleted === true ? undefined : newest),
+            ...changed,
           };
           // What ends one gives its components what they have without it, which was judged with every write; one that goes
           // on being staged was judged when it was.
-          if (doc.state === "staged" && doc._deleted !== true && doc.version !== newest?.version) {
+          if (doc.state === "staged" && doc._deleted !== true && changed.version === undefined) {
             refuseErrors(effective, `this candidate of layer ${layer}`, { ...doc, _rev: "tried" });
           }
           return doc;

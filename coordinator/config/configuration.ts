@@ -8,6 +8,7 @@ import type { ComponentDocument, ConfigStatusReport, ValidateRequest } from "../
 import { revisionLimits } from "../../config-db/installer.ts";
 import { databases } from "../../config-db/names.ts";
 import type { Change, Document, Store, Stored } from "../../config-db/store.ts";
+import { Admission } from "./admission.ts";
 import { Background } from "./background.ts";
 import { CandidateWrites } from "./candidate-writes.ts";
 import { ContentWrites } from "./content-writes.ts";
@@ -44,6 +45,8 @@ export interface ConfigurationOptions {
   logger: Logger;
   /** Told once per change: the registered components whose effective settings are others now. */
   onEffectiveChange?(ids: string[], etagOf: (id: string) => string): void;
+  /** Told of a revision that is none of its kind and is about to be replaced; see `WritesOptions`. Default: nobody is. */
+  replacing?(id: string, rev: string, inForce: Stored<Document> | undefined): Promise<void>;
   /** Resolves when the feed of the configuration database has given what the store had at the call. Default: it has. */
   upToDate?(): Promise<void>;
   /** Whether what other sites wrote is here, as far as they can be reached. Default: always. */
@@ -66,6 +69,7 @@ export class Configuration {
   readonly candidates: CandidateWrites;
   readonly content: ContentWrites;
   readonly secrets: SecretWrites;
+  readonly admission: Admission;
   readonly staging: Staging;
   readonly status: StatusBoard;
   readonly records: Records;
@@ -131,7 +135,9 @@ export class Configuration {
       applied,
       found,
       upToDate: async () => options.upToDate?.(),
+      replacing: async (id, rev, inForce) => options.replacing?.(id, rev, inForce),
     };
+    this.admission = new Admission(writes, secretKey);
     this.layers = new LayerWrites(writes);
     this.schemas = new SchemaWrites(writes);
     this.candidates = new CandidateWrites(writes, this.layers);

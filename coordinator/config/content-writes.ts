@@ -42,9 +42,7 @@ export class ContentWrites {
     context: WriteContext,
   ): Promise<StoredLayer> {
     checkFile(file);
-    if (contentType.length > 200 || !mediaTypePattern.test(contentType)) {
-      throw new MusterError("invalid-request", `Content-Type "${contentType.slice(0, 200)}" is no media type`);
-    }
+    checkContentType(contentType);
     if (bytes.length > limits.bodyBytes) {
       throw new MusterError("too-large", `the file has ${bytes.length} bytes; at most ${limits.bodyBytes}`);
     }
@@ -95,6 +93,12 @@ export class ContentWrites {
     }
     return { contentType: about.contentType, sha256: about.sha256, bytes };
   }
+}
+
+/** @throws MusterError `invalid-request` */
+export function checkContentType(contentType: string): void {
+  if (contentType.length <= 200 && mediaTypePattern.test(contentType)) return;
+  throw new MusterError("invalid-request", `Content-Type "${contentType.slice(0, 200)}" is no media type`);
 }
 
 function checkFile(file: string): void {

@@ -15,7 +15,7 @@ export interface ContentsOptions {
   wallClock(): Date;
 }
 
-type ContentDocument = Document & { _attachments?: Record<string, unknown> };
+type ContentDocument = Document & { _attachments?: Record<string, { length?: number }> };
 
 /** The attachment that holds the bytes. */
 const attachment = "data";
@@ -42,6 +42,12 @@ export class Contents {
   /** @returns undefined where they are not there. */
   async read(sha256: string): Promise<Buffer | undefined> {
     return this.#options.database.getAttachment(documentId.content(sha256), attachment);
+  }
+
+  /** How many bytes these are; undefined where they are not there. */
+  async sizeBytes(sha256: string): Promise<number | undefined> {
+    const stored = await this.#options.database.get<ContentDocument>(documentId.content(sha256));
+    return stored?._attachments?.[attachment]?.length;
   }
 
   async #use(sha256: string, bytes?: Buffer): Promise<void> {

@@ -1,7 +1,7 @@
 /** What is wrong with the configuration as it stands, for operators. */
 import type { FieldError } from "../../config-db/errors.ts";
 import type { EffectiveSettings } from "./effective-settings.ts";
-import { errorsOfStored } from "./judgement.ts";
+import { errorsOfStored, inOrder } from "./judgement.ts";
 import type { Records } from "./records.ts";
 
 export type Fault =
@@ -23,7 +23,7 @@ export function listFaults(records: Records, effective: EffectiveSettings): Faul
   for (const [document, { rev, active, errors }] of byDocument(records.held)) {
     const told = active === undefined ? {} : { active: { version: active.version, rev: active.rev } };
     const now = errors.length > 0 ? errors : errorsNow(document);
-    faults.push({ kind: "held", document, rev, ...told, errors: inOrder(now) });
+    faults.push({ kind: "held", document, rev, ...told, errors: now });
   }
   for (const [document, { rev, errors }] of byDocument(records.unusable)) {
     faults.push({ kind: "unusable", document, rev, errors: inOrder(errors) });
@@ -44,9 +44,4 @@ export function listFaults(records: Records, effective: EffectiveSettings): Faul
 
 function byDocument<Value>(found: Map<string, Value>): [string, Value][] {
   return [...found].sort(([one], [other]) => (one < other ? -1 : 1));
-}
-
-function inOrder(errors: FieldError[]): FieldError[] {
-  const place = ({ component, pointer, rule, message }: FieldError) => `${component} ${pointer} ${rule} ${message}`;
-  return errors.toSorted((a, b) => Number(place(a) > place(b)) - Number(place(a) < place(b)));
 }

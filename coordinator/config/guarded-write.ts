@@ -1,6 +1,7 @@
 /** One write of one document, guarded by its revision. */
 import { setTimeout as delay } from "node:timers/promises";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
+import { nextVersion } from "../../config-db/revision.ts";
 import type { Database, Document, Stored } from "../../config-db/store.ts";
 import type { Contents } from "./contents.ts";
 import type { EffectiveSettings } from "./effective-settings.ts";
@@ -22,6 +23,11 @@ export interface WritesOptions {
   applied(doc: Stored<Document>, judgedAt: number): void;
   /** Takes into memory what another wrote, and nobody here has judged. */
   found(doc: Stored<Document>): void;
+  /**
+   * Told of a revision that is none of its kind, before a write takes its place that was made from `inForce` and knows
+   * nothing of it.
+   */
+  replacing?(id: string, rev: string, inForce: Stored<Document> | undefined): Promise<void>;
   /** Resolves when memory has what the store had at the call. */
   upToDate(): Promise<void>;
 }
@@ -47,7 +53,7 @@ export function versionAfter(
   changedBy: string,
   { site, wallClock }: { site: string; wallClock(): Date },
 ) {
-  return { version: last + 1, changedBy, changedAt: wallClock().toISOString(), site };
+  return { version: nextVersion(last), changedBy, changedAt: wallClock().toISOString(), site };
 }
 
 /** On this revision alone. */
@@ -79,7 +85,7 @@ const pauseMsMax = 50;
  * others wrote first each time. Nothing was written then.
  */
 export async function guardedWrite<Doc extends Document>(
-  { database, records, effective, applied, found, upToDate }: WritesOptions,
+  { database, records, effective, applied, found, replacing, upToDate }: WritesOptions,
   { id, newest, expected, make }: GuardedWrite<Doc>,
 ): Promise<Stored<Doc>> {
   for (let attempt = 1, fresh = false; ; attempt++) {
@@ -108,7 +114,9 @@ export async function guardedWrite<Doc extends Document>(
       continue;
     }
     // CouchDB takes a document over its tombstone without a revision alone, and refuses it when it came back meanwhile.
-    const rev = records.unusable.get(id)?.rev ?? standing?._rev;
+    const unusable = records.unusable.get(id)?.rev;
+    if (unusable !== undefined && unusable !== standing?._rev) await replacing?.(id, unusable, standing);
+    const rev = unusable ?? standing?._rev;
     const doc = rev === undefined ? made : { ...made, _rev: rev };
     try {
       const written = { ...doc, _rev: await database.put(doc) };

@@ -1,7 +1,7 @@
 /** A layer's history as operators read it: the newest version first, each with what it changed. */
 import { MusterError } from "../../config-db/errors.ts";
 import type { LayerName } from "../../config-db/names.ts";
-import type { History, KeptRevision, StoredHistory } from "./history.ts";
+import { type History, type KeptRevision, newestFirst, type StoredHistory } from "./history.ts";
 import { type JsonPatch, jsonPatch } from "./json-patch.ts";
 import type { Settings } from "./merge.ts";
 
@@ -99,5 +99,5 @@ function after(revisions: KeptRevision[], cursor: string): KeptRevision[] {
   if (version === undefined || rev === undefined) {
     throw new MusterError("invalid-request", `"${cursor.slice(0, 100)}" is no cursor: use the one of the page before`);
   }
-  return revisions.filter((one) => one.version < Number(version) || (one.version === Number(version) && one.rev < rev));
+  return revisions.filter((one) => newestFirst({ version: Number(version), rev }, one) < 0);
 }

@@ -4,10 +4,13 @@
  * Content and `_rev` of such a document follow from that revision alone, so that two coordinators or two sites that
  * keep the same one write the same document, and never a conflict.
  */
+import { MusterError } from "../../config-db/errors.ts";
 import type { ContentList, HistoryDocument } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
 import { withFixedRevision } from "../../config-db/revision.ts";
-import type { Database, Document, Stored } from "../../config-db/store.ts";
+import type { BulkRow, Database, Document, Stored } from "../../config-db/store.ts";
+import { batchLength } from "../batches.ts";
+import { isUsable } from "./arrival.ts";
 import type { StoredLayer } from "./records.ts";
 
 export type StoredHistory = Stored<HistoryDocument>;
@@ -50,7 +53,7 @@ export class History {
   /** The kept revisions of a layer, the newest first. */
   revisions(layer: LayerName): KeptRevision[] {
     const revisions = [...(this.#kept.get(layer)?.values() ?? [])];
-    return revisions.sort((a, b) => b.version - a.version || (a.rev < b.rev ? 1 : -1));
+    return revisions.sort(newestFirst);
   }
 
   async read(layer: LayerName, rev: string): Promise<StoredHistory | undefined> {
@@ -72,15 +75,27 @@ export class History {
     );
   }
 
-  /** Keeps these revisions. Again is harmless; resolves when the store has them. */
+  /**
+   * Keeps these revisions, but those that are none of their kind: they are no versions. Again is harmless; resolves when the
+   * store has them.
+   * @throws MusterError `refused` when the store takes one of them not, after it took the others
+   */
   async keep(layers: StoredLayer[]): Promise<void> {
-    const missing = layers.filter(({ layer, _rev }) => !this.has(layer, _rev));
-    // In portions: settings may be a mebibyte each.
-    for (let from = 0; from < missing.length; from += keepAtOnce) {
-      const docs = missing.slice(from, from + keepAtOnce).map((stored) => withFixedRevision(historyOf(stored)));
-      await this.#database.bulk(docs, { newEdits: false });
-      for (const doc of docs) this.apply(doc);
+    const missing = layers
+      .filter(({ layer, _rev }) => !this.has(layer, _rev))
+      .map((stored) => withFixedRevision(historyOf(stored)))
+      .filter(isUsable);
+    const refused: BulkRow[] = [];
+    while (missing.length > 0) {
+      const docs = missing.splice(0, batchLength(missing, sizeBytesOf, batchLimits));
+      const rows = await this.#database.bulk(docs, { newEdits: false });
+      const failed = rows.filter((row) => "error" in row);
+      for (const doc of docs) if (!failed.some(({ id }) => id === doc._id)) this.apply(doc);
+      refused.push(...failed);
     }
+    const [first] = refused;
+    if (first !== undefined)
+      throw new MusterError("refused", `the store takes not into history: ${JSON.stringify(first)}`);
   }
 
   /** Lets revisions go. Their tombstones keep what readers of the changes feed look at. */
@@ -100,7 +115,21 @@ export class History {
   }
 }
 
-const keepAtOnce = 50;
+/** The order of versions; those of one number, which sites make that are cut off from each other, by revision. */
+export function newestFirst(
+  a: Pick<KeptRevision, "version" | "rev">,
+  b: Pick<KeptRevision, "version" | "rev">,
+): number {
+  const generations = Number.parseInt(b.rev, 10) - Number.parseInt(a.rev, 10);
+  return b.version - a.version || generations || (a.rev < b.rev ? 1 : a.rev > b.rev ? -1 : 0);
+}
+
+/** Settings may be a mebibyte each. Well under the 8 MiB that the embedded store takes in one body. */
+const batchLimits = { countMax: 50, bytesMax: 4 * 1024 * 1024 };
+
+function sizeBytesOf(doc: HistoryDocument): number {
+  return Buffer.byteLength(JSON.stringify(doc));
+}
 
 /** The revision of a layer that a history document keeps. */
 export function layerOf({ _id, _rev, kind, rev, deleted, ...kept }: StoredHistory): StoredLayer {

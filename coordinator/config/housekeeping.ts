@@ -1,5 +1,6 @@
 /** What the leader of a site does now and then, so that history is complete and does not grow without end. */
 import type { Logger } from "pino";
+import { isMusterError } from "../../config-db/errors.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
 import type { Database, Document } from "../../config-db/store.ts";
 import type { History } from "./history.ts";
@@ -70,13 +71,24 @@ export class Housekeeping {
     }
   }
 
-  /** Keeps every revision of a layer that is in the store and not in history. */
+  /**
+   * Keeps every revision of a layer that is in the store and not in history. What cannot be kept just now is told in the log,
+   * holds up no other, and is tried again at the next round.
+   */
   async keepAll(): Promise<void> {
-    const { records, history } = this.#options;
+    const { records, history, logger } = this.#options;
     const missing = [...records.layers.values()].filter(
       (stored) => !isBookkeeping(stored) && !history.has(stored.layer, stored._rev),
     );
-    for (const stored of missing) await history.keep([...(await this.#ancestors(stored)), stored]);
+    for (const stored of missing) {
+      try {
+        await history.keep([...(await this.#ancestors(stored)), stored]);
+      } catch (error) {
+        const { _id: id, _rev: rev } = stored;
+        logger.warn({ id, rev, reason: (error as Error).message }, "a version cannot be kept in history yet");
+        if (isMusterError(error, "store-unavailable")) return;
+      }
+    }
   }
 
   /** Earlier revisions that are not in history and that the store has not compacted away: quick edits straight there. */

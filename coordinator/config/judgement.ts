@@ -25,9 +25,15 @@ export function errorsOfStored(effective: EffectiveSettings, stored: Holdable): 
   return stored.state === "staged" && stored._deleted !== true ? errorsOf(effective, stored) : [];
 }
 
-/** The errors that `tried` would bring to components that are free of them; empty when it may be. */
+/** The errors that `tried` would bring to components that are free of them, in one order; empty when it may be. */
 export function errorsOf(effective: EffectiveSettings, tried: Tried): FieldError[] {
-  return impactOf(effective, tried).flatMap(newErrors);
+  return inOrder(impactOf(effective, tried).flatMap(newErrors));
+}
+
+/** The same at every coordinator and site, whichever learned of components in which order. */
+export function inOrder(errors: FieldError[]): FieldError[] {
+  const place = ({ component, pointer, rule, message }: FieldError) => `${component} ${pointer} ${rule} ${message}`;
+  return errors.toSorted((a, b) => Number(place(a) > place(b)) - Number(place(a) < place(b)));
 }
 
 /**

@@ -2,6 +2,7 @@
 import { MusterError } from "../../config-db/errors.ts";
 import type { SecretDocument } from "../../config-db/generated/types.ts";
 import { documentId, idPattern } from "../../config-db/names.ts";
+import type { EffectiveSettings } from "./effective-settings.ts";
 import type { WriteContext, WritesOptions } from "./guarded-write.ts";
 import { guardedWrite, versionAfter } from "./guarded-write.ts";
 import { refuseErrors } from "./judgement.ts";
@@ -61,12 +62,7 @@ export class SecretWrites {
     checkName(name);
     await this.#write(name, context, (stored) => {
       if (stored === undefined) throw new MusterError("not-found", `there is no secret "${name}"`);
-      const { effective } = this.#options;
-      const users = effective.usersOfSecret(name);
-      if (users.length > 0) {
-        const told = users.slice(0, 10).join(", ");
-        throw new MusterError("refused", `secret "${name}" is in the settings of ${users.length} components: ${told}`);
-      }
+      refuseInUse(this.#options.effective, name);
       return { _deleted: true };
     });
   }
@@ -98,6 +94,14 @@ export class SecretWrites {
       }),
     );
   }
+}
+
+/** @throws MusterError `refused` while settings refer to it */
+export function refuseInUse(effective: EffectiveSettings, name: string): void {
+  const users = effective.usersOfSecret(name);
+  if (users.length === 0) return;
+  const told = users.slice(0, 10).join(", ");
+  throw new MusterError("refused", `secret "${name}" is in the settings of ${users.length} components: ${told}`);
 }
 
 function checkName(name: string): void {

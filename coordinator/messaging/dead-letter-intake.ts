@@ -10,6 +10,7 @@ import { isMusterError, type MusterError } from "../../config-db/errors.ts";
 import { limits } from "../../config-db/limits.ts";
 import { databases, documentId, queues } from "../../config-db/names.ts";
 import type { BulkRow, Database, Store } from "../../config-db/store.ts";
+import { batchLength } from "../batches.ts";
 import type { Broker } from "./broker.ts";
 import { tellOutcome } from "./consumer.ts";
 import { type DeadState, judgeDead } from "./dead-letter.ts";
@@ -37,10 +38,9 @@ interface Arrived {
 }
 
 const prefetch = 200;
-const batchMax = 50;
 const recentMax = 10_000;
 /** In base64 and with their envelopes well under the 8 MiB that the embedded store takes. */
-const batchBytesMax = 4 * 1024 * 1024;
+const batchLimits = { countMax: 50, bytesMax: 4 * 1024 * 1024 };
 const storeRetryMs = 1_000;
 /** Looks again so often whether there is room. */
 const fullRetryMs = 5_000;
@@ -103,7 +103,7 @@ export class DeadLetterIntake {
     const { signal } = this.#abort;
     const { logger } = this.#options;
     while (this.#arrived.length > 0 && !signal.aborted) {
-      const batch = this.#arrived.splice(0, batchLength(this.#arrived));
+      const batch = this.#arrived.splice(0, batchLength(this.#arrived, sizeBytesOf, batchLimits));
       for (let failures = 0; !signal.aborted; failures += 1) {
         try {
           await this.#awaitRoom();
@@ -238,12 +238,6 @@ function isRefusal(error: unknown): error is MusterError {
   return isMusterError(error, "too-large") || isMusterError(error, "refused");
 }
 
-/** How many of what arrived go together: up to a count and a size that one write takes well. */
-function batchLength(arrived: Arrived[]): number {
-  let bytes = 0;
-  const end = arrived.findIndex(({ message }, index) => {
-    bytes += Math.min(message.content.length, limits.bodyBytes);
-    return index > 0 && (index >= batchMax || bytes > batchBytesMax);
-  });
-  return end < 0 ? arrived.length : end;
+function sizeBytesOf({ message }: Arrived): number {
+  return Math.min(message.content.length, limits.bodyBytes);
 }

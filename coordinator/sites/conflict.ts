@@ -71,8 +71,7 @@ export function listConflict(
   const [first] = docs.sort((a, b) => (a._id < b._id ? -1 : 1)) as [Stored<ConflictDocument>];
   const { record, part, pointer } = first;
   const candidates = uniqueCandidates(docs.flatMap((doc) => doc.candidates));
-  const againstDeletion = part === "document" && candidates.some(({ value }) => value === undefined);
-  const place = { part, pointer, againstDeletion };
+  const stands = (candidate: Candidate) => isLive(candidate, docs, current);
   const base = docs.find((doc) => doc.base !== undefined)?.base;
   return {
     id,
@@ -81,7 +80,7 @@ export function listConflict(
     part,
     pointer,
     ...(base === undefined ? {} : { base: base.value }),
-    candidates: candidates.map((candidate) => ({ ...candidate, live: isLive(candidate, place, current) })),
+    candidates: candidates.map((candidate) => ({ ...candidate, live: stands(candidate) })),
     since: candidates
       .map(({ changedAt }) => changedAt)
       .sort()
@@ -94,18 +93,26 @@ function uniqueCandidates(candidates: Candidate[]): Candidate[] {
   const unique: Candidate[] = [];
   const byAge = [...candidates].sort((a, b) => a.version - b.version || (a.rev < b.rev ? -1 : 1));
   for (const candidate of byAge) {
-    if (!unique.some(({ value }) => isSame(value, candidate.value))) unique.push(candidate);
+    const isKnown = ({ rev, value, unusable }: Candidate) =>
+      unusable === candidate.unusable && (unusable === true ? rev === candidate.rev : isSame(value, candidate.value));
+    if (!unique.some(isKnown)) unique.push(candidate);
   }
   return unique;
 }
 
 function isLive(
-  { value }: Candidate,
-  { part, pointer, againstDeletion }: { part: ConflictPart; pointer: string; againstDeletion: boolean },
+  { value, unusable }: Candidate,
+  docs: ConflictDocument[],
   current: VersionedDocument | undefined,
 ): boolean {
+  const [{ part, pointer }] = docs as [ConflictDocument];
+  if (unusable === true) return false;
   if (part !== "document") return isSame(valueAt(current?.[part], pointer), value);
-  // Whether it is there is the question then, not what became of it since.
-  if (againstDeletion || current === undefined) return (value === undefined) === (current === undefined);
-  return isSame(valueOfRecord(current), value);
+  if (value === undefined || current === undefined) return value === undefined && current === undefined;
+  // Against nothing, whether it is there is the question, not what became of it since.
+  const isAlone = ({ candidates: [kept, ...others] }: ConflictDocument) =>
+    kept?.unusable !== true &&
+    isSame(kept?.value, value) &&
+    others.every((other) => other.unusable === true || other.value === undefined);
+  return docs.some(isAlone) || isSame(valueOfRecord(current), value);
 }

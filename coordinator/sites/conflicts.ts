@@ -15,9 +15,11 @@ import { conflictDocument, groupConflicts, type ListedConflict, listConflict } f
 import { recordsVersion } from "./identity.ts";
 import { resolvedDocument } from "./resolution.ts";
 import {
+  type IsUsable,
   isOpen,
   neededHistory,
   type PastRevision,
+  replacedConflict,
   resolve as resolveLeaves,
   type VersionedDocument,
 } from "./resolve.ts";
@@ -29,8 +31,10 @@ export interface ConflictsOptions {
   leads(): boolean;
   /** Keeps revisions of layers in history; resolves when the store has them. */
   keepHistory(layers: (VersionedDocument & { _rev: string })[]): Promise<void>;
-  /** Refuses settings that may not stand in a layer. @throws MusterError `refused`, `invalid-request` */
-  checkLayer?(layer: LayerName, settings: Record<string, unknown>): void | Promise<void>;
+  /** Whether a document is one of its kind: what is not is merged with nothing. */
+  isUsable: IsUsable;
+  /** Refuses what an ordinary write of that record would be refused for. @throws MusterError `refused`, `invalid-request` */
+  admit?(doc: VersionedDocument): void | Promise<void>;
   /** Told of what this file wrote, before the changes feed tells it. */
   written?(changes: Change[]): void;
   logger: Logger;
@@ -149,9 +153,7 @@ export class Conflicts {
   }
 
   async #write(doc: VersionedDocument, leaf: Leaf<VersionedDocument> | undefined): Promise<void> {
-    if (doc.kind === "layer" && doc._deleted !== true) {
-      await this.#options.checkLayer?.(doc.layer as LayerName, doc.settings ?? {});
-    }
+    await this.#options.admit?.(doc);
     if (leaf !== undefined) await this.#keep([leaf.doc]);
     const fixed = withFixedRevision(doc, leaf?.path ?? []);
     await this.#store([fixed]);
@@ -189,10 +191,14 @@ export class Conflicts {
       this.#options.logger.warn({ id }, "a newer Muster has written this: its sites have to merge it");
       return "done";
     }
-    const needed = neededHistory(leaves);
+    const { isUsable } = this.#options;
+    const needed = neededHistory(leaves, isUsable);
     const history = await this.#history(id, needed);
-    if (history.size < needed.length && attempt < historyAttemptsMax) return "later";
-    const resolution = resolveLeaves(leaves, history);
+    if (history.size < needed.length) {
+      if (attempt < historyAttemptsMax) return "later";
+      await this.#addEarlier(id, needed, leaves, history);
+    }
+    const resolution = resolveLeaves(leaves, history, isUsable);
     if (resolution === undefined) return "done";
     // First what must not be lost, then what lets go of it.
     await this.#keep(leaves.map(({ doc }) => doc));
@@ -213,15 +219,44 @@ export class Conflicts {
 
   /** From history; what that has let go of, from the store's own old revisions, as long as it has not compacted them. */
   async #history(id: string, revs: string[]): Promise<Map<string, PastRevision>> {
-    const layer = id.slice("layer:".length) as LayerName;
-    const docs = await this.#database.getMany<HistoryDocument>(revs.map((rev) => documentId.history(layer, rev)));
-    const found = new Map<string, PastRevision>(docs.map((doc) => [doc.rev, doc]));
+    const found = new Map<string, PastRevision>((await this.#kept(id, revs)).map((doc) => [doc.rev, doc]));
     for (const rev of revs.filter((missing) => !found.has(missing)).slice(0, oldRevisionsMax)) {
       const past = (await this.#database.get(id, { rev })) as VersionedDocument | undefined;
-      if (past?.settings !== undefined)
-        found.set(rev, { ...past, settings: past.settings, deleted: past._deleted === true });
+      if (past?.settings === undefined || !this.#options.isUsable(past)) continue;
+      found.set(rev, { ...past, rev, settings: past.settings, deleted: past._deleted === true });
     }
     return found;
+  }
+
+  /** In place of what nobody keeps, being none of its kind or too old, the newest before it that is kept. */
+  async #addEarlier(
+    id: string,
+    revs: string[],
+    leaves: Leaf<VersionedDocument>[],
+    found: Map<string, PastRevision>,
+  ): Promise<void> {
+    for (const rev of revs.filter((missing) => !found.has(missing)).slice(0, oldRevisionsMax)) {
+      const path = leaves.map((leaf) => leaf.path).find((revisions) => revisions.includes(rev)) ?? [];
+      const earlier = path.slice(path.indexOf(rev) + 1).slice(0, oldRevisionsMax);
+      const kept = new Map((await this.#kept(id, earlier)).map((doc) => [doc.rev, doc]));
+      const newest = earlier.find((past) => kept.has(past));
+      if (newest !== undefined) found.set(rev, kept.get(newest) as HistoryDocument);
+    }
+  }
+
+  async #kept(id: string, revs: string[]): Promise<HistoryDocument[]> {
+    const layer = id.slice("layer:".length) as LayerName;
+    const docs = await this.#database.getMany<HistoryDocument>(revs.map((rev) => documentId.history(layer, rev)));
+    return docs.filter(this.#options.isUsable);
+  }
+
+  /**
+   * Lists a revision that is none of its kind, before a write that knows nothing of it takes its place.
+   * @param inForce on what the write is made
+   */
+  async listReplaced(id: string, rev: string, inForce: VersionedDocument | undefined): Promise<void> {
+    const unusable = (await this.#database.get(id, { rev })) as (VersionedDocument & { _rev: string }) | undefined;
+    if (unusable !== undefined) await this.#store([conflictDocument(id, replacedConflict(unusable, inForce))]);
   }
 
   async #keep(docs: (VersionedDocument & { _rev: string })[]): Promise<void> {

@@ -2,18 +2,23 @@
  * What becomes of a document that several sites changed at once. A function of the set of leaf revisions and of what
  * the revisions between them were: every site that has these writes the same revisions, whichever comes first.
  *
- * - Settings and the list of attached content merge three-way from the common ancestor, member by member.
+ * - Settings merge three-way from the common ancestor, member by member; the list of attached content file by file.
  * - Where two sides changed the same place, the higher (`version`, `site`, `rev`) stands, and the place is told.
  * - A deletion against an edit: the edit stands, and the deletion is told. A configuration that is gone breaks
  *   components at once; one that is there too long does not.
- * - Records that are one thing (schemas, secrets, candidates) do not merge: the higher one stands, the other is told.
+ * - Records that are one thing (schemas, secrets, candidates) do not merge: the higher one stands, the other is told. So do
+ *   layers that make no usable one together: over a mebibyte of settings, or too many files.
+ * - A revision that is none of its kind has no effect anywhere, and none here: in its place stands the newest version before
+ *   it that history knows, as it is in force where it was written; where there is none, the branch counts for nothing. It is told.
  *
  * All branches but one end in a tombstone that names the revision they went into (`mergedInto`): a later merge knows by
  * it what both sides have in common already.
  */
 import { limits } from "../../config-db/limits.ts";
-import { type Fixed, withFixedRevision } from "../../config-db/revision.ts";
+import { idPattern } from "../../config-db/names.ts";
+import { type Fixed, nextVersion, versionMax, withFixedRevision } from "../../config-db/revision.ts";
 import type { Document } from "../../config-db/store.ts";
+import { jsonErrors } from "../json-rules.ts";
 import { Ancestry, compareRevisions, generationOf, isMergeMark, type Leaf } from "./ancestry.ts";
 import { type FieldConflict, isSame, mergeThreeWay, valueAt } from "./three-way.ts";
 
@@ -32,6 +37,9 @@ export interface VersionedDocument extends Document {
 
 export type ConflictPart = "settings" | "content" | "document";
 
+/** Whether a document is one of its kind: the rule by which coordinators take in what the database gives. */
+export type IsUsable = (doc: Document) => boolean;
+
 /** One side of a conflict. `value` is absent where that side has nothing there. */
 export interface Candidate {
   rev: string;
@@ -40,6 +48,8 @@ export interface Candidate {
   changedBy: string;
   changedAt: string;
   value?: unknown;
+  /** That side is a revision that is none of its kind, and cannot be chosen; its value is absent where it is no sound JSON. */
+  unusable?: true;
 }
 
 /** A place that several sides changed, each in its own way. The first candidate is the one that stands. */
@@ -62,6 +72,11 @@ export interface Resolution {
 
 /** What an earlier revision was, from history. */
 export interface PastRevision {
+  rev: string;
+  version: number;
+  changedBy: string;
+  changedAt: string;
+  site: string;
   settings: Record<string, unknown>;
   content?: Record<string, unknown>;
   deleted?: boolean;
@@ -70,17 +85,46 @@ export interface PastRevision {
 
 type VersionedLeaf = Leaf<VersionedDocument>;
 
-/** The leaves that still want a decision, the one that stands highest first. */
-function openLeaves(leaves: VersionedLeaf[]): VersionedLeaf[] {
-  const open = leaves.filter(({ doc }) => !isMergeMark(doc)).map(signed);
-  return open.sort((a, b) => -compareStanding(a, b));
+/** A branch that wants a decision. `doc` is what it stands for: its leaf, or what was before where that is unusable. */
+interface Side extends OpenLeaf {
+  leaf: VersionedDocument;
+  /** Unusable, and nothing is known before it. */
+  isVoid: boolean;
 }
 
-/** Who deletes with CouchDB's own DELETE signs nothing: the guard lets such a tombstone pass, and here it stands lowest. */
-function signed({ doc, ...leaf }: VersionedLeaf): VersionedLeaf {
-  const unknown = { version: 1, changedBy: "unknown", changedAt: new Date(0).toISOString(), site: "unknown" };
-  return { ...leaf, doc: { ...unknown, ...doc } };
+type OpenLeaf = VersionedLeaf & { isUsable: boolean };
+
+/** The leaves that still want a decision, the one that stands highest first. */
+function openLeaves(leaves: VersionedLeaf[], isUsable: IsUsable): OpenLeaf[] {
+  const open = leaves.filter(({ doc }) => !isMergeMark(doc));
+  return open
+    .map((leaf) => ({ ...signed(leaf), isUsable: leaf.doc._deleted === true || isUsable(leaf.doc) }))
+    .sort((a, b) => -compareStanding(a, b));
 }
+
+/**
+ * With a signature that is sound. Who deletes with CouchDB's own DELETE signs nothing: the guard lets such a tombstone pass, and
+ * here it stands lowest.
+ */
+function signed({ doc, ...leaf }: VersionedLeaf): VersionedLeaf {
+  const { version, changedBy, changedAt, site }: Record<string, unknown> = doc;
+  const signature = {
+    version: Number.isInteger(version) ? Math.min(Math.max(Number(version), 1), versionMax) : 1,
+    changedBy: typeof changedBy === "string" ? changedBy.toWellFormed().slice(0, changedByMax) : "unknown",
+    changedAt: typeof changedAt === "string" && isTime(changedAt) ? changedAt : new Date(0).toISOString(),
+    site: typeof site === "string" && idPattern.test(site) ? site : "unknown",
+  };
+  return { ...leaf, doc: { ...doc, ...signature } };
+}
+
+/** The guard looks at the form alone, which 30 February has too. */
+function isTime(text: string): boolean {
+  const time = new Date(text);
+  return !Number.isNaN(time.getTime()) && time.toISOString().slice(0, 10) === text.slice(0, 10);
+}
+
+/** Characters of an author's name, as in the schemas. */
+const changedByMax = 200;
 
 /** (`version`, `site`, `rev`), as design §3 orders them. */
 function compareStanding(a: VersionedLeaf, b: VersionedLeaf): number {
@@ -90,30 +134,34 @@ function compareStanding(a: VersionedLeaf, b: VersionedLeaf): number {
 
 /** True when these leaves want a resolution: two open ones, of which not all are deletions. */
 export function isOpen(leaves: VersionedLeaf[]): boolean {
-  const open = openLeaves(leaves);
+  const open = leaves.filter(({ doc }) => !isMergeMark(doc));
   return open.length > 1 && open.some(({ doc }) => doc._deleted !== true);
 }
 
 /** The revisions whose content `resolve` asks history for. What is not found is taken as empty. */
-export function neededHistory(leaves: VersionedLeaf[]): string[] {
-  const open = openLeaves(leaves);
+export function neededHistory(leaves: VersionedLeaf[], isUsable: IsUsable): string[] {
+  const open = openLeaves(leaves, isUsable);
   if (open[0]?.doc.kind !== "layer") return [];
   const ancestry = new Ancestry(leaves);
-  const needed = new Set<string>();
   const live = open.filter(({ doc }) => doc._deleted !== true);
+  const usable = live.filter((leaf) => leaf.isUsable);
+  const needed = new Set<string>();
   // Which revisions a merge asks for does not depend on what they hold.
   const ask = (rev: string) => {
     needed.add(rev);
     return undefined;
   };
-  mergeRevisions(
-    live.map(({ rev }) => rev),
-    ancestry,
-    ask,
-  );
+  for (const sides of [live, usable]) {
+    mergeRevisions(
+      sides.map(({ rev }) => rev),
+      ancestry,
+      ask,
+    );
+  }
   for (const deletion of open.filter(({ doc }) => doc._deleted === true)) {
     for (const leaf of live) for (const rev of pathSince(deletion, leaf, ancestry)) needed.add(rev);
   }
+  for (const { path, isUsable } of live) if (!isUsable && path[1] !== undefined) needed.add(path[1]);
   for (const { rev } of open) needed.delete(rev);
   return [...needed];
 }
@@ -122,26 +170,54 @@ export function neededHistory(leaves: VersionedLeaf[]): string[] {
  * @param history the revisions that `neededHistory` named, as far as they are known
  * @returns undefined where nothing is to be decided
  */
-export function resolve(leaves: VersionedLeaf[], history: ReadonlyMap<string, PastRevision>): Resolution | undefined {
+export function resolve(
+  leaves: VersionedLeaf[],
+  history: ReadonlyMap<string, PastRevision>,
+  isUsable: IsUsable,
+): Resolution | undefined {
   if (!isOpen(leaves)) return undefined;
-  const open = openLeaves(leaves);
+  const open = openLeaves(leaves, isUsable).map((leaf) => sideOf(leaf, history));
   const ancestry = new Ancestry(leaves);
-  const live = open.filter(({ doc }) => doc._deleted !== true);
-  const merged = live[0]?.doc.kind === "layer" ? mergeLayers(live, ancestry, history) : pickHighest(live);
-  const deletions = open.filter((leaf) => leaf.doc._deleted === true && !isAgreed(leaf, live, ancestry, history));
+  const sides = open.filter(({ isVoid }) => !isVoid);
+  const live = sides.filter(({ doc }) => doc._deleted !== true);
+  const highest = live[0] ?? sides[0];
+  if (highest === undefined) return undefined;
+  const merged = highest.doc.kind === "layer" ? mergeLayers(live, ancestry, history, isUsable) : pickHighest(live);
+  const deletions = sides.filter((side) => side.doc._deleted === true && !isAgreed(side, live, ancestry, history));
   return {
-    ...settle(open, merged.content),
-    conflicts: [...merged.conflicts, ...deletionConflict(deletions, live)],
+    ...settle(open, highest, merged.content),
+    conflicts: [
+      ...merged.conflicts,
+      ...deletionConflict(deletions, live),
+      ...unusableConflict(open, live.find((side) => side.isUsable) ?? highest),
+    ],
   };
+}
+
+function sideOf({ doc: leaf, ...branch }: OpenLeaf, history: ReadonlyMap<string, PastRevision>): Side {
+  const { rev, path, isUsable } = branch;
+  const past = isUsable ? undefined : history.get(path[1] ?? "");
+  if (past === undefined) return { ...branch, leaf, doc: { ...leaf, _rev: rev }, isVoid: !isUsable };
+  const { settings, content, version, changedBy, changedAt, site } = past;
+  const before = {
+    ...identityOf(leaf),
+    ...{ _rev: past.rev, settings, version, changedBy, changedAt, site },
+    ...(content === undefined ? {} : { content }),
+    ...(past.deleted === true ? { _deleted: true } : {}),
+  };
+  return { ...branch, leaf, doc: before, isVoid: false };
 }
 
 type Content = Pick<VersionedDocument, "settings" | "content">;
 
 function mergeLayers(
-  live: VersionedLeaf[],
+  live: Side[],
   ancestry: Ancestry,
   history: ReadonlyMap<string, PastRevision>,
-): { content: Content; conflicts: FoundConflict[] } {
+  isUsable: IsUsable,
+): { content: Content | undefined; conflicts: FoundConflict[] } {
+  const [highest] = live;
+  if (highest === undefined) return { content: undefined, conflicts: [] };
   const conflicts: FoundConflict[] = [];
   const contents = new Map(live.map(({ rev, doc }): [string, Content] => [rev, contentOf(doc)]));
   const content = mergeRevisions(
@@ -150,22 +226,14 @@ function mergeLayers(
     (rev) => contents.get(rev) ?? history.get(rev),
     (part, { pointer, base, kept, lost }, index) => {
       // The highest of those who say what stands: it is whom the operator should ask.
-      const author = live.find(({ doc }) => isSame(valueAt(doc[part], pointer), kept)) ?? (live[0] as VersionedLeaf);
-      addConflict(
-        conflicts,
-        part,
-        pointer,
-        base,
-        candidateOf(author, kept),
-        candidateOf(live[index] as VersionedLeaf, lost),
-      );
+      const author = live.find(({ doc }) => isSame(valueAt(doc[part], pointer), kept)) ?? highest;
+      addConflict(conflicts, part, pointer, base, candidateOf(author, kept), candidateOf(live[index] as Side, lost));
     },
   );
   // Two halves that each fit can make a whole that does not: then one stands, and the other waits for an operator.
-  if (Buffer.byteLength(JSON.stringify(content.settings ?? {})) > limits.bodyBytes) {
-    return { content: contentOf((live[0] as VersionedLeaf).doc), conflicts: pickHighest(live).conflicts };
-  }
-  return { content, conflicts };
+  return isUsable({ ...identityOf(highest.doc), ...signatureOf(highest.doc), ...content })
+    ? { content, conflicts }
+    : pickHighest(live);
 }
 
 /**
@@ -183,13 +251,12 @@ function mergeRevisions(
   for (const [index, rev] of others.entries()) {
     const base = mergeRevisions(ancestry.mergeBases(revs.slice(0, index + 1), rev), ancestry, known);
     const other = known(rev) ?? {};
-    const next: Content = {};
-    for (const part of ["settings", "content"] as const) {
-      const { merged, conflicts } = mergeThreeWay(base[part], content[part], other[part]);
-      if (merged !== undefined) next[part] = merged as Record<string, unknown>;
-      for (const conflict of conflicts) told(part, conflict, index + 1);
-    }
-    content = next;
+    const settings = mergeThreeWay(base.settings ?? {}, content.settings ?? {}, other.settings ?? {});
+    // A file is one value: what its hash, its size and its media type say belongs together.
+    const files = mergeThreeWay(base.content ?? {}, content.content ?? {}, other.content ?? {}, 1);
+    for (const conflict of settings.conflicts) told("settings", conflict, index + 1);
+    for (const conflict of files.conflicts) told("content", conflict, index + 1);
+    content = contentOf({ settings: settings.merged, content: files.merged } as Content);
   }
   return content;
 }
@@ -212,24 +279,46 @@ function addConflict(
   }
 }
 
-/** Fields that say who wrote a revision and from what, not what it is. */
-const bookkeeping = new Set(["_id", "_rev", "version", "changedBy", "changedAt", "site", "note", "parent", "merged"]);
-
-function pickHighest(live: VersionedLeaf[]): { content: undefined; conflicts: FoundConflict[] } {
-  const [highest, ...others] = live as [VersionedLeaf, ...VersionedLeaf[]];
+function pickHighest(live: Side[]): { content: undefined; conflicts: FoundConflict[] } {
+  const [highest, ...others] = live;
   const conflicts: FoundConflict[] = [];
+  if (highest === undefined) return { content: undefined, conflicts };
   const kept = candidateOf(highest, valueOfRecord(highest.doc));
-  for (const leaf of others) {
-    const lost = valueOfRecord(leaf.doc);
-    if (!isSame(lost, kept.value)) addConflict(conflicts, "document", "", undefined, kept, candidateOf(leaf, lost));
+  for (const side of others) {
+    const lost = valueOfRecord(side.doc);
+    if (!isSame(lost, kept.value)) addConflict(conflicts, "document", "", undefined, kept, candidateOf(side, lost));
   }
   return { content: undefined, conflicts };
 }
 
-/** What a document is, without who wrote it: a candidate's value where the whole document is in conflict. */
+/** What people say in a document of each kind; all else is said of it. */
+export const saidFields: Record<string, readonly string[]> = {
+  layer: ["settings", "content"],
+  schema: ["schema"],
+  secret: ["sealed"],
+  candidate: [
+    ...["settings", "selector", "promoteWhen", "withdrawOnReject"],
+    ...["base", "state", "promotingSince", "reason"],
+  ],
+};
+
+/** What a document says, without who wrote it: a candidate's value where the whole document is in conflict. */
 export function valueOfRecord(doc: VersionedDocument): Record<string, unknown> {
-  if (doc.kind === "layer") return contentOf(doc);
-  return Object.fromEntries(Object.entries(doc).filter(([field]) => !bookkeeping.has(field)));
+  return doc.kind === "layer" ? contentOf(doc) : fieldsOf(doc, saidFields[doc.kind] ?? []);
+}
+
+/** What a document is one of. */
+export function identityOf(doc: VersionedDocument): Pick<VersionedDocument, "_id" | "kind" | "schemaVersion"> {
+  const { _id, kind, schemaVersion } = doc;
+  return { ...fieldsOf(doc, ["layer", "type", "name"]), _id, kind, schemaVersion };
+}
+
+function signatureOf({ version, changedBy, changedAt, site }: VersionedDocument) {
+  return { version, changedBy, changedAt, site };
+}
+
+export function fieldsOf(doc: Record<string, unknown>, fields: readonly string[]): Record<string, unknown> {
+  return Object.fromEntries(fields.filter((field) => doc[field] !== undefined).map((field) => [field, doc[field]]));
 }
 
 /** The revisions of a branch since it parted from a deletion, the newest first. */
@@ -243,8 +332,8 @@ function pathSince(deletion: VersionedLeaf, leaf: VersionedLeaf, ancestry: Ances
  * agreed to delete. A merge on top of a deletion is nobody's wish to begin anew.
  */
 function isAgreed(
-  deletion: VersionedLeaf,
-  live: VersionedLeaf[],
+  deletion: Side,
+  live: Side[],
   ancestry: Ancestry,
   history: ReadonlyMap<string, PastRevision>,
 ): boolean {
@@ -256,19 +345,52 @@ function isAgreed(
   });
 }
 
-function deletionConflict([deletion]: VersionedLeaf[], [highest]: VersionedLeaf[]): FoundConflict[] {
+function deletionConflict([deletion]: Side[], [highest]: Side[]): FoundConflict[] {
   if (deletion === undefined || highest === undefined) return [];
   const kept = candidateOf(highest, valueOfRecord(highest.doc));
   return [{ part: "document", pointer: "", candidates: [kept, candidateOf(deletion, undefined)] }];
 }
 
-function candidateOf({ rev, doc }: VersionedLeaf, value: unknown): Candidate {
-  const { version, site, changedBy, changedAt } = doc;
-  return { rev, version, site, changedBy, changedAt, ...(value === undefined ? {} : { value }) };
+/** What is none of its kind is not lost unseen. */
+function unusableConflict(open: Side[], kept: Side): FoundConflict[] {
+  const lost = open
+    .filter(({ isUsable }) => !isUsable)
+    .map(({ rev, leaf }) => unusableCandidate({ ...leaf, _rev: rev }));
+  if (lost.length === 0) return [];
+  const value = kept.doc._deleted === true ? undefined : valueOfRecord(kept.doc);
+  return [{ part: "document", pointer: "", candidates: [candidateOf(kept, value), ...lost] }];
 }
 
-function contentOf({ settings, content }: VersionedDocument): Content {
-  return { ...(settings === undefined ? {} : { settings }), ...(content === undefined ? {} : { content }) };
+/** A revision that is none of its kind, as a side of a conflict. */
+function unusableCandidate(leaf: VersionedDocument & { _rev: string }): Candidate {
+  const value = fieldsOf(leaf, saidFields[leaf.kind] ?? []);
+  const rules = { keyError: () => undefined, depthMax: 2 * limits.settingsDepth, bytesMax: limits.bodyBytes };
+  const isSound = jsonErrors(value, rules).length === 0;
+  return { rev: leaf._rev, ...signatureOf(leaf), unusable: true, ...(isSound ? { value } : {}) };
+}
+
+/**
+ * What is to be told of a revision that is none of its kind and gives way to a write.
+ * @param inForce what stands in its place, where anything does
+ */
+export function replacedConflict(
+  unusable: VersionedDocument & { _rev: string },
+  inForce: VersionedDocument | undefined,
+): FoundConflict {
+  const { doc } = signed({ rev: unusable._rev, path: [], doc: unusable });
+  const kept = inForce === undefined ? [] : [candidateOf({ doc: inForce }, valueOfRecord(inForce))];
+  return { part: "document", pointer: "", candidates: [...kept, unusableCandidate({ ...doc, _rev: unusable._rev })] };
+}
+
+function candidateOf({ doc }: { doc: VersionedDocument }, value: unknown): Candidate {
+  return { rev: doc._rev as string, ...signatureOf(doc), ...(value === undefined ? {} : { value }) };
+}
+
+function contentOf({ settings, content }: Content): Content {
+  return {
+    ...(settings === undefined ? {} : { settings }),
+    ...(content === undefined || Object.keys(content).length === 0 ? {} : { content }),
+  };
 }
 
 /**
@@ -276,60 +398,50 @@ function contentOf({ settings, content }: VersionedDocument): Content {
  * no mark has a higher generation: should the document be deleted one day, CouchDB then shows that tombstone, and not one
  * of our marks.
  */
-function settle(open: VersionedLeaf[], merged: Content | undefined): Pick<Resolution, "writes" | "result"> {
-  const [highest] = open.filter(({ doc }) => doc._deleted !== true) as [VersionedLeaf];
+function settle(open: Side[], highest: Side, merged: Content | undefined): Pick<Resolution, "writes" | "result"> {
   const trunk = open.reduce((a, b) => (compareRevisions(a.rev, b.rev) >= 0 ? a : b));
-  const content = merged ?? contentOf(highest.doc);
   const standing =
-    trunk.doc._deleted !== true &&
-    open.every((leaf) => leaf === trunk || isBelow(leaf, trunk)) &&
-    (merged === undefined ? trunk === highest : isSame(contentOf(trunk.doc), content));
-  const result = standing ? undefined : withFixedRevision(mergedDocument(highest, trunk, open, content), trunk.path);
+    trunk.isUsable &&
+    (trunk.doc._deleted === true) === (highest.doc._deleted === true) &&
+    open.every((side) => side === trunk || isBelow(side, trunk)) &&
+    (merged === undefined ? trunk === highest : isSame(contentOf(trunk.doc), merged));
+  const result = standing ? undefined : withFixedRevision(mergedDocument(highest, trunk, open, merged), trunk.path);
   const into = result?._rev ?? trunk.rev;
   const marks = open
-    .filter((leaf) => leaf !== trunk)
-    .map((leaf) => withFixedRevision({ ...markOf(leaf.doc), mergedInto: into }, leaf.path));
+    .filter((side) => side !== trunk)
+    .map((side) => withFixedRevision({ ...markOf(side.leaf), mergedInto: into }, side.path));
   return { writes: [...(result === undefined ? [] : [result]), ...marks], result: into };
 }
 
-/** True when `leaf` can end in a mark while `trunk` stays as it is. */
-function isBelow(leaf: VersionedLeaf, trunk: VersionedLeaf): boolean {
-  return generationOf(leaf.rev) < generationOf(trunk.rev) && leaf.doc.version <= trunk.doc.version;
+/** True when `side` can end in a mark while `trunk` stays as it is. */
+function isBelow(side: Side, trunk: Side): boolean {
+  return generationOf(side.rev) < generationOf(trunk.rev) && side.leaf.version <= trunk.leaf.version;
 }
 
-function mergedDocument(
-  highest: VersionedLeaf,
-  trunk: VersionedLeaf,
-  open: VersionedLeaf[],
-  content: Content,
-): VersionedDocument {
-  const {
-    settings: _settings,
-    content: _content,
-    note: _note,
-    parent: _parent,
-    merged: _merged,
-    ...rest
-  } = highest.doc;
-  const reference = ({ rev, doc }: VersionedLeaf) => ({ rev, version: doc.version });
-  const authors = [...new Set(open.map(({ doc }) => doc.changedBy))].sort().join(", ");
+function mergedDocument(highest: Side, trunk: Side, open: Side[], merged: Content | undefined): VersionedDocument {
+  const { doc } = highest;
+  const reference = ({ rev, leaf }: Side) => ({ rev, version: leaf.version });
+  const authors = [...new Set(open.map(({ leaf }) => leaf.changedBy))].sort().join(", ");
+  const sides = open.map(({ leaf }) => `version ${leaf.version} of ${leaf.site}`).join(", ");
   return {
-    ...rest,
-    ...content,
-    version: Math.max(...open.map(({ doc }) => doc.version)) + 1,
-    changedBy: authors.slice(0, 200),
+    ...identityOf(doc),
+    ...(doc._deleted === true ? { _deleted: true } : {}),
+    ...(merged ?? valueOfRecord(doc)),
+    version: nextVersion(Math.max(...open.map(({ leaf }) => leaf.version))),
+    changedBy: authors.slice(0, changedByMax),
     changedAt: open
-      .map(({ doc }) => doc.changedAt)
+      .map(({ leaf }) => leaf.changedAt)
       .sort()
       .at(-1) as string,
-    note: `merged from ${open.map(({ doc }) => `version ${doc.version} of ${doc.site}`).join(", ")}`.slice(0, 2000),
+    site: doc.site,
+    note: `merged from ${sides}`.slice(0, 2000),
     parent: reference(trunk),
-    merged: open.filter((leaf) => leaf !== trunk).map(reference),
+    merged: open.filter((side) => side !== trunk).map(reference),
   };
 }
 
-/** A tombstone that is still a whole document of its kind: guards and filters look at its fields. */
-function markOf(doc: VersionedDocument): VersionedDocument {
-  const { note: _note, parent: _parent, merged: _merged, content: _content, ...kept } = doc;
-  return { ...kept, ...(doc.settings === undefined ? {} : { settings: {} }), _deleted: true };
+/** A tombstone of its kind, with nothing in it that someone said. */
+function markOf(leaf: VersionedDocument): VersionedDocument {
+  const settings = leaf.kind === "layer" ? { settings: {} } : {};
+  return { ...identityOf(leaf), ...settings, ...signatureOf(leaf), _deleted: true };
 }

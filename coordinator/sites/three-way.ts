@@ -22,16 +22,29 @@ const referenceKey = "$secret";
  * What both sides made of `base`. A change of one side stands; where both changed the same place differently, `kept`'s
  * value stands and the place is told. Objects merge by member; arrays and scalars are one value: nothing in a list says
  * which element is which.
+ * @param levels of members that merge; below these each value is one. Default: all.
  */
-export function mergeThreeWay(base: unknown, kept: unknown, other: unknown): Merge {
+export function mergeThreeWay(
+  base: unknown,
+  kept: unknown,
+  other: unknown,
+  levels: number = Number.POSITIVE_INFINITY,
+): Merge {
   const conflicts: FieldConflict[] = [];
-  return { merged: merge(base, kept, other, "", conflicts), conflicts };
+  return { merged: merge({ base, kept, other, pointer: "" }, levels, conflicts), conflicts };
 }
 
-function merge(base: unknown, kept: unknown, other: unknown, pointer: string, conflicts: FieldConflict[]): unknown {
+interface Place {
+  pointer: string;
+  base: unknown;
+  kept: unknown;
+  other: unknown;
+}
+
+function merge({ base, kept, other, pointer }: Place, levels: number, conflicts: FieldConflict[]): unknown {
   if (isSame(kept, other) || isSame(base, other)) return kept;
   if (isSame(base, kept)) return other;
-  if (!hasMembers(kept) || !hasMembers(other)) {
+  if (levels === 0 || !hasMembers(kept) || !hasMembers(other)) {
     conflicts.push({ pointer, base, kept, lost: other });
     return kept;
   }
@@ -39,7 +52,8 @@ function merge(base: unknown, kept: unknown, other: unknown, pointer: string, co
   // Entries, not assignment: a member called `__proto__` is a member. Sorted, so that every site writes the same bytes.
   const members = [...new Set([...Object.keys(kept), ...Object.keys(other)])].sort().map((key): [string, unknown] => {
     const at = `${pointer}/${key.replaceAll("~", "~0").replaceAll("/", "~1")}`;
-    return [key, merge(memberOf(origin, key), memberOf(kept, key), memberOf(other, key), at, conflicts)];
+    const [was, ours, theirs] = [origin, kept, other].map((object) => memberOf(object, key));
+    return [key, merge({ pointer: at, base: was, kept: ours, other: theirs }, levels - 1, conflicts)];
   });
   return Object.fromEntries(members.filter(([, value]) => value !== undefined));
 }

@@ -5,6 +5,7 @@ import { startEmbedded } from "../../config-db/embedded/server.ts";
 import { install } from "../../config-db/installer.ts";
 import { databases, documentId } from "../../config-db/names.ts";
 import { type Document, Store } from "../../config-db/store.ts";
+import { isUsable } from "../../coordinator/config/arrival.ts";
 import { History } from "../../coordinator/config/history.ts";
 import type { StoredLayer } from "../../coordinator/config/records.ts";
 import { Conflicts } from "../../coordinator/sites/conflicts.ts";
@@ -33,6 +34,7 @@ async function startSite(name: string): Promise<Site> {
     store,
     site: name,
     leads: () => true,
+    isUsable,
     keepHistory: (layers) => history.keep(layers as unknown as StoredLayer[]),
     logger: pino({ level: "silent" }),
   });

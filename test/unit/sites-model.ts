@@ -3,6 +3,7 @@ import type { ConflictDocument } from "../../config-db/generated/types.ts";
 import { documentId } from "../../config-db/names.ts";
 import { withFixedRevision } from "../../config-db/revision.ts";
 import type { Stored } from "../../config-db/store.ts";
+import { isUsable } from "../../coordinator/config/arrival.ts";
 import { compareRevisions, type Leaf } from "../../coordinator/sites/ancestry.ts";
 import { conflictDocument } from "../../coordinator/sites/conflict.ts";
 import {
@@ -117,12 +118,12 @@ export class ModelSite {
   resolve(): boolean {
     const leaves = this.leaves();
     const history = new Map(
-      neededHistory(leaves).flatMap((rev) => {
+      neededHistory(leaves, isUsable).flatMap((rev) => {
         const past = this.#history.get(rev);
         return past === undefined ? [] : [[rev, past] as const];
       }),
     );
-    const resolution: Resolution | undefined = resolve(leaves, history);
+    const resolution: Resolution | undefined = resolve(leaves, history, isUsable);
     if (resolution === undefined) return false;
     for (const found of resolution.conflicts) {
       const doc = conflictDocument(record, found);
@@ -149,7 +150,12 @@ export class ModelSite {
     const path = revisions.ids.map((id, index) => `${revisions.start - index}-${id}`);
     this.#revisions.set(doc._rev, { rev: doc._rev, path, doc: stored });
     const { settings = {}, _deleted: deleted, merged } = doc as VersionedDocument & { merged?: unknown[] };
-    this.#history.set(doc._rev, { settings, ...(deleted ? { deleted } : {}), ...(merged ? { merged } : {}) });
+    const { version, changedBy, changedAt, site } = doc;
+    this.#history.set(doc._rev, {
+      ...{ rev: doc._rev, version, changedBy, changedAt, site, settings },
+      ...(deleted ? { deleted } : {}),
+      ...(merged ? { merged } : {}),
+    });
     this.#chronicle.note(doc._rev, parents, settings);
     return stored;
   }

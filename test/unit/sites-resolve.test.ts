@@ -1,6 +1,8 @@
 import { expect } from "chai";
 import fc from "fast-check";
-import { listConflict } from "../../coordinator/sites/conflict.ts";
+import { check } from "../../config-db/validate.ts";
+import { isUsable } from "../../coordinator/config/arrival.ts";
+import { conflictDocument, listConflict } from "../../coordinator/sites/conflict.ts";
 import { resolve } from "../../coordinator/sites/resolve.ts";
 import { isSame, valueAt } from "../../coordinator/sites/three-way.ts";
 import { Chronicle, type Edit, ModelSite } from "./sites-model.ts";
@@ -237,20 +239,25 @@ describe("a resolution of what fits no merge", () => {
     rev,
     path: [rev, "1-0"],
     doc: {
-      _id: "x",
+      _id: "layer:platform",
       _rev: rev,
+      kind: "layer",
       schemaVersion: 1,
+      layer: "platform",
       version: 2,
       changedBy: "a",
       changedAt: "2026-01-01T00:00:00Z",
       ...doc,
     },
   });
-  const resolveThese = (...leaves: object[]) => resolve(leaves as Parameters<typeof resolve>[0], new Map());
+  const resolveThese = (...leaves: object[]) =>
+    resolve(leaves as Parameters<typeof resolve>[0], new Map([["1-0", first]]), isUsable);
+  const signature = { version: 1, changedBy: "a", changedAt: "2026-01-01T00:00:00Z", site: "east" };
+  const first = { rev: "1-0", settings: { a: 1, b: 1 }, ...signature };
 
   it("lets one schema stand whole and lists the other", () => {
     const schema = (rev: string, site: string, content: object) =>
-      leaf(rev, { kind: "schema", type: "t", site, schema: content });
+      leaf(rev, { _id: "schema:t", kind: "schema", type: "t", site, schema: content });
     const found = resolveThese(schema("2-a", "east", { minimum: 1 }), schema("2-b", "west", { maximum: 9 }));
     expect(found?.writes[0]).to.deep.include({ schema: { maximum: 9 } });
     expect(found?.conflicts).to.have.length(1);
@@ -269,9 +276,97 @@ describe("a resolution of what fits no merge", () => {
     const found = resolveThese(leaf("2-a", { kind: "layer", site: "east", settings: { a: 1 } }), {
       rev: "2-b",
       path: ["2-b", "1-0"],
-      doc: { _id: "x", _rev: "2-b", _deleted: true },
+      doc: { _id: "layer:platform", _rev: "2-b", _deleted: true },
     });
     expect(found?.conflicts[0]?.candidates[1]).to.deep.include({ rev: "2-b", site: "unknown" });
     expect(found?.writes[0]).to.deep.include({ settings: { a: 1 } });
+  });
+
+  it("lets one layer stand whole when both together have too many files", () => {
+    const about = { contentType: "text/plain", sha256: "0".repeat(64), sizeBytes: 1 };
+    const files = (prefix: string) =>
+      Object.fromEntries(Array.from({ length: 33 }, (_, index) => [`${prefix}${index}`, about]));
+    const layer = (rev: string, site: string, prefix: string) =>
+      leaf(rev, { site, settings: {}, content: files(prefix) });
+    const found = resolveThese(layer("2-a", "east", "a"), layer("2-b", "west", "b"));
+    expect(found?.writes[0]?.content).to.deep.equal(files("b"));
+    expect(found?.conflicts).to.have.length(1);
+    expect(found?.conflicts[0]).to.include({ part: "document" });
+    expect(found?.conflicts[0]?.candidates[1]?.value).to.deep.include({ content: files("a") });
+  });
+
+  it("takes a content file for one value", () => {
+    const about = (contentType: string, digit: string) => ({ contentType, sha256: digit.repeat(64), sizeBytes: 3 });
+    const layer = (rev: string, site: string, contentType: string, digit: string) =>
+      leaf(rev, { site, settings: {}, content: { f: about(contentType, digit), [site]: about("text/plain", "0") } });
+    const files = { f: about("text/plain", "0") };
+    const found = resolve(
+      [layer("2-a", "east", "application/xml", "a"), layer("2-b", "west", "text/plain", "b")] as never,
+      new Map([["1-0", { ...first, settings: {}, content: files }]]),
+      isUsable,
+    );
+    const other = about("text/plain", "0");
+    expect(found?.writes[0]?.content).to.deep.equal({ f: about("text/plain", "b"), east: other, west: other });
+    expect(found?.conflicts.map(({ part, pointer, base }) => ({ part, pointer, base }))).to.deep.equal([
+      { part: "content", pointer: "/f", base: { value: about("text/plain", "0") } },
+    ]);
+    expect(found?.conflicts[0]?.candidates.map(({ value }) => value)).to.deep.equal([
+      about("text/plain", "b"),
+      about("application/xml", "a"),
+    ]);
+  });
+
+  const malformed: [string, object][] = [
+    ["content that is none", { content: "nonsense", settings: { a: 9, b: 1 } }],
+    ["settings with a name that is CouchDB's", { settings: { _x: 1 } }],
+    ["a note that is none", { note: 5, settings: { a: 9, b: 1 } }],
+    ["half a surrogate pair beside its settings", { more: "\ud800", settings: { a: 9, b: 1 } }],
+    [
+      "an author and a time that are too much",
+      { changedBy: "x".repeat(300), changedAt: "2026-02-30T00:00:00Z", settings: {} },
+    ],
+  ];
+  for (const [what, doc] of malformed) {
+    it(`takes nothing from a revision that is none of its kind, and lists it: ${what}`, () => {
+      const bad = leaf("2-b", { site: "west", version: 3, ...doc });
+      const good = leaf("2-a", { site: "east", settings: { a: 1, b: 2 } });
+      const found = resolveThese(bad, good);
+      expect(found?.writes[0]).to.deep.include({ settings: { a: 1, b: 2 }, version: 4 });
+      expect(found?.writes.map((write) => isUsable(write))).to.deep.equal([true, true]);
+      expect(found?.conflicts).to.have.length(1);
+      const listed = conflictDocument("layer:platform", found?.conflicts[0] as never);
+      expect(check("conflict-document", listed)).to.deep.equal([]);
+      const [conflict] = [listConflict("c", [listed], found?.writes[0])];
+      expect(conflict?.candidates.map(({ rev, live, unusable }) => ({ rev, live, unusable }))).to.have.deep.members([
+        { rev: "2-a", live: true, unusable: undefined },
+        { rev: "2-b", live: false, unusable: true },
+      ]);
+    });
+  }
+
+  it("lets what was valid before a revision that is none of its kind stand in its place", () => {
+    const bad = { ...leaf("3-b", { site: "west", version: 3, note: 5, settings: {} }), path: ["3-b", "2-b", "1-0"] };
+    const good = leaf("2-a", { site: "east", settings: { a: 1, b: 2 } });
+    const history = new Map([
+      ["1-0", first],
+      ["2-b", { ...first, rev: "2-b", settings: { a: 2, b: 1 } }],
+    ]);
+    const found = resolve([bad, good] as never, history, isUsable);
+    expect(found?.writes[0]?.settings).to.deep.equal({ a: 2, b: 2 });
+  });
+
+  it("lets a deletion stand against a revision that is none of its kind and of which nothing is known", () => {
+    const bad = { ...leaf("1-b", { site: "west", note: 5, settings: {} }), path: ["1-b"] };
+    const gone = leaf("2-a", { site: "east", settings: {}, _deleted: true });
+    const found = resolveThese(bad, gone);
+    expect(found?.result).to.equal("2-a");
+    expect(found?.writes).to.have.length(1);
+    expect(found?.writes[0]).to.deep.include({ _deleted: true, mergedInto: "2-a" });
+    expect(found?.conflicts[0]?.candidates.map(({ rev }) => rev)).to.deep.equal(["2-a", "1-b"]);
+  });
+
+  it("decides nothing where no revision is one of its kind", () => {
+    const bad = (rev: string) => ({ ...leaf(rev, { site: "west", note: 5, settings: {} }), path: [rev] });
+    expect(resolveThese(bad("1-a"), bad("1-b"))).to.equal(undefined);
   });
 });
