@@ -7,7 +7,7 @@ import { createHash } from "node:crypto";
 import canonicalize from "canonicalize";
 import type { Document, Stored } from "./store.ts";
 
-/** As in design/guard.ts and `Count` of the schemas. */
+/** Of every count in a document, as in `Count` of the schemas. From 2^53 on a number and the next are the same. */
 export const versionMax = 2 ** 48;
 
 /** The version after this one. At the highest (`Count` in the schemas) it stays there, and revisions tell versions apart. */

@@ -6,6 +6,8 @@
  * and schema versions that it does not know it checks only that they say what they are.
  */
 
+import { versionMax } from "../revision.ts";
+
 /** How a field has to look, in words that the function knows. */
 type Shape = "string" | "object" | "count" | "id" | "time" | "layer" | "hash" | readonly string[];
 
@@ -59,9 +61,6 @@ export const registryKinds: Record<string, Kind> = {
   site: { id: ["site"], fields: { site: "id", coordinatorUrl: "string", beatEveryMs: "count" } },
 };
 
-/** From 2^53 on a number and the next are the same, so that nobody could count on. `Count` in the schemas says the same. */
-const countMax = 2 ** 48;
-
 /** The text of the function for a database of these kinds: ES5, as CouchDB's JavaScript engine takes it. */
 export function guard(kinds: Record<string, Kind>): string {
   return `function (doc) {
@@ -70,7 +69,7 @@ export function guard(kinds: Record<string, Kind>): string {
     string: function (value) { return typeof value === "string"; },
     object: function (value) { return typeof value === "object" && value !== null && !Array.isArray(value); },
     count: function (value) {
-      return typeof value === "number" && value >= 1 && value <= ${countMax} && Math.floor(value) === value;
+      return typeof value === "number" && value >= 1 && value <= ${versionMax} && Math.floor(value) === value;
     },
     id: function (value) { return typeof value === "string" && /^[a-z0-9][a-z0-9._-]{0,62}$/.test(value); },
     time: function (value) { return typeof value === "string" && /^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d(\\.\\d+)?Z$/.test(value); },

@@ -90,6 +90,33 @@ describe("configuration that nobody checked", () => {
     }
   });
 
+  it("is written on where its version is the highest that there can be, by whatever way", async () => {
+    const { layer, id } = await startType("highest");
+    const highest = 2 ** 48;
+    const database = new Store(embedded.url).database<Any>(databases.config);
+    for (const document of [`layer:${layer}`, "schema:highest"]) {
+      const stored = (await database.get(document)) as Any;
+      const rev = await database.put({ ...stored, version: highest });
+      await eventually(() => expect(here.configuration.records.newest(document)?._rev).to.equal(rev));
+    }
+    const path = `/v1/config/layers/${layer}`;
+    expect((await here.call("PUT", path, { settings: { n: 2 } })).status).to.equal(200);
+    const patched = await here.call("PATCH", path, { settings: { m: 3 } });
+    expect([patched.status, patched.body.version]).to.deep.equal([200, highest]);
+    expect(await config(id)).to.deep.equal({ n: 2, m: 3 });
+    const { versions } = (await here.call("GET", `${path}/history`)).body;
+    expect(versions.slice(0, 2).map(({ settings }: { settings: object }) => settings)).to.deep.equal([
+      { n: 2, m: 3 },
+      { n: 2 },
+    ]);
+    const next = (await here.call("GET", `${path}/history?limit=1`)).body.cursor;
+    const page = (await here.call("GET", `${path}/history?limit=1&cursor=${next}`)).body;
+    expect(page.versions[0].settings).to.deep.equal({ n: 2 });
+    expect((await here.call("PUT", "/v1/config/schemas/highest", { type: "object" })).status).to.equal(200);
+    expect((await here.call("DELETE", path)).status).to.equal(204);
+    expect(await config(id)).to.deep.equal({});
+  });
+
   it("is judged when it was written while no coordinator ran", async () => {
     const bad = await startType("unwatched");
     const good = await startType("harmless");

@@ -191,6 +191,65 @@ describe("the history of a layer", () => {
     }
   });
 
+  /** A store to which someone wrote these versions of a layer while no coordinator ran. */
+  async function storeWith(layer: string, versions: object[]): Promise<{ started: Embedded; revs: string[] }> {
+    const started = await startEmbedded();
+    await install(new Store(started.url));
+    const config = new Store(started.url).database<Document & Record<string, unknown>>(databases.config);
+    const revs: string[] = [];
+    for (const [index, settings] of versions.entries()) {
+      const _rev = revs.at(-1);
+      const doc = { _id: `layer:${layer}`, kind: "layer", schemaVersion: 1, layer, settings, version: index + 1 };
+      const made = { changedBy: "x", changedAt: "2026-01-02T03:04:05Z", site: "here" };
+      revs.push(await config.put({ ...doc, ...made, ...(_rev === undefined ? {} : { _rev }) }));
+    }
+    return { started, revs };
+  }
+  const keptAt = ({ configuration }: ConfigSite, layer: `type:${string}`) =>
+    configuration.history
+      .revisions(layer)
+      .map(({ rev }) => rev)
+      .reverse();
+
+  it("gets by a start more large versions than one request takes", async () => {
+    const large = Array.from({ length: 10 }, (_, n) => ({ n, text: "x".repeat(1_000_000) }));
+    const { started, revs } = await storeWith("type:large", large);
+    try {
+      const site = await startConfigSite({ storeUrl: started.url });
+      try {
+        expect(keptAt(site, "type:large")).to.deep.equal(revs);
+      } finally {
+        await site.close();
+      }
+    } finally {
+      await started.close();
+    }
+  });
+
+  it("does not keep a start from what else there is to do where the store does not take a version, and gets it later", async () => {
+    const { started, revs } = await storeWith("type:refused", [{ n: 1 }]);
+    const config = new Store(started.url).database<Document & Record<string, unknown>>(databases.config);
+    const refusing = {
+      _id: "_design/refusing",
+      language: "javascript",
+      validate_doc_update: 'function (doc) { if (doc.kind === "history") throw { forbidden: "full" }; }',
+    };
+    const _rev = await config.put(refusing);
+    try {
+      const site = await startConfigSite({ storeUrl: started.url });
+      try {
+        expect(keptAt(site, "type:refused")).to.deep.equal([]);
+        await config.put({ ...refusing, _rev, _deleted: true });
+        await eventually(() => expect(keptAt(site, "type:refused")).to.deep.equal(revs), { timeoutMs: 10_000 });
+        expect(await config.get(`history:type:refused@${revs[0]}`)).to.not.equal(undefined);
+      } finally {
+        await site.close();
+      }
+    } finally {
+      await started.close();
+    }
+  });
+
   it("lets the oldest versions go beyond its limit, never the one that stands", async () => {
     const layer = `type:${fresh("many")}`;
     for (let n = 1; n <= 27; n++) await put(layer, { n });

@@ -11,6 +11,7 @@ import type { StoredLayer } from "../../coordinator/config/records.ts";
 import { Conflicts } from "../../coordinator/sites/conflicts.ts";
 import type { VersionedDocument } from "../../coordinator/sites/resolve.ts";
 import { eventually } from "../support/eventually.ts";
+import { replicateOnce } from "./sites-fixture.ts";
 
 /** What of a site resolves conflicts, on a store of its own. */
 interface Site {
@@ -68,14 +69,7 @@ async function startSite(name: string): Promise<Site> {
   };
 }
 
-/** Gives `to` every revision that `from` has, once. */
-async function replicate(from: Site, to: Site): Promise<void> {
-  const source = from.store.database<Document>(databases.config);
-  const { results } = await source.changes(0);
-  const ids = results.map(({ id }) => id).filter((id) => !id.startsWith("_design/"));
-  const docs = (await Promise.all(ids.map((id) => source.branches(id)))).flat();
-  await to.store.database<Document>(databases.config).bulk(docs, { newEdits: false });
-}
+const replicate = (from: Site, to: Site) => replicateOnce(from.store, to.store);
 
 describe("conflicts at a site", function () {
   this.timeout(20_000);

@@ -82,6 +82,15 @@ export async function joinSite(name: string, options: JoinedSiteOptions = {}): P
   };
 }
 
+/** Gives `to` every revision of configuration that `from` has, once, but the bytes of content. */
+export async function replicateOnce(from: Store, to: Store): Promise<void> {
+  const source = from.database<Document>(databases.config);
+  const { results } = await source.changes(0);
+  const ids = results.map(({ id }) => id).filter((id) => !/^(_design\/|content:)/.test(id));
+  const docs = (await Promise.all(ids.map((id) => source.branches(id)))).flat();
+  await to.database<Document>(databases.config).bulk(docs, { newEdits: false });
+}
+
 export function withCredentials(url: string, credentials: EmbeddedOptions["credentials"]): string {
   if (credentials === undefined) return url;
   return url.replace("://", `://${credentials.user}:${credentials.password}@`);

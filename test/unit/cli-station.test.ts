@@ -195,6 +195,14 @@ describe("a conflict's resolution", () => {
     expect(resolutionOf(conflict, { value: "750" })).to.deep.equal({ value: 750 });
   });
 
+  it("is by a site's name never the side that is none of its kind", () => {
+    const candidates: Conflict["candidates"] = [
+      { rev: "2-aaa", site: "home", value: 1, live: true },
+      { rev: "3-bbb", site: "home", live: false, unusable: true },
+    ];
+    expect(resolutionOf({ ...conflict, candidates }, { choose: "home" })).to.deep.equal({ choose: "2-aaa" });
+  });
+
   it("is refused when it names no side, several, or several ways", () => {
     expect(() => resolutionOf(conflict, { choose: "nowhere" })).to.throw(
       '"nowhere" names no side; there are 3-aaa (home), 3-bbb (laptop)',

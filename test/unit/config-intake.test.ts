@@ -268,6 +268,25 @@ describe("two writes of one site that contradict each other", () => {
   }
 });
 
+describe("the errors of a held revision", () => {
+  it("are in the same order whichever components a coordinator learned of first", () => {
+    const [one, other] = [
+      ["a", "b", "c"],
+      ["c", "b", "a"],
+    ].map((ids) => {
+      const { intake, records } = intakeOf(Object.fromEntries(ids.map((id) => [id, { type: "t" }])));
+      intake.loaded();
+      const { _id, kind, type, ...made } = { ...layer("1-a", {}), _id: "schema:t", kind: "schema", type: "t" };
+      const { settings: _, layer: __, ...rest } = made;
+      intake.apply([change({ ...rest, _id, kind, type, schema: { properties: { n: { type: "integer" } } } } as never)]);
+      intake.apply([change(layer("1-b", { n: "x" }, "type:t"))]);
+      return records.held.get("layer:type:t")?.errors.map(({ component }) => component);
+    });
+    expect(one).to.deep.equal(["a", "b", "c"]);
+    expect(other).to.deep.equal(one);
+  });
+});
+
 describe("what comes in", () => {
   it("is judged by components of this site alone: those of others came with it, or before it, in any order", () => {
     const { intake, records, effective } = intakeOf(

@@ -18,6 +18,8 @@ interface Candidate {
   value?: unknown;
   /** True for the one that stands now. */
   live: boolean;
+  /** That side is none of its kind and cannot be chosen; its value is absent where it cannot be shown. */
+  unusable?: true;
 }
 
 export interface Conflict {
@@ -110,8 +112,8 @@ export function resolutionOf(
     throw new MusterError("invalid-request", "how? Give one of --keep, --choose and --value");
   }
   if (value !== undefined) return { value: parseValue(value) };
-  const named = candidates.filter(({ rev, site, live }) =>
-    keep ? live : rev === choose || rev.startsWith(`${choose}`) || site === choose,
+  const named = candidates.filter(({ rev, site, live, unusable }) =>
+    keep ? live : rev === choose || rev.startsWith(`${choose}`) || (site === choose && unusable !== true),
   );
   const [only] = named;
   if (only !== undefined && named.length === 1) return { choose: only.rev };
@@ -136,7 +138,8 @@ export function placeOf({ layer, record, pointer }: Pick<Conflict, "layer" | "re
   return plain(`${layer ?? record ?? ""} ${pointer}`.trim());
 }
 
-export function valueText({ value }: { value?: unknown }): string {
+export function valueText({ value, unusable }: { value?: unknown; unusable?: true }): string {
+  if (unusable === true) return `unusable${value === undefined ? "" : `: ${short(value)}`}`;
   return value === undefined ? "nothing" : short(value);
 }
 
