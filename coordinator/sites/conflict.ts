@@ -10,7 +10,7 @@ import { documentId } from "../../config-db/names.ts";
 import { type Fixed, withFixedRevision } from "../../config-db/revision.ts";
 import type { Stored } from "../../config-db/store.ts";
 import type { Candidate, ConflictPart, FoundConflict, VersionedDocument } from "./resolve.ts";
-import { valueOfRecord } from "./resolve.ts";
+import { candidateOf, valueOfRecord } from "./resolve.ts";
 import { isSame, valueAt } from "./three-way.ts";
 
 /** What operators see: all that is open about one place of one record, as one conflict. */
@@ -70,7 +70,10 @@ export function listConflict(
 ): ListedConflict {
   const [first] = docs.sort((a, b) => (a._id < b._id ? -1 : 1)) as [Stored<ConflictDocument>];
   const { record, part, pointer } = first;
-  const candidates = uniqueCandidates(docs.flatMap((doc) => doc.candidates));
+  const sides = uniqueCandidates(docs.flatMap((doc) => doc.candidates));
+  // Of nothing but what cannot stand, an operator still has to be able to say that what stands is right.
+  const isHopeless = current !== undefined && sides.every(({ unusable }) => unusable === true);
+  const candidates = isHopeless ? [candidateOf({ doc: current }, valueOfRecord(current)), ...sides] : sides;
   const stands = (candidate: Candidate) => isLive(candidate, docs, current);
   const base = docs.find((doc) => doc.base !== undefined)?.base;
   return {

@@ -179,10 +179,11 @@ export class Conflicts {
   }
 
   /** Documents come from other sites too, whatever is written there. */
-  #isConflict(doc: Document): boolean {
+  #isConflict(doc: Change["doc"]): boolean {
     const errors = check("conflict-document", doc);
-    if (errors.length > 0) this.#options.logger.warn({ id: doc._id, errors }, "a conflict came in that is none");
-    return errors.length === 0;
+    if (errors.length === 0 && concerned.test(String(doc.record))) return true;
+    this.#options.logger.warn({ id: doc._id, errors }, "a conflict came in that is none");
+    return false;
   }
 
   async #decide(id: string, leaves: Leaf<VersionedDocument>[], attempt: number): Promise<"done" | "later"> {

@@ -382,7 +382,7 @@ export function replacedConflict(
   return { part: "document", pointer: "", candidates: [...kept, unusableCandidate({ ...doc, _rev: unusable._rev })] };
 }
 
-function candidateOf({ doc }: { doc: VersionedDocument }, value: unknown): Candidate {
+export function candidateOf({ doc }: { doc: VersionedDocument }, value: unknown): Candidate {
   return { rev: doc._rev as string, ...signatureOf(doc), ...(value === undefined ? {} : { value }) };
 }
 

@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { check } from "../../config-db/validate.ts";
 import { isUsable } from "../../coordinator/config/arrival.ts";
 import { conflictDocument, listConflict } from "../../coordinator/sites/conflict.ts";
-import { resolve } from "../../coordinator/sites/resolve.ts";
+import { replacedConflict, resolve } from "../../coordinator/sites/resolve.ts";
 import { isSame, valueAt } from "../../coordinator/sites/three-way.ts";
 import { Chronicle, type Edit, ModelSite } from "./sites-model.ts";
 
@@ -363,6 +363,17 @@ describe("a resolution of what fits no merge", () => {
     expect(found?.writes).to.have.length(1);
     expect(found?.writes[0]).to.deep.include({ _deleted: true, mergedInto: "2-a" });
     expect(found?.conflicts[0]?.candidates.map(({ rev }) => rev)).to.deep.equal(["2-a", "1-b"]);
+  });
+
+  it("can be told to let what stands stand where nothing that was replaced can", () => {
+    const { doc } = leaf("1-b", { site: "west", note: 5, settings: {} });
+    const { doc: current } = leaf("2-a", { site: "east", settings: { a: 1 } });
+    const listed = conflictDocument("layer:platform", replacedConflict(doc as never, undefined));
+    const { candidates } = listConflict("c", [listed], current as never);
+    expect(candidates.map(({ rev, live }) => ({ rev, live }))).to.deep.equal([
+      { rev: "2-a", live: true },
+      { rev: "1-b", live: false },
+    ]);
   });
 
   it("decides nothing where no revision is one of its kind", () => {
