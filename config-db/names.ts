@@ -46,6 +46,7 @@ export const documentId = {
   secret: (name: string) => `secret:${name}`,
   content: (sha256: string) => `content:${sha256}`,
   fault: (document: string, rev: string) => `fault:${document}@${rev}`,
+  objection: (site: string, document: string, rev: string) => `objection:${site}:${document}@${rev}`,
   component: (id: string) => `component:${id}`,
   site: (site: string) => `site:${site}`,
   command: (id: string) => `command:${id}`,

@@ -13,6 +13,7 @@ export interface SchemaTypes {
   "candidate-document": generated.CandidateDocument;
   "secret-document": generated.SecretDocument;
   "fault-document": generated.FaultDocument;
+  "objection-document": generated.ObjectionDocument;
   "component-document": generated.ComponentDocument;
   "site-document": generated.SiteDocument;
   registration: generated.Registration;

@@ -214,7 +214,7 @@ export class Coordinator {
       keepHistory: (layers) => configuration.history.keep(layers as unknown as StoredLayer[]),
       isUsable,
       admit: (doc) => configuration.admission.check(doc),
-      written: (changes) => configuration.apply(changes),
+      written: (id) => configuration.refresh(id),
       logger,
       metrics,
     });

@@ -42,6 +42,11 @@ export const configKinds: Record<string, Kind> = {
   },
   content: { id: ["sha256"], fields: { sha256: "hash" } },
   fault: { id: ["document", "rev"], separators: ["@"], fields: { document: "string", rev: "string" } },
+  objection: {
+    id: ["site", "document", "rev"],
+    separators: [":", "@"],
+    fields: { site: "id", document: "string", rev: "string" },
+  },
 };
 
 export const registryKinds: Record<string, Kind> = {

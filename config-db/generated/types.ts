@@ -502,6 +502,29 @@ export interface LayerWrite {
   note?: string;
 }
 /**
+ * `objection:<site>:<document>@<rev>` in muster-config: a coordinator of that site holds that revision of a layer, a schema or a candidate, over `active` (absent: nothing), and its leader has not said whether it is to be held.
+ */
+export interface ObjectionDocument {
+  _id: string;
+  _rev?: string;
+  _deleted?: boolean;
+  kind: "objection";
+  schemaVersion: 1;
+  site: Id;
+  document: string;
+  rev: string;
+  active?: {
+    /**
+     * Settings, or a JSON Schema.
+     */
+    content: {
+      [k: string]: unknown;
+    };
+    version: Count;
+    rev: string;
+  };
+}
+/**
  * The body of an outcome: what a target did with a command.
  */
 export interface OutcomeMessage {

@@ -18,6 +18,7 @@ const idOf: Record<string, (doc: Arrival) => string> = {
   candidate: ({ layer }) => documentId.candidate(layer as LayerName),
   secret: ({ name }) => documentId.secret(String(name)),
   fault: ({ document, rev }) => documentId.fault(String(document), String(rev)),
+  objection: ({ site, document, rev }) => documentId.objection(String(site), String(document), String(rev)),
   history: ({ layer, rev }) => documentId.history(layer as LayerName, String(rev)),
 };
 
@@ -61,9 +62,13 @@ const restRules = { keyError: () => undefined, depthMax: limits.settingsDepth + 
 export function completeTombstone(doc: Arrival, records: Records): Arrival | undefined {
   const kind = kindOf(doc);
   const name = doc._id.slice(kind.length + 1);
-  if (kind === "history") {
-    const at = name.lastIndexOf("@");
-    return { ...doc, layer: name.slice(0, at), rev: name.slice(at + 1) };
+  const at = name.lastIndexOf("@");
+  const [about, rev] = [name.slice(0, at), name.slice(at + 1)];
+  if (kind === "history") return { ...doc, layer: about, rev };
+  if (kind === "fault") return { ...doc, document: about, rev };
+  if (kind === "objection") {
+    const [site = ""] = about.split(":", 1);
+    return { ...doc, site, document: about.slice(site.length + 1), rev };
   }
   if (arrivalErrors(doc).length === 0) return doc;
   const known: Partial<Record<string, Stored<Document> | undefined>> = {

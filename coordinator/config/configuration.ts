@@ -116,15 +116,14 @@ export class Configuration {
       history,
       background,
       logger,
+      site,
       leads,
+      clock,
       judgesFor: (id) => id === undefined || (components.get(id)?.site ?? site) === site,
       ...(options.isCaughtUp === undefined ? {} : { isCaughtUp: options.isCaughtUp }),
       content: (sha256, rev, deleted) => this.#housekeeping.applyContent(sha256, rev, deleted),
     });
-    const applied = (doc: Stored<Document>, judgedAt: number) => this.#intake.written(doc, judgedAt);
-    const found = (doc: Stored<Document>) => this.#intake.found(doc);
     const writes: WritesOptions = {
-      database,
       records,
       effective,
       history,
@@ -132,8 +131,8 @@ export class Configuration {
       order: this.#order,
       site,
       wallClock,
-      applied,
-      found,
+      put: (doc, judgedAt) => this.#intake.put(doc, judgedAt),
+      refresh: (id) => this.#intake.refresh(id),
       upToDate: async () => options.upToDate?.(),
       replacing: async (id, rev, inForce) => options.replacing?.(id, rev, inForce),
     };
@@ -173,6 +172,11 @@ export class Configuration {
   /** Takes changes of the configuration database into memory and tells those whom they concern. Echoes are harmless. */
   apply(changes: Change[]): void {
     this.#intake.apply(changes);
+  }
+
+  /** Resolves when memory has of a document what the store had at the call. @throws MusterError `store-unavailable` */
+  async refresh(id: string): Promise<void> {
+    await this.#intake.refresh(id);
   }
 
   /** The effective settings of a component; of one that never registered, what its layers would give it. */

@@ -150,6 +150,13 @@ export class EffectiveSettings {
     return this.#registered((component) => component.type === type);
   }
 
+  /** Every component that is registered or has a layer of its own: the same ones at every coordinator. */
+  known(): string[] {
+    return this.all().filter(
+      (id) => this.#components.get(id) !== undefined || this.#records.layer(`component:${id}`) !== undefined,
+    );
+  }
+
   /** Every component that is registered, has a layer of its own, or is watched. */
   all(): string[] {
     const ids = new Set(this.#watchers.keys());
@@ -166,7 +173,7 @@ export class EffectiveSettings {
     return ids;
   }
 
-  /** How many were made to the records: what was judged at one count is judged anew at another. */
+  /** How many were made to records and registrations: what was judged at one count is judged anew at another. */
   get changes(): number {
     return this.#changes;
   }
@@ -200,11 +207,11 @@ export class EffectiveSettings {
 
   /** What `tried` (see `Records.trial`) would do to these, in their order; stays without effect. */
   impact(ids: string[], tried: Tried): Impact[] {
-    const before = ids.map((id) => this.#summary(id));
+    const before = this.#records.isSupposing ? this.#computeAll(ids) : ids.map((id) => this.#summary(id));
     const after = this.#records.trial(tried, () => this.#computeAll(ids));
     const behind = this.#impactBehindCandidates(ids, tried);
     return ids.map((id, index) => {
-      const impact = { id, before: before[index] as Current, after: after[index] as Effective };
+      const impact = { id, before: before[index] as Impact["before"], after: after[index] as Effective };
       return behind.size === 0 ? impact : { ...impact, behind: behind.get(id) };
     });
   }
@@ -260,7 +267,9 @@ export class EffectiveSettings {
   /** To be called when the registration of `id` changed. */
   componentChanged(id: string): void {
     const known = this.#current.get(id);
-    if (known === undefined || known.traits === traitsKey(this.#traits(id))) return;
+    if (known?.traits === traitsKey(this.#traits(id))) return;
+    this.#changes++;
+    if (known === undefined) return;
     this.#current.delete(id);
     this.#tell([id], this.etag(id) === known.etag ? [] : [id]);
   }

@@ -28,7 +28,7 @@ export function listFaults(records: Records, effective: EffectiveSettings): Faul
   for (const [document, { rev, errors }] of byDocument(records.unusable)) {
     faults.push({ kind: "unusable", document, rev, errors: inOrder(errors) });
   }
-  for (const id of effective.all().sort()) {
+  for (const id of effective.known().sort()) {
     const errors = effective.errors(id);
     if (errors.length === 0) continue;
     faults.push({ kind: "invalid", component: id, etag: effective.etag(id), errors: inOrder(errors) });

@@ -2,7 +2,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import { nextVersion } from "../../config-db/revision.ts";
-import type { Database, Document, Stored } from "../../config-db/store.ts";
+import type { Document, Stored } from "../../config-db/store.ts";
 import type { Contents } from "./contents.ts";
 import type { EffectiveSettings } from "./effective-settings.ts";
 import type { History } from "./history.ts";
@@ -11,7 +11,6 @@ import type { WriteOrder } from "./write-order.ts";
 
 /** What all writers of configuration share. */
 export interface WritesOptions {
-  database: Database<Document>;
   records: Records;
   effective: EffectiveSettings;
   history: History;
@@ -19,10 +18,13 @@ export interface WritesOptions {
   order: WriteOrder;
   site: string;
   wallClock(): Date;
-  /** Takes a document that this coordinator wrote into memory. @param judgedAt `effective.changes` when it was judged */
-  applied(doc: Stored<Document>, judgedAt: number): void;
-  /** Takes into memory what another wrote, and nobody here has judged. */
-  found(doc: Stored<Document>): void;
+  /**
+   * Writes a document and takes it into memory. @param judgedAt `effective.changes` when it was judged
+   * @throws MusterError as `Database.put`
+   */
+  put<Doc extends Document>(doc: Doc, judgedAt: number): Promise<Stored<Doc>>;
+  /** Resolves when memory has of a document what the store had at the call. */
+  refresh(id: string): Promise<void>;
   /**
    * Told of a revision that is none of its kind, before a write takes its place that was made from `inForce` and knows
    * nothing of it.
@@ -85,7 +87,7 @@ const pauseMsMax = 50;
  * others wrote first each time. Nothing was written then.
  */
 export async function guardedWrite<Doc extends Document>(
-  { database, records, effective, applied, found, replacing, upToDate }: WritesOptions,
+  { records, effective, put, refresh, replacing, upToDate }: WritesOptions,
   { id, newest, expected, make }: GuardedWrite<Doc>,
 ): Promise<Stored<Doc>> {
   for (let attempt = 1, fresh = false; ; attempt++) {
@@ -95,7 +97,7 @@ export async function guardedWrite<Doc extends Document>(
       const isNewer = standing === undefined || expected.generation > Number.parseInt(standing._rev, 10);
       if (fresh || !isNewer) throw preconditionFailed(id, standing?._rev);
       fresh = true;
-      await refresh(database, id, newest, found);
+      await refresh(id);
       continue;
     }
     let made: Doc | undefined;
@@ -110,7 +112,7 @@ export async function guardedWrite<Doc extends Document>(
     if (made === undefined) {
       if (fresh) return last as Stored<Doc>;
       fresh = true;
-      await refresh(database, id, newest, found);
+      await refresh(id);
       continue;
     }
     // CouchDB takes a document over its tombstone without a revision alone, and refuses it when it came back meanwhile.
@@ -119,36 +121,14 @@ export async function guardedWrite<Doc extends Document>(
     const rev = unusable ?? standing?._rev;
     const doc = rev === undefined ? made : { ...made, _rev: rev };
     try {
-      const written = { ...doc, _rev: await database.put(doc) };
-      applied(written, judgedAt);
-      return written;
+      return await put(doc, judgedAt);
     } catch (error) {
       if (!isMusterError(error, "conflict") || attempt >= attemptsMax) throw error;
       await delay(Math.random() * Math.min(pauseMsMax, 2 ** attempt));
-      await refresh(database, id, newest, found);
+      await refresh(id);
       fresh = true;
     }
   }
-}
-
-async function refresh<Doc extends Document>(
-  database: Database<Document>,
-  id: string,
-  newest: () => Stored<Doc> | undefined,
-  found: (stored: Stored<Document>) => void,
-): Promise<void> {
-  for (;;) {
-    const before = newest();
-    const stored = (await database.get(id)) ?? newestOf(await database.leaves(id));
-    // What came in meanwhile may be newer than what was read.
-    if (newest() !== before) continue;
-    if (stored !== undefined) found(stored);
-    return;
-  }
-}
-
-function newestOf(leaves: Stored<Document>[]): Stored<Document> | undefined {
-  return leaves.toSorted((a, b) => Number.parseInt(b._rev, 10) - Number.parseInt(a._rev, 10))[0];
 }
 
 /** What a write is refused with where another revision, or none, stands than its caller names. */

@@ -29,6 +29,8 @@ export interface KeptRevision {
 export class History {
   readonly #database: Database<Document>;
   readonly #kept = new Map<LayerName, Map<string, KeptRevision>>();
+  /** How often a revision was let go of, as far as was heard here. */
+  #forgotten = 0;
 
   constructor(database: Database<Document>) {
     this.#database = database;
@@ -38,8 +40,10 @@ export class History {
   apply({ layer, rev, version, content, _rev, _deleted }: KeptHistory): void {
     const revisions = this.#kept.get(layer as LayerName) ?? new Map<string, KeptRevision>();
     this.#kept.set(layer as LayerName, revisions);
-    if (_deleted === true) revisions.delete(rev);
-    else revisions.set(rev, { rev, version, documentRev: _rev, content });
+    if (_deleted === true) {
+      revisions.delete(rev);
+      this.#forgotten++;
+    } else revisions.set(rev, { rev, version, documentRev: _rev, content });
   }
 
   has(layer: string, rev: string): boolean {
@@ -65,14 +69,21 @@ export class History {
     return this.#database.getMany<HistoryDocument>(revs.map((rev) => documentId.history(layer, rev)));
   }
 
-  /** What is kept of a layer and the changes feed has not given here yet. */
-  async unheard(layer: LayerName): Promise<StoredHistory[]> {
+  /** Resolves when memory has what is kept of a layer that the changes feed has not given yet. */
+  async refresh(layer: LayerName): Promise<void> {
     const prefix = documentId.history(layer, "");
-    const revs = (await this.#database.ids(prefix)).map((id) => id.slice(prefix.length));
-    return this.readMany(
-      layer,
-      revs.filter((rev) => !this.has(layer, rev)),
-    );
+    for (;;) {
+      const before = this.#forgotten;
+      const revs = (await this.#database.ids(prefix)).map((id) => id.slice(prefix.length));
+      const unheard = await this.readMany(
+        layer,
+        revs.filter((rev) => !this.has(layer, rev)),
+      );
+      // What was let go of meanwhile comes no more.
+      if (this.#forgotten !== before) continue;
+      for (const kept of unheard) this.apply(kept);
+      return;
+    }
   }
 
   /**
@@ -112,6 +123,7 @@ export class History {
     }));
     await this.#database.bulk(tombstones);
     for (const { rev } of revisions) this.#kept.get(layer)?.delete(rev);
+    this.#forgotten++;
   }
 }
 

@@ -2,12 +2,16 @@
  * Takes documents of the configuration database into memory: this coordinator's own writes at once, everyone's by the
  * changes feed. What a coordinator wrote was checked by it; what came in by replication or straight to CouchDB was not,
  * so here a revision that breaks components is held out of force, and they keep what they had.
+ *
+ * Memory never goes back. What the feed gives is the order of the store. What memory learns before the feed gives it, by a
+ * write or a read, counts where nothing else came in of that document since the store was asked; until the feed has come
+ * to it, what the feed gives of that document is late where it is older, and where that cannot be told the store is asked.
  */
 import type { Logger } from "pino";
 import { type FieldError, isMusterError } from "../../config-db/errors.ts";
-import type { FaultDocument } from "../../config-db/generated/types.ts";
+import type { FaultDocument, ObjectionDocument } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
-import { withFixedRevision } from "../../config-db/revision.ts";
+import { type Fixed, withFixedRevision } from "../../config-db/revision.ts";
 import type { Change, Database, Document, Stored } from "../../config-db/store.ts";
 import { type Arrival, arrivalErrors, completeTombstone, kindOf } from "./arrival.ts";
 import type { Background } from "./background.ts";
@@ -26,14 +30,22 @@ import {
 } from "./records.ts";
 import { compileSchema } from "./schema.ts";
 
+/**
+ * A coordinator that does not lead and holds what its site's leader does not leaves the leader so long to say so first.
+ */
+const objectAfterMs = 1_000;
+
 export interface IntakeOptions {
-  database: Database<Document>;
+  database: Pick<Database<Document>, "get" | "getMany" | "leaves" | "put" | "bulk">;
   records: Records;
   effective: EffectiveSettings;
   history: History;
   background: Background;
   logger: Logger;
+  site: string;
   leads(): boolean;
+  /** Monotonic, in milliseconds. */
+  clock(): number;
   /** Whether what comes in is judged here by what it does to this component: each site judges for its own. */
   judgesFor?(component: string | undefined): boolean;
   /** Whether what other sites wrote is here. Until then a fault may be for want of what is still to come. Default: yes. */
@@ -44,9 +56,17 @@ export interface IntakeOptions {
 
 export class Intake {
   readonly #options: IntakeOptions;
-  /** Own writes that the feed has not given yet: what it gives of these documents before that may be older. */
+  /** By document id, the revision that memory has and the feed has not given yet. */
   readonly #ahead = new Map<string, string>();
+  /** By document id, what the feed gave and could not be read. */
+  readonly #unread = new Set<string>();
   readonly #faults = new Map<string, Stored<FaultDocument>>();
+  /** By document id, of this site: revisions that one of its coordinators holds and its leader has yet to judge. */
+  readonly #objections = new Map<string, ObjectionDocument>();
+  /** By the id of the fault that there is not: since when this coordinator holds a revision alone, by its clock. */
+  #alone = new Map<string, number>();
+  /** Faults and objections are written one after the other, so that a fault is there before its objection is gone. */
+  #writing: Promise<unknown> = Promise.resolve();
   #loaded = false;
 
   constructor(options: IntakeOptions) {
@@ -94,46 +114,69 @@ export class Intake {
 
   /** A batch of the changes feed. */
   apply(changes: Change[]): void {
-    for (const { doc } of changes) this.#given(doc as Arrival);
+    for (const change of changes) this.#given(change);
     this.review();
   }
 
   /**
-   * A document that this coordinator wrote, and judged before.
-   * @param judgedAt `effective.changes` then: what came in while the store took it may contradict it. Default: nothing did.
+   * Writes a document that was judged, and takes it into memory.
+   * @param judgedAt `effective.changes` then: what came in while the store took it may contradict it.
+   * @throws MusterError as `Database.put`
    */
-  written(doc: Stored<Document>, judgedAt = this.#options.effective.changes): void {
-    this.#ahead.set(doc._id, doc._rev);
-    this.#take(doc as Arrival, judgedAt === this.#options.effective.changes ? "judged" : "unjudged");
-    this.review();
+  async put<Doc extends Document>(doc: Doc, judgedAt: number): Promise<Stored<Doc>> {
+    const { database, records, effective } = this.#options;
+    const before = records.revOf(doc._id);
+    const written = { ...doc, _rev: await database.put(doc) };
+    const now = records.revOf(doc._id);
+    if (now === before) {
+      this.#ahead.set(doc._id, written._rev);
+      this.#take(written as unknown as Arrival, judgedAt === effective.changes ? "judged" : "unjudged");
+      this.review();
+    } else if (now !== written._rev) await this.refresh(doc._id);
+    return written;
   }
 
-  /** A document that was read from the store, since another wrote first. */
-  found(doc: Stored<Document>): void {
-    this.#ahead.set(doc._id, doc._rev);
-    this.#take(doc as Arrival, "unjudged");
-    this.review();
+  /** Reads a document, perhaps a tombstone: resolves when memory has what the store had at the call. */
+  async refresh(id: string): Promise<void> {
+    const { database, records } = this.#options;
+    for (;;) {
+      const before = records.revOf(id);
+      const stored = (await database.get(id)) ?? winnerOf(await database.leaves(id));
+      // What came in meanwhile may be newer than what was read.
+      if (records.revOf(id) !== before) continue;
+      if (stored === undefined || stored._rev === before) return;
+      this.#ahead.set(id, stored._rev);
+      this.#take(stored as Arrival, "unjudged");
+      this.review();
+      return;
+    }
   }
 
-  #given(doc: Arrival): void {
-    const own = this.#ahead.get(doc._id);
-    if (own !== undefined) {
-      if (doc._rev !== own && generation(doc._rev) <= generation(own)) {
-        // Older than what was written here, or the winner of a conflict: the store knows.
-        this.#options.background.run(`read ${doc._id} again`, () => this.#reread(doc._id));
+  #given({ doc, leaves = [doc._rev as string] }: Change): void {
+    const { _id: id, _rev: rev } = doc as Arrival;
+    const ahead = this.#ahead.get(id);
+    if (ahead !== undefined && rev !== ahead) {
+      if (leaves.length > 1 || generation(rev) === generation(ahead)) {
+        // The winner of a conflict may have any generation.
+        this.#readAgain(id);
         return;
       }
-      this.#ahead.delete(doc._id);
+      if (generation(rev) < generation(ahead)) return;
     }
-    this.#take(doc, "unjudged");
+    this.#ahead.delete(id);
+    this.#take(doc as Arrival, "unjudged");
   }
 
-  async #reread(id: string): Promise<void> {
-    const doc = await this.#options.database.get(id);
-    if (doc === undefined) return;
-    if (doc._rev !== this.#ahead.get(id)) this.#ahead.delete(id);
-    this.#take(doc as Arrival, "unjudged");
-    this.review();
+  #readAgain(id: string): void {
+    this.#options.background.run(`read ${id} again`, async () => {
+      try {
+        await this.refresh(id);
+      } catch (error) {
+        // The next review tries again.
+        this.#unread.add(id);
+        throw error;
+      }
+    });
   }
 
   #take(doc: Arrival, judged: "judged" | "unjudged"): void {
@@ -205,6 +248,20 @@ export class Intake {
       if (held?.rev === rev && held.active?.rev === active?.rev) return;
       this.#change(document, () => records.held.set(document, { rev, active, errors: [] }));
     },
+    objection: (doc) => {
+      const { records, site } = this.#options;
+      const objection = doc as unknown as Stored<ObjectionDocument>;
+      const { _id, document, rev } = objection;
+      if (objection.site !== site) return;
+      if (objection._deleted !== true) {
+        this.#objections.set(_id, objection);
+        return;
+      }
+      this.#objections.delete(_id);
+      // The leader has answered: what it found broken has a fault by now.
+      if (records.held.get(document)?.rev !== rev || this.#faults.has(documentId.fault(document, rev))) return;
+      this.#change(document, () => records.held.delete(document));
+    },
   };
 
   /** A revision of a layer, a schema or a candidate: in force unless it breaks components that it would newly concern. */
@@ -257,20 +314,77 @@ export class Intake {
    *
    * Of two that contradict each other each coordinator of a site holds what it saw second. The faults in the store decide:
    * what only this coordinator holds is looked at first, with all out of force that a fault is about, and a fault is ended
-   * by none but a leader. Leaders of sites that each hold what the other has in force learn so from each other's faults
-   * and hold both: all then put the same in force, since all go through them in one order.
+   * by none but a leader. To what the leader has in force, a coordinator that holds it objects, and the leader judges it over
+   * what was in force there: it holds it too, or all put it in force. Leaders of sites that each hold what the other has in
+   * force learn so from each other's faults and hold both: all then put the same in force, since all go through them in one
+   * order.
    */
   review(): void {
     if (!this.#loaded) return;
     const { records, leads, isCaughtUp = () => true } = this.#options;
+    for (const id of this.#unread) this.#readAgain(id);
+    this.#unread.clear();
     const decides = leads() && isCaughtUp();
+    const answered = decides ? this.#judgeObjections() : [];
     const ordered = [...records.held].sort(([one], [other]) => inOrderOfRelease(one, other));
     const [stored, provisional] = [true, false].map((has) =>
       ordered.filter(([id, { rev }]) => this.#faults.has(documentId.fault(id, rev)) === has),
     ) as [typeof ordered, typeof ordered];
     for (const [id, held] of provisional) this.#lookAgain(id, held, true);
     for (const [id, held] of stored) this.#lookAgain(id, held, decides);
-    if (decides) this.#storeFaults();
+    if (decides) this.#storeFaults(answered);
+    if (!leads()) this.#object();
+  }
+
+  /** Holds what a coordinator of this site holds with reason. @returns the objections that need no more answer */
+  #judgeObjections(): ObjectionDocument[] {
+    const { records } = this.#options;
+    const judged = [...this.#objections.values()].filter(({ document, rev }) => {
+      const newest = records.newest(document);
+      return newest !== undefined && generation(newest._rev) >= generation(rev);
+    });
+    for (const { document, rev, active } of judged) {
+      const newest = records.newest(document);
+      if (newest?._rev !== rev || records.isHeld(newest)) continue;
+      const supposed = { rev, active, errors: [] };
+      const errors = this.#own(records.supposing(document, supposed, () => this.#errorsOf(newest)));
+      if (errors.length > 0) this.#change(document, () => records.held.set(document, { ...supposed, errors }));
+    }
+    return judged;
+  }
+
+  /** Tells the leader of what is held here, and has no fault that the leader would have written. */
+  #object(): void {
+    const { records, database, site, clock } = this.#options;
+    const alone = [...records.held].filter(([id, { rev }]) => !this.#faults.has(documentId.fault(id, rev)));
+    const sinceMs = ([id, { rev }]: [string, Held]) => this.#alone.get(documentId.fault(id, rev)) ?? clock();
+    this.#alone = new Map(alone.map((one) => [documentId.fault(one[0], one[1].rev), sinceMs(one)]));
+    for (const one of alone) {
+      const [document, { rev, active }] = one;
+      const _id = documentId.objection(site, document, rev);
+      if (clock() - sinceMs(one) < objectAfterMs || this.#objections.has(_id)) continue;
+      const about = { site, document, rev, ...(active === undefined ? {} : { active }) };
+      const objection: ObjectionDocument = { _id, kind: "objection", schemaVersion: 1, ...about };
+      this.#objections.set(_id, objection);
+      this.#write(`object to ${document}`, async () => {
+        try {
+          await database.put(objection);
+        } catch (error) {
+          // Another coordinator of this site has said the same.
+          if (isMusterError(error, "conflict")) return;
+          this.#objections.delete(_id);
+          throw error;
+        }
+      });
+    }
+  }
+
+  #write(what: string, work: () => Promise<unknown>): void {
+    this.#options.background.run(what, () => {
+      const written = this.#writing.then(work);
+      this.#writing = written.catch(() => undefined);
+      return written;
+    });
   }
 
   #lookAgain(id: string, held: Held, mayRelease: boolean): void {
@@ -282,8 +396,9 @@ export class Intake {
     else records.held.set(id, { ...held, errors });
   }
 
-  #storeFaults(): void {
-    const { records, database, background } = this.#options;
+  /** @param answered objections that are done with when these faults are stored */
+  #storeFaults(answered: ObjectionDocument[]): void {
+    const { records } = this.#options;
     const wanted = [...records.held].map(([document, { rev, active }]) => {
       const _id = documentId.fault(document, rev);
       const fault: FaultDocument = { _id, kind: "fault", schemaVersion: 1, document, rev };
@@ -298,10 +413,11 @@ export class Intake {
     });
     for (const fault of added) this.#faults.set(fault._id, fault);
     for (const fault of ended) this.#faults.delete(fault._id);
+    for (const { _id } of answered) this.#objections.delete(_id);
     if (added.length > 0) {
-      background.run("store faults", async () => {
+      this.#write("store faults", async () => {
         try {
-          await database.bulk(added, { newEdits: false });
+          await this.#add(added);
         } catch (error) {
           // The next review tries again.
           for (const { _id } of added) this.#faults.delete(_id);
@@ -310,15 +426,46 @@ export class Intake {
       });
     }
     if (ended.length > 0) {
-      const tombstones = ended.map(({ active: _, ...kept }) => ({ ...kept, _deleted: true }));
-      background.run("end faults", async () => {
+      this.#write("end faults", async () => {
         try {
-          await database.bulk(tombstones);
+          await this.#end(ended);
         } catch (error) {
           for (const fault of ended) this.#faults.set(fault._id, fault);
           throw error;
         }
       });
+    }
+    if (answered.length > 0) {
+      this.#write("answer objections", async () => {
+        try {
+          await this.#end(answered);
+        } catch (error) {
+          for (const objection of answered) this.#objections.set(objection._id, objection);
+          throw error;
+        }
+      });
+    }
+  }
+
+  async #add(faults: Fixed<FaultDocument>[]): Promise<void> {
+    const { database } = this.#options;
+    await database.bulk(faults, { newEdits: false });
+    // Of one that was ended before the first revision is there already, under its tombstone.
+    const there = new Set((await database.getMany(faults.map(({ _id }) => _id))).map(({ _id }) => _id));
+    const again = faults.filter(({ _id }) => !there.has(_id)).map(({ _rev, _revisions, ...fault }) => fault);
+    await database.bulk(again);
+  }
+
+  /** In every leaf: of what two sites found broken over different versions there are two. */
+  async #end(docs: (FaultDocument | ObjectionDocument)[]): Promise<void> {
+    const { database } = this.#options;
+    for (const { _id } of docs) {
+      const live = (await database.leaves(_id)).filter(({ _deleted }) => _deleted !== true);
+      const tombstones = (live as Stored<FaultDocument>[]).map(({ active: _, ...kept }) => ({
+        ...kept,
+        _deleted: true,
+      }));
+      await database.bulk(tombstones);
     }
   }
 }
@@ -332,6 +479,20 @@ const kindsInOrderOfRelease = ["schema:", "layer:", "candidate:"];
 function inOrderOfRelease(one: string, other: string): number {
   const place = (id: string) => kindsInOrderOfRelease.findIndex((kind) => id.startsWith(kind));
   return place(one) - place(other) || (one < other ? -1 : 1);
+}
+
+/** Of the leaves of a document the one that CouchDB gives: deleted ones last, then by generation, then by hash. */
+function winnerOf(leaves: Stored<Document>[]): Stored<Document> | undefined {
+  const place = ({ _deleted, _rev }: Stored<Document>): [number, number, string] => [
+    _deleted === true ? 0 : 1,
+    generation(_rev),
+    _rev,
+  ];
+  return leaves.toSorted((one, other) => {
+    const [live, depth, rev] = place(one);
+    const [otherLive, otherDepth, otherRev] = place(other);
+    return otherLive - live || otherDepth - depth || (rev < otherRev ? 1 : -1);
+  })[0];
 }
 
 function generation(rev: string): number {

@@ -53,13 +53,13 @@ export class LayerWrites {
     { version, rev }: { version: number; rev?: string | undefined },
     context: WriteContext,
   ): Promise<StoredLayer> {
-    const { history, contents, found } = this.#options;
+    const { history, contents } = this.#options;
     const named = () =>
       history
         .revisions(layer)
         .filter((revision) => revision.version === version && (rev === undefined || revision.rev === rev));
     // Another coordinator may just have written it.
-    if (named().length === 0) for (const kept of await history.unheard(layer)) found(kept);
+    if (named().length === 0) await history.refresh(layer);
     const [only, ...more] = named();
     if (only === undefined) {
       const kept = history.revisions(layer).map((revision) => revision.version);

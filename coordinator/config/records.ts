@@ -68,6 +68,7 @@ export class Records {
   #triedCandidate: StoredCandidate | undefined;
   #triedSecret: TriedSecret | undefined;
   #hiddenScopes: readonly string[] = [];
+  #isSupposing = false;
 
   constructor(secretKey: Buffer | undefined) {
     this.#secretKey = secretKey;
@@ -101,6 +102,25 @@ export class Records {
     }
   }
 
+  /** Runs `work` as if this revision were held. Nothing of it stays. */
+  supposing<Result>(id: string, supposed: Held, work: () => Result): Result {
+    const held = this.held.get(id);
+    this.held.set(id, supposed);
+    this.#isSupposing = true;
+    try {
+      return work();
+    } finally {
+      this.#isSupposing = false;
+      if (held === undefined) this.held.delete(id);
+      else this.held.set(id, held);
+    }
+  }
+
+  /** True within `supposing`: then what is in force is not what components have. */
+  get isSupposing(): boolean {
+    return this.#isSupposing;
+  }
+
   /** The scopes in which any layer has a staged candidate. */
   stagedScopes(): string[] {
     const staged = [...this.candidates.keys()].filter((layer) => this.#staged(layer) !== undefined);
@@ -122,6 +142,13 @@ export class Records {
     if (id.startsWith("schema:")) return this.schemas.get(id.slice("schema:".length));
     if (id.startsWith("candidate:")) return this.candidates.get(id.slice("candidate:".length) as LayerName);
     return this.layers.get(id.slice("layer:".length) as LayerName);
+  }
+
+  /** The newest revision here of a document that is written by revision; of one that is none of its kind too. */
+  revOf(id: string): string | undefined {
+    const unusable = this.unusable.get(id)?.rev;
+    if (unusable !== undefined) return unusable;
+    return id.startsWith("secret:") ? this.secrets.get(id.slice("secret:".length))?._rev : this.newest(id)?._rev;
   }
 
   /** Whether this revision is kept out of force. */

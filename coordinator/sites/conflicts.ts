@@ -35,8 +35,8 @@ export interface ConflictsOptions {
   isUsable: IsUsable;
   /** Refuses what an ordinary write of that record would be refused for. @throws MusterError `refused`, `invalid-request` */
   admit?(doc: VersionedDocument): void | Promise<void>;
-  /** Told of what this file wrote, before the changes feed tells it. */
-  written?(changes: Change[]): void;
+  /** Told of the document that an operator's choice wrote, before the changes feed tells it; the answer waits for it. */
+  written?(id: string): Promise<void>;
   logger: Logger;
   metrics?: Metrics;
   wallClock?(): Date;
@@ -159,9 +159,8 @@ export class Conflicts {
     await this.#store([fixed]);
     const { _revisions, ...stored } = fixed;
     await this.#keep([stored]);
-    const change = { id: stored._id, seq: 0, deleted: stored._deleted === true, doc: stored as Change["doc"] };
-    this.#options.written?.([change]);
-    this.apply([change]);
+    await this.#options.written?.(stored._id);
+    this.apply([{ id: stored._id, seq: 0, deleted: stored._deleted === true, doc: stored as Change["doc"] }]);
   }
 
   /** The record as it stands and its one open leaf, after what is still in parallel was merged. */

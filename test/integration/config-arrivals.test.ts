@@ -117,6 +117,24 @@ describe("configuration that nobody checked", () => {
     expect(await config(id)).to.deep.equal({});
   });
 
+  it("stays held, by a fault in the store, where somebody deletes that", async () => {
+    const { layer, id } = await startType("undeleted");
+    await writeStraight(layer, { n: "bad" });
+    const database = new Store(embedded.url).database<Any>(databases.config);
+    const faultOf = async () => (await database.list("fault:")).find(({ document }) => document === `layer:${layer}`);
+    await eventually(async () => expect(await faultOf()).to.not.equal(undefined));
+    const { _id, _rev } = (await faultOf()) as Any & { _rev: string };
+    await database.bulk([{ _id, _rev, _deleted: true }]);
+    await eventually(async () =>
+      expect((await faultOf())?._rev)
+        .to.be.a("string")
+        .and.not.equal(_rev),
+    );
+    await here.close();
+    await start();
+    expect(await config(id)).to.deep.equal({ n: 1 });
+  });
+
   it("is judged when it was written while no coordinator ran", async () => {
     const bad = await startType("unwatched");
     const good = await startType("harmless");

@@ -35,7 +35,7 @@ describe("an answer to a conflict", function () {
       isUsable,
       admit: (doc) => configuration.admission.check(doc),
       keepHistory: async () => {},
-      written: (changes) => configuration.apply(changes),
+      written: (id) => configuration.refresh(id),
       logger: pino({ level: "silent" }),
     });
     await conflicts.start();

@@ -1,16 +1,49 @@
 import { expect } from "chai";
 import { pino } from "pino";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
-import { type Change, type Document, Store } from "../../config-db/store.ts";
+import { type Change, type Document, Store, type Stored } from "../../config-db/store.ts";
 import { Background } from "../../coordinator/config/background.ts";
 import { EffectiveSettings } from "../../coordinator/config/effective-settings.ts";
 import { History } from "../../coordinator/config/history.ts";
-import { Intake } from "../../coordinator/config/intake.ts";
+import { Intake, type IntakeOptions } from "../../coordinator/config/intake.ts";
 import { Records } from "../../coordinator/config/records.ts";
 
 const logger = pino({ level: "silent" });
 
-/** An intake beside played components, on a store that answers nothing. */
+/** A store that takes every write at once under the revision that `rev` says, and has what `leaves` says. */
+function playedStore() {
+  const played = {
+    /** Of the next write. */
+    rev: "",
+    leaves: [] as Stored<Document>[],
+    written: [] as Document[],
+    /** Called before an answer is given: what comes in while the store is asked. */
+    meanwhile: async () => {},
+  };
+  const live = () => played.leaves.find(({ _deleted }) => _deleted !== true);
+  const answer = async <Value>(value: Value) => {
+    const { meanwhile } = played;
+    played.meanwhile = async () => {};
+    await meanwhile();
+    return value;
+  };
+  const database: IntakeOptions["database"] = {
+    get: async <Some extends Document>() => answer(live() as Stored<Some> | undefined),
+    getMany: async () => [],
+    leaves: async () => answer(played.leaves),
+    put: async (doc) => {
+      played.written.push(doc);
+      return answer(played.rev);
+    },
+    bulk: async (docs) => {
+      played.written.push(...docs);
+      return [];
+    },
+  };
+  return { played, database };
+}
+
+/** An intake beside played components and a played store. */
 function intakeOf(
   components: Record<string, Partial<ComponentDocument>>,
   { judgesFor, leads = false }: { judgesFor?: (id: string | undefined) => boolean; leads?: boolean } = {},
@@ -18,25 +51,37 @@ function intakeOf(
   const all = new Map(
     Object.entries(components).map(([id, fields]) => [id, { id, state: "up", ...fields } as ComponentDocument]),
   );
-  const database = new Store("http://127.0.0.1:9").database<Document>("muster-config");
+  const { played, database } = playedStore();
   const told: string[][] = [];
   const records = new Records(undefined);
   const effective = new EffectiveSettings(records, { get: (id) => all.get(id), all: () => all.values() }, (ids) =>
     told.push(ids),
   );
-  const history = new History(database);
+  const history = new History(new Store("http://127.0.0.1:9").database<Document>("muster-config"));
+  const background = new Background(logger);
+  const now = { ms: 0 };
   const intake = new Intake({
     database,
     records,
     effective,
     history,
-    background: new Background(logger),
+    background,
     logger,
+    site: "here",
     leads: () => leads,
+    clock: () => now.ms,
     ...(judgesFor === undefined ? {} : { judgesFor }),
     content: () => {},
   });
-  return { intake, records, effective, history, told };
+  const register = (id: string, fields: Partial<ComponentDocument>) => {
+    all.set(id, { id, state: "up", ...fields } as ComponentDocument);
+    effective.componentChanged(id);
+  };
+  const write = async (doc: Stored<Document>, judgedAt = effective.changes) => {
+    played.rev = doc._rev;
+    await intake.put(doc, judgedAt);
+  };
+  return { intake, records, effective, history, told, played, register, write, background, now };
 }
 
 const layer = (rev: string, settings: unknown, name = "platform") => ({
@@ -64,18 +109,18 @@ describe("taking in the configuration database", () => {
     expect(effective.get("a").settings).to.deep.equal({ n: 1, t: 1 });
   });
 
-  it("does nothing at an echo", () => {
-    const { intake, told } = intakeOf({ a: {} });
+  it("does nothing at an echo", async () => {
+    const { intake, told, write } = intakeOf({ a: {} });
     intake.loaded();
-    intake.written(layer("1-a", { n: 1 }));
+    await write(layer("1-a", { n: 1 }));
     intake.apply([change(layer("1-a", { n: 1 }))]);
     expect(told).to.deep.equal([["a"]]);
   });
 
-  it("never goes back to what the feed gives late, after what was written here", () => {
-    const { intake, effective, told } = intakeOf({ a: {} });
+  it("never goes back to what the feed gives late, after what was written here", async () => {
+    const { intake, effective, told, write } = intakeOf({ a: {} });
     intake.loaded();
-    intake.written(layer("2-b", { n: 2 }));
+    await write(layer("2-b", { n: 2 }));
     intake.apply([change(layer("1-a", { n: 1 }))]);
     expect(effective.get("a").settings).to.deep.equal({ n: 2 });
     intake.apply([change(layer("2-b", { n: 2 }))]);
@@ -238,9 +283,9 @@ describe("two writes of one site that contradict each other", () => {
     [one, other],
     [other, one],
   ] as const) {
-    it(`end with the one held that the leader's fault is about: ${mine._id}, though it is in force where it was written`, () => {
-      const { intake, records, effective } = start(false);
-      intake.written(mine);
+    it(`end with the one held that the leader's fault is about: ${mine._id}, though it is in force where it was written`, async () => {
+      const { intake, records, effective, write } = start(false);
+      await write(mine);
       intake.apply([change(theirs)]);
       expect([...records.held.keys()]).to.deep.equal([theirs._id]);
       intake.apply([change(fault(mine))]);
@@ -257,11 +302,11 @@ describe("two writes of one site that contradict each other", () => {
       expect(effective.get("a").settings).to.deep.equal(mine.settings);
     });
 
-    it(`are never both in force where ${theirs._id} comes in while the store takes ${mine._id}`, () => {
-      const { intake, records, effective } = start(true);
+    it(`are never both in force where ${theirs._id} comes in while the store takes ${mine._id}`, async () => {
+      const { intake, records, effective, write } = start(true);
       const judgedAt = effective.changes;
       intake.apply([change(theirs)]);
-      intake.written(mine, judgedAt);
+      await write(mine, judgedAt);
       expect([...records.held.keys()]).to.deep.equal([mine._id]);
       expect(effective.get("a").settings).to.deep.equal(theirs.settings);
     });
@@ -302,6 +347,212 @@ describe("what comes in", () => {
     expect([...records.held.keys()]).to.deep.equal(["schema:t"]);
     expect(effective.errors("mine")).to.deep.equal([]);
     expect(effective.errors("other")).to.have.length(1);
+  });
+});
+
+describe("memory, beside a store that answers late,", () => {
+  const tombstone = (rev: string) => ({ ...layer(rev, {}), _deleted: true });
+  const loaded = () => {
+    const started = intakeOf({ a: {} });
+    started.intake.apply([change(layer("1-a", { n: 1 }))]);
+    started.intake.loaded();
+    const settings = () => started.effective.get("a").settings;
+    const give = (...docs: Document[]) => {
+      for (const doc of docs) started.intake.apply([change(doc)]);
+    };
+    /** A change of a document that sites changed at once. */
+    const giveConflict = (doc: Document, ...leaves: string[]) =>
+      started.intake.apply([{ ...change(doc), leaves: [doc._rev as string, ...leaves] }]);
+    return { ...started, settings, give, giveConflict };
+  };
+
+  it("stays at what came in over its own write before the store said that it took that", async () => {
+    const { played, write, give, settings } = loaded();
+    played.leaves = [layer("3-c", { n: 3 })];
+    played.meanwhile = async () => give(layer("2-b", { n: 2 }), layer("3-c", { n: 3 }));
+    await write(layer("2-b", { n: 2 }));
+    expect(settings()).to.deep.equal({ n: 3 });
+  });
+
+  it("has its own write where what came in meanwhile was older", async () => {
+    const { played, write, give, settings } = loaded();
+    played.leaves = [layer("3-c", { n: 3 })];
+    played.meanwhile = async () => give(layer("2-b", { n: 2 }));
+    await write(layer("3-c", { n: 3 }));
+    expect(settings()).to.deep.equal({ n: 3 });
+    give(layer("2-b", { n: 2 }));
+    expect(settings()).to.deep.equal({ n: 3 });
+  });
+
+  for (const [what, newest, expected] of [
+    ["a version", layer("3-c", { n: 3 }), { n: 3 }],
+    ["a deletion", tombstone("3-c"), {}],
+    ["what was written over a deletion", layer("4-d", { n: 4 }), { n: 4 }],
+  ] as const) {
+    it(`stays at ${what} that came in while an older one was read`, async () => {
+      const { played, intake, give, settings } = loaded();
+      played.leaves = [layer("2-b", { n: 2 })];
+      played.meanwhile = async () => {
+        give(newest);
+        played.leaves = [newest];
+      };
+      await intake.refresh("layer:platform");
+      expect(settings()).to.deep.equal(expected);
+    });
+
+    it(`stays at ${what} that was read, whatever older the feed gives then`, async () => {
+      const { played, intake, give, settings } = loaded();
+      played.leaves = [newest];
+      await intake.refresh("layer:platform");
+      give(layer("2-b", { n: 2 }));
+      expect(settings()).to.deep.equal(expected);
+      give(newest, layer("5-e", { n: 5 }));
+      expect(settings()).to.deep.equal({ n: 5 });
+    });
+  }
+
+  for (const rev of ["2-z", "3-z"]) {
+    it(`asks the store where the feed gives the winner of a conflict, ${rev}, after a write here`, async () => {
+      const { played, write, giveConflict, settings, background } = loaded();
+      await write(layer("3-c", { n: 3 }));
+      played.leaves = [layer(rev, { n: "winner" }), tombstone("4-d")];
+      giveConflict(layer(rev, { n: "winner" }), "4-d");
+      await background.idle();
+      expect(settings()).to.deep.equal({ n: "winner" });
+    });
+
+    it(`keeps what was written here where the store says that ${rev} lost`, async () => {
+      const { played, write, giveConflict, settings, background } = loaded();
+      await write(layer("3-c", { n: 3 }));
+      played.leaves = [layer("3-c", { n: 3 }), layer(rev, { n: "loser" })];
+      giveConflict(layer(rev, { n: "loser" }), "2-a");
+      await background.idle();
+      expect(settings()).to.deep.equal({ n: 3 });
+    });
+  }
+
+  it("asks again when the store could not be asked", async () => {
+    const { played, write, giveConflict, intake, settings, background } = loaded();
+    await write(layer("3-c", { n: 3 }));
+    played.leaves = [layer("2-z", { n: "winner" })];
+    played.meanwhile = () => Promise.reject(new Error("away"));
+    giveConflict(layer("2-z", { n: "winner" }), "4-d");
+    await background.idle();
+    expect(settings()).to.deep.equal({ n: 3 });
+    intake.review();
+    await background.idle();
+    expect(settings()).to.deep.equal({ n: "winner" });
+  });
+
+  it("takes the deletion of a whole conflict for what it is", async () => {
+    const { played, write, giveConflict, settings, background } = loaded();
+    await write(layer("3-c", { n: 3 }));
+    played.leaves = [tombstone("3-z"), tombstone("4-d")];
+    giveConflict(tombstone("4-d"), "3-z");
+    await background.idle();
+    expect(settings()).to.deep.equal({});
+  });
+});
+
+describe("a revision that a coordinator holds and its site's leader does not", () => {
+  const schema = {
+    ...{ _id: "schema:t", _rev: "1-s", kind: "schema", schemaVersion: 1, type: "t", version: 1 },
+    ...{ schema: { properties: { n: { type: "integer" } } }, changedBy: "x", changedAt: "2026-01-02T03:04:05Z" },
+    ...{ site: "here" },
+  };
+  const good = layer("1-a", { n: 1 }, "type:t");
+  const bad = layer("2-b", { n: "bad" }, "type:t");
+  const _id = "objection:here:layer:type:t@2-b";
+  const about = { site: "here", document: "layer:type:t", rev: "2-b" };
+  const active = { content: { n: 1 }, version: 1, rev: "1-a" };
+  const objection = { _id, _rev: "1-o", kind: "objection", schemaVersion: 1, ...about, active };
+  const answered = { ...objection, _rev: "2-o", _deleted: true };
+  const fault = {
+    _id: "fault:layer:type:t@2-b",
+    kind: "fault",
+    schemaVersion: 1,
+    document: about.document,
+    rev: "2-b",
+  };
+  const start = (leads: boolean, components: Parameters<typeof intakeOf>[0]) => {
+    const started = intakeOf(components, { leads });
+    started.intake.apply([change(schema), change(good)]);
+    started.intake.loaded();
+    const give = (...docs: Document[]) => started.intake.apply(docs.map(change));
+    return { ...started, give, written: () => started.played.written.map((doc) => [doc._id, doc._deleted === true]) };
+  };
+
+  it("is told to the leader, once, when the leader has had a second to say so first", async () => {
+    const { intake, give, background, now, written } = start(false, { a: { type: "t" } });
+    give(bad);
+    now.ms = 999;
+    intake.review();
+    await background.idle();
+    expect(written()).to.deep.equal([]);
+    now.ms = 1_000;
+    intake.review();
+    intake.review();
+    await background.idle();
+    expect(written()).to.deep.equal([[_id, false]]);
+  });
+
+  it("is told to nobody when the leader has said so, nor by a leader", async () => {
+    for (const leads of [false, true]) {
+      const { intake, give, background, now, written } = start(leads, { a: { type: "t" } });
+      give(bad, { ...fault, _rev: "1-f" });
+      now.ms = 5_000;
+      intake.review();
+      await background.idle();
+      expect(written().map(([id]) => id)).to.not.include(_id);
+    }
+  });
+
+  it("is held by the leader too where it finds it broken, and the fault is written before the answer", async () => {
+    const { give, played, effective, background, written, register } = start(true, {});
+    give(bad);
+    register("a", { type: "t" });
+    expect(effective.errors("a")).to.have.length(1);
+    played.leaves = [objection];
+    give(objection);
+    expect(effective.get("a").settings).to.deep.equal({ n: 1 });
+    await background.idle();
+    // The second time since the played store says that the first revision had no effect.
+    expect(written()).to.deep.equal([
+      [fault._id, false],
+      [fault._id, false],
+      [_id, true],
+    ]);
+  });
+
+  it("comes into force everywhere where the leader finds nothing broken", async () => {
+    const leader = start(true, {});
+    leader.give(bad);
+    leader.played.leaves = [objection];
+    leader.give(objection);
+    await leader.background.idle();
+    expect(leader.records.held.size).to.equal(0);
+    expect(leader.written()).to.deep.equal([[_id, true]]);
+    const { give, records } = start(false, { a: { type: "t" } });
+    give(bad, objection);
+    expect(records.held.size).to.equal(1);
+    give(answered);
+    expect(records.held.size).to.equal(0);
+  });
+
+  it("stays held where the fault came before the answer", () => {
+    const { give, records, effective } = start(false, { a: { type: "t" } });
+    give(bad, objection, { ...fault, active, _rev: "1-f" } as Document, answered);
+    expect(records.held.size).to.equal(1);
+    expect(effective.get("a").settings).to.deep.equal({ n: 1 });
+  });
+
+  it("is of no concern to the leader of another site, and waits for one that has not heard of the revision", async () => {
+    const { give, background, written, effective } = start(true, { a: { type: "t" } });
+    const there = { ...objection, _id: _id.replace("here", "there"), site: "there" };
+    give(there, objection);
+    await background.idle();
+    expect(written()).to.deep.equal([]);
+    expect(effective.get("a").settings).to.deep.equal({ n: 1 });
   });
 });
 
