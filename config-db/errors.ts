@@ -71,6 +71,11 @@ export class MusterError extends Error {
   }
 }
 
+/** Whether what another process called its error is a code of ours. */
+export function isErrorCode(given: unknown): given is ErrorCode {
+  return typeof given === "string" && Object.hasOwn(errorCodes, given);
+}
+
 /** True when `error` is a MusterError, with `code` if one is given. */
 export function isMusterError(error: unknown, code?: ErrorCode): error is MusterError {
   return error instanceof MusterError && (code === undefined || error.code === code);

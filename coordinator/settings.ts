@@ -258,7 +258,7 @@ function readFile(path: string | undefined, errors: FieldError[]): Record<string
   try {
     const read = JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>;
     for (const name of Object.keys(read)) {
-      if (!(name in settings)) errors.push({ pointer: path, message: `"${name}" is no setting` });
+      if (!Object.hasOwn(settings, name)) errors.push({ pointer: path, message: `"${name}" is no setting` });
     }
     return Object.fromEntries(Object.entries(read).map(([name, value]) => [name, String(value)]));
   } catch (error) {

@@ -5,7 +5,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { EventSourceParserStream } from "eventsource-parser/stream";
 import { basicAuthorization } from "../../config-db/basic-auth.ts";
-import { type ErrorCode, errorCodes, MusterError } from "../../config-db/errors.ts";
+import { type ErrorCode, errorCodes, isErrorCode, MusterError } from "../../config-db/errors.ts";
 import type { Problem } from "../../config-db/generated/types.ts";
 
 export interface BridgeOptions {
@@ -282,7 +282,7 @@ async function problemOf(response: Response): Promise<MusterError> {
     const server = `${shown(response.url)} answered ${response.status} ${response.statusText}`.trim();
     return new MusterError(codeOf(response.status), `${server}, and not as a Muster bridge does`, retryAfterMs);
   }
-  const code = problem.code in errorCodes ? (problem.code as ErrorCode) : codeOf(response.status);
+  const code = isErrorCode(problem.code) ? problem.code : codeOf(response.status);
   const errors = problem.errors === undefined ? {} : { errors: problem.errors };
   return new MusterError(code, problem.detail ?? problem.title ?? problem.code, {
     ...errors,

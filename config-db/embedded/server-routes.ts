@@ -12,7 +12,7 @@ const version = "3.5.0";
 export function serveServer(exchange: Exchange, databases: Databases): void {
   const [name = "", ...rest] = exchange.path;
   if (name === "_replicate" || name === "_replicator" || name === "_users") throw notServed(`/${name}`);
-  const serve = rest.length === 0 ? routes[name] : undefined;
+  const serve = rest.length === 0 && Object.hasOwn(routes, name) ? routes[name] : undefined;
   if (serve === undefined) throw notServed(`/${exchange.path.join("/").slice(0, 100)}`);
   requireMethod(exchange.method, ["GET", "HEAD"]);
   serve(exchange, databases);

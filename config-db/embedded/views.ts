@@ -61,7 +61,7 @@ type Reduce = (keys: unknown[], values: unknown[], rereduce: boolean) => unknown
 function toReducer(reduce: string): Reduce {
   const name = reduce.trim();
   if (name.startsWith("_")) {
-    const builtIn = builtIns[name];
+    const builtIn = Object.hasOwn(builtIns, name) ? builtIns[name] : undefined;
     if (builtIn === undefined)
       throw new CouchError(400, "invalid_design_doc", `${name} is not a supported reduce function`);
     return (_keys, values) => builtIn(values);

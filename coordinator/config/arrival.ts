@@ -11,16 +11,19 @@ import { settingsErrors } from "./settings-rules.ts";
 
 export type Arrival = Stored<Document> & Record<string, unknown>;
 
-/** The kinds of documents that configuration reads, and the id that each has by its fields. */
-const idOf: Record<string, (doc: Arrival) => string> = {
-  layer: ({ layer }) => documentId.layer(layer as LayerName),
-  schema: ({ type }) => documentId.schema(String(type)),
-  candidate: ({ layer }) => documentId.candidate(layer as LayerName),
-  secret: ({ name }) => documentId.secret(String(name)),
-  fault: ({ document, rev }) => documentId.fault(String(document), String(rev)),
-  objection: ({ site, document, rev }) => documentId.objection(String(site), String(document), String(rev)),
-  history: ({ layer, rev }) => documentId.history(layer as LayerName, String(rev)),
-};
+/**
+ * The kinds of documents that configuration reads, and the id that each has by its fields. A map: an id that somebody wrote
+ * may begin with the name of what every object has.
+ */
+const idOf = new Map<string, (doc: Arrival) => string>([
+  ["layer", ({ layer }) => documentId.layer(layer as LayerName)],
+  ["schema", ({ type }) => documentId.schema(String(type))],
+  ["candidate", ({ layer }) => documentId.candidate(layer as LayerName)],
+  ["secret", ({ name }) => documentId.secret(String(name))],
+  ["fault", ({ document, rev }) => documentId.fault(String(document), String(rev))],
+  ["objection", ({ site, document, rev }) => documentId.objection(String(site), String(document), String(rev))],
+  ["history", ({ layer, rev }) => documentId.history(layer as LayerName, String(rev))],
+]);
 
 const withSettings = new Set(["layer", "candidate", "history"]);
 
@@ -31,7 +34,7 @@ export function kindOf({ _id }: Document): string {
 /** What is wrong with a document of a kind that configuration reads; empty when nothing is. */
 export function arrivalErrors(doc: Arrival): FieldError[] {
   const kind = kindOf(doc);
-  const id = idOf[kind];
+  const id = idOf.get(kind);
   if (id === undefined) return [];
   const errors = check(`${kind}-document` as SchemaName, doc);
   if (errors.length === 0 && id(doc) !== doc._id) {

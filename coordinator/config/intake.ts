@@ -114,7 +114,14 @@ export class Intake {
 
   /** A batch of the changes feed. */
   apply(changes: Change[]): void {
-    for (const change of changes) this.#given(change);
+    for (const change of changes) {
+      try {
+        this.#given(change);
+      } catch (error) {
+        // What stands behind it must not wait for a fault of ours.
+        this.#options.logger.error({ id: change.id, rev: change.doc._rev, error }, "a document could not be taken in");
+      }
+    }
     this.review();
   }
 
@@ -181,7 +188,8 @@ export class Intake {
 
   #take(doc: Arrival, judged: "judged" | "unjudged"): void {
     const { records, logger } = this.#options;
-    const take = this.#kinds[kindOf(doc)];
+    const kind = kindOf(doc);
+    const take = Object.hasOwn(this.#kinds, kind) ? this.#kinds[kind] : undefined;
     if (take === undefined) return;
     const judge = judged === "unjudged" && this.#loaded;
     if (doc._deleted === true) {

@@ -83,7 +83,7 @@ export class Federation {
       await management.deleteParameter("federation-upstream-set", ownedPrefix);
     }
     for (const name of await management.parameterNames("federation-upstream")) {
-      if (!name.startsWith(`${ownedPrefix}-`) || name in upstreams) continue;
+      if (!name.startsWith(`${ownedPrefix}-`) || Object.hasOwn(upstreams, name)) continue;
       await management.deleteParameter("federation-upstream", name);
       changed.push(name);
     }

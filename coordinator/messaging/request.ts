@@ -1,6 +1,6 @@
 /** Requests that the coordinator makes for others: to one, to any one of a type, or to many, gathering who answers. */
 import { randomBytes } from "node:crypto";
-import { type ErrorCode, errorCodes, MusterError } from "../../config-db/errors.ts";
+import { type ErrorCode, isErrorCode, MusterError } from "../../config-db/errors.ts";
 import { exchanges, replyKeys } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { type HttpBody, type Letter, readLetter, toHttpBody } from "./envelope.ts";
@@ -163,7 +163,7 @@ export class Requester {
 }
 
 function codeOf(given: string): ErrorCode {
-  return given in errorCodes ? (given as ErrorCode) : "internal";
+  return isErrorCode(given) ? given : "internal";
 }
 
 function tooLarge({ envelope }: Letter): Letter {

@@ -6,7 +6,14 @@ import { type FieldError, MusterError } from "../../config-db/errors.ts";
 import type { ConflictResolution } from "../../config-db/generated/types.ts";
 import { nextVersion } from "../../config-db/revision.ts";
 import type { ListedConflict } from "./conflict.ts";
-import { type Candidate, fieldsOf, identityOf, saidFields, type VersionedDocument, valueOfRecord } from "./resolve.ts";
+import {
+  type Candidate,
+  fieldsOf,
+  identityOf,
+  saidFieldsOf,
+  type VersionedDocument,
+  valueOfRecord,
+} from "./resolve.ts";
 import { isSame, withValueAt } from "./three-way.ts";
 
 /**
@@ -76,7 +83,7 @@ function documentValue(record: string, value: unknown): Record<string, unknown> 
       `a ${kind} takes no value here, but null to delete it: PUT what it shall be, then choose the candidate that is live`,
     );
   }
-  const known = saidFields[kind] ?? [];
+  const known = saidFieldsOf(kind);
   const errors: FieldError[] = isObject(value)
     ? Object.keys(value)
         .filter((field) => !known.includes(field))
@@ -95,7 +102,7 @@ function whatItShallSay(
 ): Record<string, unknown> | undefined {
   if (part === "document") {
     // Chosen, a candidate is not being made the layer: whoever did that did it with another revision.
-    const fields = (saidFields[standing.kind] ?? []).filter((field) => field !== "promotingSince");
+    const fields = saidFieldsOf(standing.kind).filter((field) => field !== "promotingSince");
     return isObject(value) ? fieldsOf(value, fields) : undefined;
   }
   const { [part]: current = {}, ...others } = valueOfRecord(standing);

@@ -292,19 +292,23 @@ function pickHighest(live: Side[]): { content: undefined; conflicts: FoundConfli
 }
 
 /** What people say in a document of each kind; all else is said of it. */
-export const saidFields: Record<string, readonly string[]> = {
-  layer: ["settings", "content"],
-  schema: ["schema"],
-  secret: ["sealed"],
-  candidate: [
-    ...["settings", "selector", "promoteWhen", "withdrawOnReject"],
-    ...["base", "state", "promotingSince", "reason"],
+export function saidFieldsOf(kind: string): readonly string[] {
+  return saidFields.get(kind) ?? [];
+}
+
+const saidFields = new Map<string, readonly string[]>([
+  ["layer", ["settings", "content"]],
+  ["schema", ["schema"]],
+  ["secret", ["sealed"]],
+  [
+    "candidate",
+    ["settings", "selector", "promoteWhen", "withdrawOnReject", "base", "state", "promotingSince", "reason"],
   ],
-};
+]);
 
 /** What a document says, without who wrote it: a candidate's value where the whole document is in conflict. */
 export function valueOfRecord(doc: VersionedDocument): Record<string, unknown> {
-  return doc.kind === "layer" ? contentOf(doc) : fieldsOf(doc, saidFields[doc.kind] ?? []);
+  return doc.kind === "layer" ? contentOf(doc) : fieldsOf(doc, saidFieldsOf(doc.kind));
 }
 
 /** What a document is one of. */
@@ -363,7 +367,7 @@ function unusableConflict(open: Side[], kept: Side): FoundConflict[] {
 
 /** A revision that is none of its kind, as a side of a conflict. */
 function unusableCandidate(leaf: VersionedDocument & { _rev: string }): Candidate {
-  const value = fieldsOf(leaf, saidFields[leaf.kind] ?? []);
+  const value = fieldsOf(leaf, saidFieldsOf(leaf.kind));
   const rules = { keyError: () => undefined, depthMax: 2 * limits.settingsDepth, bytesMax: limits.bodyBytes };
   const isSound = jsonErrors(value, rules).length === 0;
   return { rev: leaf._rev, ...signatureOf(leaf), unusable: true, ...(isSound ? { value } : {}) };

@@ -1,5 +1,5 @@
 /** The HTTP side of a coordinator: one request to whichever of the given coordinators answers. */
-import { type ErrorCode, errorCodes, MusterError } from "../../../config-db/errors.ts";
+import { type ErrorCode, errorCodes, isErrorCode, MusterError } from "../../../config-db/errors.ts";
 import type { Problem } from "../../../config-db/generated/types.ts";
 
 export interface BridgeOptions {
@@ -151,7 +151,7 @@ async function problemOf(response: Response): Promise<MusterError> {
   const retryAfterMs = Number.isFinite(retryAfter) && retryAfter > 0 ? { retryAfterMs: retryAfter * 1000 } : {};
   try {
     const problem = JSON.parse(text) as Problem;
-    const code = (problem.code in errorCodes ? problem.code : codeOf(response.status)) as ErrorCode;
+    const code = isErrorCode(problem.code) ? problem.code : codeOf(response.status);
     const errors = problem.errors === undefined ? {} : { errors: problem.errors };
     return new MusterError(code, problem.detail ?? problem.title ?? text, { ...errors, ...retryAfterMs });
   } catch {

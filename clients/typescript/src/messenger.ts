@@ -1,6 +1,6 @@
 /** Messages in and out over whichever way is open: AMQP when the broker can be reached, else HTTP. */
 import type { ConsumeMessage } from "amqplib";
-import { type ErrorCode, errorCodes, MusterError } from "../../../config-db/errors.ts";
+import { isErrorCode, MusterError } from "../../../config-db/errors.ts";
 import type { Health, Settings } from "../../../config-db/generated/types.ts";
 import { exchanges, queues } from "../../../config-db/names.ts";
 import { AmqpDelivery } from "./amqp-delivery.ts";
@@ -309,7 +309,7 @@ export class Messenger {
       waiting.resolve({ from: message.from, body: message.body });
       return;
     }
-    const code = error in errorCodes ? (error as ErrorCode) : "handler-failed";
+    const code = isErrorCode(error) ? error : "handler-failed";
     waiting.reject(new MusterError(code, `${message.from ?? "the target"}: ${reason ?? "its handler failed"}`));
   }
 
