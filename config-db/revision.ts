@@ -1,11 +1,12 @@
 /**
- * Revisions that follow from their content. Both engines make `_rev` from the content too, but each in its own way
- * (CouchDB also by the order of members), so what several sites may write at once brings its own and is stored with
- * `newEdits: false`: the same content then is the same revision everywhere, and never a conflict.
+ * Revisions: their order, their ancestry, and those that follow from their content. Both engines make `_rev` from the
+ * content too, but each in its own way (CouchDB also by the order of members), so what several sites may write at once
+ * brings its own and is stored with `newEdits: false`: the same content then is the same revision everywhere, and never a
+ * conflict.
  */
 import { createHash } from "node:crypto";
 import canonicalize from "canonicalize";
-import type { Document, Stored } from "./store.ts";
+import type { Document, LeafDocument, Stored } from "./store.ts";
 
 /** Of every count in a document, as in `Count` of the schemas. From 2^53 on a number and the next are the same. */
 export const versionMax = 2 ** 48;
@@ -33,4 +34,19 @@ export function withFixedRevision<Doc extends Document>(doc: Doc, parentPath: re
     .slice(0, 32);
   const ids = [hash, ...parentPath.map((rev) => rev.slice(rev.indexOf("-") + 1))];
   return { ...(content as Doc), _rev: `${start}-${hash}`, _revisions: { start, ids } };
+}
+
+/** The number that a revision starts with: its distance from the root. */
+export function generationOf(rev: string): number {
+  return Number.parseInt(rev, 10);
+}
+
+/** CouchDB's own order of revisions, as a comparison: the greater one wins there. */
+export function compareRevisions(a: string, b: string): number {
+  return generationOf(a) - generationOf(b) || (a < b ? -1 : a > b ? 1 : 0);
+}
+
+/** A leaf's revision and those that it descends from, back to the oldest that the store still knows. */
+export function pathOf({ _revisions: { start, ids } }: Pick<LeafDocument<Document>, "_revisions">): string[] {
+  return ids.map((hash, index) => `${start - index}-${hash}`);
 }

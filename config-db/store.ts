@@ -272,15 +272,20 @@ export class Database<Doc extends Document> {
   }
 
   /** The same, each with its ancestry. */
-  async branches(id: string): Promise<LeafDocument<Doc>[]> {
-    return this.#openRevisions<LeafDocument<Doc>>(id, { revs: true });
+  async branches(id: string, options: { timeoutMs?: number } = {}): Promise<LeafDocument<Doc>[]> {
+    return this.#openRevisions<LeafDocument<Doc>>(id, { revs: true }, options);
   }
 
-  async #openRevisions<Leaf>(id: string, query: Record<string, unknown>): Promise<Leaf[]> {
+  async #openRevisions<Leaf>(
+    id: string,
+    query: Record<string, unknown>,
+    options: { timeoutMs?: number } = {},
+  ): Promise<Leaf[]> {
     try {
       const rows = await this.#request<{ ok?: Leaf }[]>({
         path: documentPath(id),
         query: { open_revs: "all", ...query },
+        ...options,
       });
       return rows.flatMap((row) => (row.ok === undefined ? [] : [row.ok]));
     } catch (error) {

@@ -1,19 +1,20 @@
 /**
  * The components' records: in memory for reading, in the store for keeping. Fed by the changes feed of
  * `muster-registry`; written by compare-and-set through the group commit, and applied to memory as soon as the store has
- * acknowledged, so that a writer reads its own writes.
+ * acknowledged, so that a writer reads its own writes. What comes late changes nothing: `memory.ts`.
  */
 import { setTimeout as delay } from "node:timers/promises";
-import { LRUCache } from "lru-cache";
 import type { Logger } from "pino";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
 import { databases, documentId } from "../../config-db/names.ts";
-import type { Change, Database, Document, Store } from "../../config-db/store.ts";
+import { compareRevisions, pathOf } from "../../config-db/revision.ts";
+import type { Change, Database, Document, Store, Stored } from "../../config-db/store.ts";
 import { check } from "../../config-db/validate.ts";
 import { EventLog, eventOf, type LogEntry, type Sight } from "./event-log.ts";
 import { GroupCommit } from "./group-commit.ts";
-import { Roster, type StoredComponent } from "./roster.ts";
+import { Memory, type Replaced } from "./memory.ts";
+import type { Roster, StoredComponent } from "./roster.ts";
 
 export interface RecordsOptions {
   store: Store;
@@ -32,11 +33,8 @@ const writeTimeoutMs = 8_000;
 const attemptsMax = 20;
 /** Between two attempts, by chance up to this: writers that lose to each other must not meet again in step. */
 const pauseMsMax = 50;
-/** Removed ids whose incarnation is known: some 10 MB. A process that was removed longer ago has been told 404 since. */
-const removedMax = 100_000;
 
 export class Records {
-  readonly roster = new Roster();
   readonly log: EventLog;
   /** Counts up with everything that a reader could see. */
   revision = 0;
@@ -44,10 +42,7 @@ export class Records {
   readonly #database: Database<ComponentDocument>;
   readonly #commit: GroupCommit<ComponentDocument>;
   readonly #listeners = new Map<string, Set<(entry: LogEntry) => void>>();
-  /** Generation of an acknowledged write of ours that the feed has not brought yet: what it brings before is older. */
-  readonly #awaited = new Map<string, number>();
-  /** The last incarnation of each removed record. */
-  readonly #removed = new LRUCache<string, number>({ max: removedMax });
+  readonly #memory = new Memory();
 
   constructor(options: RecordsOptions) {
     this.#options = options;
@@ -58,13 +53,17 @@ export class Records {
     this.log = new EventLog(options.run, options.eventsMax ?? 8_192);
   }
 
+  get roster(): Roster {
+    return this.#memory.roster;
+  }
+
   get(id: string): StoredComponent | undefined {
     return this.roster.get(id);
   }
 
-  /** The incarnation that a record of `id` had when it was removed, if it was. */
+  /** The incarnation that a record of `id` had when it was removed; undefined while one is there. */
   incarnationOfRemoved(id: string): number | undefined {
-    return this.#removed.get(id);
+    return this.#memory.incarnationOfRemoved(id);
   }
 
   async close(): Promise<void> {
@@ -84,40 +83,54 @@ export class Records {
   /** Takes in what the changes feed brings. Its echo of our own writes changes nothing. */
   apply(changes: Change[]): void {
     const entries: (LogEntry | undefined)[] = [];
-    for (const { id: documentId, deleted, doc } of changes) {
+    for (const { id: documentId, doc, leaves } of changes) {
       if (!documentId.startsWith("component:")) continue;
-      const id = documentId.slice("component:".length);
-      if (this.#isOutdated(id, doc._rev) || this.roster.get(id)?._rev === doc._rev) continue;
-      if (deleted) this.#bury(id, doc);
-      entries.push(this.#see(id, deleted ? undefined : this.#checked(doc)));
+      const found = doc as Found;
+      const sighting = {
+        id: documentId.slice("component:".length),
+        rev: found._rev,
+        record: () => this.#recordOf(found),
+        incarnation: incarnationOf(found),
+      };
+      entries.push(this.#note(this.#memory.follow(sighting, leaves ?? [found._rev])));
     }
     this.#tell(entries);
   }
 
-  /** Reads one record from the store: for a coordinator that may be behind. Memory stands where the store is away. */
+  /**
+   * Reads one record from the store: for a coordinator that may be behind.
+   * @throws MusterError `store-unavailable`: memory stands.
+   */
   async refresh(id: string, options: { timeoutMs?: number } = {}): Promise<StoredComponent | undefined> {
-    return (await this.#read(id, options)).record;
+    await this.#read(id, options);
+    return this.roster.get(id);
   }
 
   /** What the store keeps of a removed component; undefined when a record stands there, or never did. */
   async tombstone(id: string): Promise<ComponentDocument | undefined> {
-    if ((await this.#database.get(documentId.component(id))) !== undefined) return undefined;
-    const leaves = await this.#database.leaves(documentId.component(id));
-    const sound = leaves.filter((leaf) => check("component-document", leaf).length === 0);
+    const { removed } = await this.#read(id);
+    const sound = removed.filter((leaf): leaf is StoredComponent => check("component-document", leaf).length === 0);
     return sound.sort((one, other) => other.incarnation - one.incarnation)[0];
   }
 
-  async #read(
-    id: string,
-    options: { timeoutMs?: number } = {},
-  ): Promise<{ record: StoredComponent | undefined; isMalformed: boolean }> {
-    const stored = await this.#database.get(documentId.component(id), options);
-    if (stored === undefined) {
-      for (const leaf of await this.#database.leaves(documentId.component(id))) this.#bury(id, leaf);
-    }
-    const record = stored && this.#checked(stored);
-    this.#tell([this.#see(id, record)]);
-    return { record, isMalformed: stored !== undefined && record === undefined };
+  /** @returns what is left of a removed component; whether there is a document that is no record. */
+  async #read(id: string, options: { timeoutMs?: number } = {}): Promise<{ removed: Found[]; isMalformed: boolean }> {
+    const branches = await this.#database.branches(documentId.component(id), options);
+    const leaves = branches.map(({ _revisions, ...leaf }): Found => leaf).sort(inOrderOfWinning);
+    const winner = leaves.at(-1);
+    if (winner === undefined) return { removed: [], isMalformed: false };
+    const record = this.#recordOf(winner);
+    const deleted = leaves.filter(({ _deleted }) => _deleted === true);
+    const sighting = {
+      id,
+      rev: winner._rev,
+      record: () => record,
+      incarnation: Math.max(0, ...deleted.map(incarnationOf)),
+    };
+    const replaced = branches.flatMap((branch) => pathOf(branch).slice(1));
+    this.#tell([this.#note(this.#memory.runAhead(sighting, { replaced, branches: leaves.length }))]);
+    const isRemoved = winner._deleted === true;
+    return { removed: isRemoved ? deleted : [], isMalformed: !isRemoved && record === undefined };
   }
 
   /**
@@ -133,13 +146,19 @@ export class Records {
   ): Promise<{ record: StoredComponent | undefined; written: boolean; before: StoredComponent | undefined }> {
     for (let attempt = 1; ; attempt += 1) {
       const before = this.roster.get(id);
+      const over = this.#memory.revisionOf(id);
       const planned = plan(before);
       if (planned === undefined) return { record: before, written: false, before };
       try {
         const record = { ...planned, _rev: await this.#commit.write(planned) };
-        // The feed is sometimes faster than the acknowledgement.
-        if (this.roster.get(id)?._rev !== record._rev) this.#awaited.set(id, generation(record._rev));
-        this.#tell([this.#see(id, record._deleted === true ? undefined : record)]);
+        const sighting = {
+          id,
+          rev: record._rev,
+          record: () => (record._deleted === true ? undefined : record),
+          incarnation: record.incarnation,
+        };
+        const replaced = planned._rev === undefined ? [] : [planned._rev];
+        this.#tell([this.#note(this.#memory.runAhead(sighting, { over, replaced }))]);
         return { record, written: true, before };
       } catch (error) {
         if (!isMusterError(error, "conflict") || attempt === attemptsMax) throw error;
@@ -157,29 +176,17 @@ export class Records {
     const entries: (LogEntry | undefined)[] = [];
     for (const document of this.roster.all()) {
       if (document.site === site) {
-        entries.push(this.#note({ document, heard: heardBefore }, { document, heard: !heardBefore }));
+        entries.push(this.#log({ document, heard: heardBefore }, { document, heard: !heardBefore }));
       }
     }
     this.#tell(entries);
   }
 
-  #see(id: string, record: StoredComponent | undefined): LogEntry | undefined {
-    const before = this.roster.get(id);
-    if (before?._rev === record?._rev) return undefined;
-    if (record === undefined) {
-      if (before !== undefined) this.#bury(id, before);
-      this.roster.delete(id);
-    } else this.roster.set(record);
-    return this.#note(this.#sight(before), this.#sight(record));
+  #note(replaced: Replaced | undefined): LogEntry | undefined {
+    return replaced && this.#log(this.#sight(replaced.before), this.#sight(replaced.after));
   }
 
-  #bury(id: string, document: Document & { incarnation?: unknown }): void {
-    const { incarnation } = document;
-    const known = this.#removed.get(id) ?? 0;
-    if (Number.isSafeInteger(incarnation)) this.#removed.set(id, Math.max(known, incarnation as number));
-  }
-
-  #note(before: Sight | undefined, after: Sight | undefined): LogEntry | undefined {
+  #log(before: Sight | undefined, after: Sight | undefined): LogEntry | undefined {
     const event = eventOf(before, after);
     return event && this.log.append(event);
   }
@@ -208,16 +215,9 @@ export class Records {
     }
   }
 
-  #isOutdated(id: string, rev = ""): boolean {
-    const awaited = this.#awaited.get(id);
-    if (awaited === undefined) return false;
-    if (generation(rev) < awaited) return true;
-    this.#awaited.delete(id);
-    return false;
-  }
-
   /** What others wrote straight into the database is checked before it is believed; what does not fit is as if absent. */
-  #checked(document: Document & { id?: unknown }): StoredComponent | undefined {
+  #recordOf(document: Found): StoredComponent | undefined {
+    if (document._deleted === true) return undefined;
     const errors = check("component-document", document);
     const sound = errors.length === 0 && document._id === documentId.component(String(document.id));
     if (sound) return document as unknown as StoredComponent;
@@ -229,8 +229,16 @@ export class Records {
   }
 }
 
-function generation(rev: string): number {
-  return Number.parseInt(rev, 10) || 0;
+/** A document as it is stored, whoever wrote it. */
+type Found = Stored<Document> & { id?: unknown; incarnation?: unknown };
+
+function incarnationOf({ incarnation }: Found): number {
+  return Number.isSafeInteger(incarnation) ? (incarnation as number) : 0;
+}
+
+/** The last one is the winner, in CouchDB's own order. */
+function inOrderOfWinning(one: Found, other: Found): number {
+  return Number(one._deleted !== true) - Number(other._deleted !== true) || compareRevisions(one._rev, other._rev);
 }
 
 /** @throws MusterError `not-found` */

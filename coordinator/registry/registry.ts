@@ -178,8 +178,11 @@ export class Registry {
       throw new MusterError("too-many", `${componentsMax} components are registered, the limit; remove some first`);
     }
     const at = wallClock().toISOString();
-    const context = { site, epoch: leadership.epoch, at, removed: this.#records.incarnationOfRemoved(id) };
-    const plan = (current: ComponentDocument | undefined) => register(id, registration, current, context);
+    const plan = (current: ComponentDocument | undefined) => {
+      // Asked each time: that it was removed may be what the attempt before has found.
+      const removed = this.#records.incarnationOfRemoved(id);
+      return register(id, registration, current, { site, epoch: leadership.epoch, at, removed });
+    };
     try {
       let updated = await this.#records.update(id, plan);
       if (!updated.written && !(await this.#isRenewed(updated.record as ComponentDocument))) {

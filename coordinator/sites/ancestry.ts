@@ -2,6 +2,7 @@
  * Who descends from whom among the revisions of one document. CouchDB knows a tree; a merge has several parents, so the
  * revisions that were merged say so, and this is the graph of both. Pure.
  */
+import { compareRevisions } from "../../config-db/revision.ts";
 import type { Document } from "../../config-db/store.ts";
 
 /** A leaf revision with the way to its root, as `open_revs=all&revs=true` gives it. */
@@ -19,16 +20,6 @@ export interface MergeMark {
 
 export function isMergeMark(doc: Document): doc is Document & MergeMark {
   return doc._deleted === true && typeof (doc as Partial<MergeMark>).mergedInto === "string";
-}
-
-/** The number that a revision starts with: its distance from the root. */
-export function generationOf(rev: string): number {
-  return Number.parseInt(rev, 10);
-}
-
-/** CouchDB's own order of revisions, as a comparison: the greater one wins there. */
-export function compareRevisions(a: string, b: string): number {
-  return generationOf(a) - generationOf(b) || (a < b ? -1 : a > b ? 1 : 0);
 }
 
 export class Ancestry {

@@ -3,9 +3,9 @@
  * happens only when a component moved: it registered elsewhere while its former site, cut off, still wrote about it. The
  * higher incarnation is the component that lives now; nothing is merged and nothing listed. Pure.
  */
-import { type Fixed, withFixedRevision } from "../../config-db/revision.ts";
+import { compareRevisions, type Fixed, withFixedRevision } from "../../config-db/revision.ts";
 import type { Document } from "../../config-db/store.ts";
-import { compareRevisions, isMergeMark, type Leaf } from "./ancestry.ts";
+import { isMergeMark, type Leaf } from "./ancestry.ts";
 
 /** A component's or a site's record, as far as it is compared. */
 export interface RegistryRecord extends Document {

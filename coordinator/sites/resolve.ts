@@ -16,10 +16,17 @@
  */
 import { limits } from "../../config-db/limits.ts";
 import { idPattern } from "../../config-db/names.ts";
-import { type Fixed, nextVersion, versionMax, withFixedRevision } from "../../config-db/revision.ts";
+import {
+  compareRevisions,
+  type Fixed,
+  generationOf,
+  nextVersion,
+  versionMax,
+  withFixedRevision,
+} from "../../config-db/revision.ts";
 import type { Document } from "../../config-db/store.ts";
 import { jsonErrors } from "../json-rules.ts";
-import { Ancestry, compareRevisions, generationOf, isMergeMark, type Leaf } from "./ancestry.ts";
+import { Ancestry, isMergeMark, type Leaf } from "./ancestry.ts";
 import { type FieldConflict, isSame, mergeThreeWay, valueAt } from "./three-way.ts";
 
 /** A document of muster-config that people change: a layer, a schema … Only layers have `settings` and `content`. */

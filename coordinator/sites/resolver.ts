@@ -4,6 +4,7 @@
  */
 import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
+import { pathOf } from "../../config-db/revision.ts";
 import type { Change, Database, Document, LeafDocument } from "../../config-db/store.ts";
 import type { Leaf } from "./ancestry.ts";
 
@@ -92,6 +93,5 @@ export class Resolver {
 }
 
 export function leafOf<Doc extends Document>({ _revisions, ...doc }: LeafDocument<Doc>): Leaf<Doc> {
-  const path = _revisions.ids.map((hash, index) => `${_revisions.start - index}-${hash}`);
-  return { rev: doc._rev, path, doc: doc as unknown as Leaf<Doc>["doc"] };
+  return { rev: doc._rev, path: pathOf({ _revisions }), doc: doc as unknown as Leaf<Doc>["doc"] };
 }

@@ -1,10 +1,10 @@
 /** Sites with one layer each, in memory: revision trees as CouchDB keeps them, their replication, and resolving. */
 import type { ConflictDocument } from "../../config-db/generated/types.ts";
 import { documentId } from "../../config-db/names.ts";
-import { withFixedRevision } from "../../config-db/revision.ts";
+import { compareRevisions, withFixedRevision } from "../../config-db/revision.ts";
 import type { Stored } from "../../config-db/store.ts";
 import { isUsable } from "../../coordinator/config/arrival.ts";
-import { compareRevisions, type Leaf } from "../../coordinator/sites/ancestry.ts";
+import type { Leaf } from "../../coordinator/sites/ancestry.ts";
 import { conflictDocument } from "../../coordinator/sites/conflict.ts";
 import {
   neededHistory,

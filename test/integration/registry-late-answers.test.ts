@@ -1,0 +1,113 @@
+import { expect } from "chai";
+import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
+import { install } from "../../config-db/installer.ts";
+import { Store } from "../../config-db/store.ts";
+import { eventually } from "../support/eventually.ts";
+import { type Member, PlayedContest, startMember } from "../support/site-member.ts";
+import { type StoreFront, startStoreFront } from "../support/store-front.ts";
+
+/** The first coordinator hears late from the store: a slow link, or a process that was stopped between two answers. */
+describe("a coordinator that the store answers late", () => {
+  let embedded: Embedded;
+  let front: StoreFront;
+  let late: Member;
+  let other: Member;
+  let names = 0;
+  let id: string;
+
+  before(async () => {
+    embedded = await startEmbedded();
+    await install(new Store(embedded.url));
+    front = await startStoreFront(embedded.url);
+    late = await startMember({ storeUrl: front.url, contest: new PlayedContest() });
+    other = await startMember({ storeUrl: embedded.url, contest: new PlayedContest() });
+  });
+  beforeEach(() => {
+    names += 1;
+    id = `late-${names}`;
+  });
+  after(async () => {
+    await late?.close();
+    await other?.close();
+    await front?.close();
+    await embedded?.close();
+  });
+
+  const registration = (instance: string) => ({ type: "t", instance, ttlMs: 600_000 });
+  const known = ({ registry }: Member) => {
+    const record = registry.get(id);
+    return record === undefined ? "none" : `${record.state}/${record.incarnation}`;
+  };
+  const eventsAt = ({ registry }: Member) => {
+    const events: string[] = [];
+    registry.subscribe(({ kind, component }) => {
+      if (component.id === id) events.push(`${kind}/${component.incarnation}`);
+    });
+    return events;
+  };
+
+  const cases: [string, () => Promise<unknown>, string, string[]][] = [
+    ["deregistered", () => other.registry.deregister(id), "gone/1", ["up/1", "gone/1"]],
+    ["removed", () => other.registry.deregister(id, { purge: true }), "none", ["up/1", "removed/1"]],
+    ["registered by a newer process", () => other.registry.register(id, registration("new")), "up/2", ["up/1", "up/2"]],
+  ];
+  for (const [what, change, outcome, told] of cases) {
+    it(`keeps what it heard of one that was ${what} before its own write was acknowledged`, async () => {
+      const events = eventsAt(late);
+      const held = front.hold(/POST \/muster-registry\/_bulk_docs/);
+      const registered = late.registry.register(id, registration("old"));
+      await eventually(() => expect([known(other), known(late)]).to.deep.equal(["up/1", "up/1"]));
+      await change();
+      await eventually(() => expect(known(late)).to.equal(outcome));
+      expect(held.count).to.equal(1);
+      held.release();
+      expect((await registered).record.incarnation).to.equal(1);
+      expect(known(late)).to.equal(outcome);
+      expect(events).to.deep.equal(told);
+      expect(late.registry.discover({ type: "t", state: "any" }, { limit: 100 }).etag).to.equal(
+        other.registry.discover({ type: "t", state: "any" }, { limit: 100 }).etag,
+      );
+    });
+  }
+
+  it("keeps what it heard of one that was registered again after it was read as removed", async () => {
+    await other.registry.register(id, registration("old"));
+    await other.registry.deregister(id, { purge: true });
+    await eventually(() => expect(late.registry.read.bind(late.registry, id)).to.throw());
+    const held = front.hold(new RegExp(`GET /muster-registry/component:${id}`));
+    const read = late.registry.renew(id).catch((error: { code: string }) => error.code);
+    await eventually(() => expect(held.count).to.equal(1));
+    await other.registry.register(id, registration("new"));
+    await eventually(() => expect(known(late)).to.equal("up/2"));
+    held.release();
+    await read;
+    expect(known(late)).to.equal("up/2");
+  });
+
+  it("does not go back, when the feed is late, from what it read to what was before", async () => {
+    await other.registry.register(id, registration("p1"));
+    await eventually(() => expect(known(late)).to.equal("up/1"));
+    const held = front.hold(/GET \/muster-registry\/_changes/);
+    await other.registry.deregister(id);
+    await other.registry.register(id, registration("p2"));
+    const events = eventsAt(late);
+    await late.registry.renew(id, { incarnation: 2 }).catch(() => undefined);
+    expect(known(late)).to.equal("up/2");
+    held.release();
+    const after = `${id}-after`;
+    await other.registry.register(after, registration("p1"));
+    await eventually(() => expect(late.registry.get(after)?.state).to.equal("up"));
+    expect(events).to.deep.equal(["up/2"]);
+  });
+
+  it("goes on counting incarnations when it hears of a removal only by its own write", async () => {
+    await other.registry.register(id, registration("p1"));
+    await other.registry.register(id, registration("p2"));
+    await eventually(() => expect(known(late)).to.equal("up/2"));
+    const held = front.hold(/GET \/muster-registry\/_changes/);
+    await other.registry.deregister(id, { purge: true });
+    const { record } = await late.registry.register(id, registration("p3"));
+    held.release();
+    expect(record.incarnation).to.equal(3);
+  });
+});
