@@ -35,6 +35,7 @@ export class Database {
   #drained: (() => void) | undefined;
   #paused: Promise<void> | undefined;
   #turn: Promise<unknown> = Promise.resolve();
+  #saving: Promise<unknown> = Promise.resolve();
   #isEnded = false;
   #isFaulty = false;
   #reopenedAt = Number.NEGATIVE_INFINITY;
@@ -104,15 +105,17 @@ export class Database {
     this.tail.poke();
   }
 
-  async setSecurity(security: JsonObject): Promise<void> {
-    await this.use((pouch) => this.#save(pouch, { ...this.#settings, security }));
+  setSecurity(security: JsonObject): Promise<void> {
+    return this.#inOrder(() => this.#save({ security }));
   }
 
   /** PouchDB takes the limit only when it opens a database, so a change opens it again. */
-  async setRevisionLimit(revisionLimit: number): Promise<void> {
-    if (revisionLimit === this.revisionLimit) return;
-    await this.use((pouch) => this.#save(pouch, { ...this.#settings, revisionLimit }));
-    await this.#reopen();
+  setRevisionLimit(revisionLimit: number): Promise<void> {
+    return this.#inOrder(async () => {
+      if (revisionLimit === this.revisionLimit) return;
+      await this.#save({ revisionLimit });
+      await this.#reopen();
+    });
   }
 
   /** Ends feeds, waits for what is under way, closes. */
@@ -177,9 +180,19 @@ export class Database {
     return turn;
   }
 
-  async #save(pouch: PouchDB.Database, settings: Settings): Promise<void> {
-    const { rev } = await pouch.put({ ...settings });
-    this.#settings = { ...settings, _rev: rev };
+  /** One change of the settings after the other, each upon what the one before has made of them: none is in conflict. */
+  #inOrder(change: () => Promise<void>): Promise<void> {
+    const changed = this.#saving.then(change);
+    this.#saving = changed.catch(() => {});
+    return changed;
+  }
+
+  #save(change: Partial<Settings>): Promise<void> {
+    return this.use(async (pouch) => {
+      const settings = { ...this.#settings, ...change };
+      const { rev } = await pouch.put({ ...settings });
+      this.#settings = { ...settings, _rev: rev };
+    });
   }
 }
 

@@ -85,6 +85,21 @@ describeStores("a server", (store) => {
     expect((await store.ask("GET", `/${name}/_security`)).body).to.deep.equal(security);
   });
 
+  it("takes changes of its limit and its security object that come at once", async () => {
+    const name = await store.database();
+    const put = (path: string, body: unknown) => store.ask("PUT", `/${name}/${path}`, { body: JSON.stringify(body) });
+    const security = { admins: { names: ["x"], roles: [] }, members: { names: [], roles: ["y"] } };
+    const answers = await Promise.all([
+      ...[7, 7, 7, 1000, 8].map((limit) => put("_revs_limit", limit)),
+      put("_security", security),
+    ]);
+    expect(answers.map(({ status }) => status)).to.deep.equal([200, 200, 200, 200, 200, 200]);
+    expect([7, 8, 1000]).to.include((await store.ask("GET", `/${name}/_revs_limit`)).body);
+    expect((await store.ask("GET", `/${name}/_security`)).body).to.deep.equal(security);
+    expect((await put("_revs_limit", 9)).status).to.equal(200);
+    expect((await store.ask("GET", `/${name}/_revs_limit`)).body).to.equal(9);
+  });
+
   it("compacts in the background: old bodies go, histories stay", async () => {
     const name = await store.database();
     const first = (await store.ask("PUT", `/${name}/a`, { body: { n: 1 } })).body.rev;

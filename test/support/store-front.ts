@@ -16,29 +16,45 @@ export interface StoreFront {
   hold(matches: RegExp): Held;
   /** Breaks the connection of the next request that matches, before the store hears of it. @returns whether it has. */
   breakOnce(matches: RegExp): () => boolean;
+  /** Answers the next request that matches, in place of the store. @returns whether it has. */
+  answerOnce(matches: RegExp, status: number, body: unknown): () => boolean;
   close(): Promise<void>;
+}
+
+interface Fault {
+  matches: RegExp;
+  done: boolean;
+  /** Absent: the connection breaks. */
+  answer: { status: number; body: string } | undefined;
 }
 
 /** Passes requests on to the store at `target`. What `matches` is held against is `GET /path?query`. */
 export async function startStoreFront(target: string): Promise<StoreFront> {
   const held = new Set<{ matches: RegExp; waiting: (() => void)[]; count: number }>();
-  const broken = new Set<{ matches: RegExp; done: boolean }>();
+  const faults = new Set<Fault>();
+  const faultOnce = (matches: RegExp, answer?: Fault["answer"]) => {
+    const fault = { matches, done: false, answer };
+    faults.add(fault);
+    return () => fault.done;
+  };
   const pass = (incoming: IncomingMessage, outgoing: ServerResponse) => {
     const line = `${incoming.method} ${decodeURIComponent(incoming.url ?? "")}`;
-    const breaking = [...broken].find(({ matches, done }) => !done && matches.test(line));
-    if (breaking !== undefined) {
-      breaking.done = true;
-      incoming.socket.destroy();
+    const fault = [...faults].find(({ matches, done }) => !done && matches.test(line));
+    if (fault !== undefined) {
+      fault.done = true;
+      if (fault.answer === undefined) incoming.socket.destroy();
+      else outgoing.writeHead(fault.answer.status, { "content-type": "application/json" }).end(fault.answer.body);
       return;
     }
     const { method = "GET", headers } = incoming;
+    const holding = () => [...held].find(({ matches }) => matches.test(line));
     const onward = request(new URL(incoming.url ?? "", target), { method, headers }, (answer) => {
       const give = (write: () => void) => {
-        const hold = [...held].find(({ matches }) => matches.test(line));
+        const hold = holding();
         if (hold === undefined) write();
         else hold.waiting.push(write);
       };
-      const hold = [...held].find(({ matches }) => matches.test(line));
+      const hold = holding();
       if (hold !== undefined) hold.count += 1;
       give(() => outgoing.writeHead(answer.statusCode ?? 502, answer.headers).flushHeaders());
       answer.on("data", (chunk) => give(() => outgoing.write(chunk)));
@@ -66,11 +82,8 @@ export async function startStoreFront(target: string): Promise<StoreFront> {
         },
       };
     },
-    breakOnce: (matches) => {
-      const breaking = { matches, done: false };
-      broken.add(breaking);
-      return () => breaking.done;
-    },
+    breakOnce: (matches) => faultOnce(matches),
+    answerOnce: (matches, status, body) => faultOnce(matches, { status, body: JSON.stringify(body) }),
     close: async () => {
       server.close();
       server.closeAllConnections();
