@@ -27,7 +27,7 @@ import type { Members } from "./messaging/members.ts";
 import { Messaging } from "./messaging/messaging.ts";
 import { Registry } from "./registry/registry.ts";
 import type { Settings } from "./settings.ts";
-import { openSiteStore } from "./site-store.ts";
+import { openSiteStore, waitForStore } from "./site-store.ts";
 import { adoptSiteRecord } from "./sites/adopt.ts";
 import { Conflicts } from "./sites/conflicts.ts";
 import { type Contest, Leadership } from "./sites/leadership.ts";
@@ -59,8 +59,9 @@ export class Coordinator {
   }
 
   /**
-   * Resolves when the site is served: the store is read in, the bridge is bound. A CouchDB or broker that is not up yet
-   * is waited for. @throws MusterError when it cannot ever work as set: a taken port, a store that refuses us.
+   * Resolves when the site is served: the store is read in, the bridge is bound. A CouchDB or broker that is not up yet,
+   * or is lost meanwhile, is waited for. @throws MusterError when it cannot ever work as set: a taken port, a store that
+   * refuses us.
    */
   async start(): Promise<{ url: string }> {
     collectDefaultMetrics({ register: this.#metrics });
@@ -69,17 +70,24 @@ export class Coordinator {
     this.#bridge = new Bridge({ host, port, logger: this.#logger, metrics: this.#metrics, ...guard });
     const { url } = await this.#bridge.start();
 
-    const { store, close } = await openSiteStore(this.#settings, this.#logger, this.#abort.signal);
+    const { store, close } = await openSiteStore(this.#settings, this.#logger);
     this.#open.push({ close });
-    await install(store);
-    await adoptSiteRecord(store, this.#settings.site, this.#settings.peers);
+    const waiting = { logger: this.#logger, signal: this.#abort.signal };
+    const withStore = (part: () => Promise<unknown>) => waitForStore(store, part, waiting);
+    await withStore(() => store.ping());
+    await withStore(() => install(store));
+    await withStore(() => adoptSiteRecord(store, this.#settings.site, this.#settings.peers));
 
     const capabilities = this.#compose(store, this.#settings.publicUrl ?? reachable(url));
     for (const database of [databases.config, databases.registry]) {
-      await this.#follow(store, database, (changes) => capabilities.apply[database](changes));
+      const feed = this.#feed(store, database, (changes) => capabilities.apply[database](changes));
+      await withStore(() => feed.start(feed.since));
     }
     this.#readiness.store = "ok";
-    for (const capability of capabilities.started) await this.#start(capability);
+    for (const capability of capabilities.started) {
+      this.#open.push(capability);
+      await withStore(() => capability.start());
+    }
     this.#bridge.serve(capabilities.routes);
     return { url };
   }
@@ -94,17 +102,8 @@ export class Coordinator {
     }
   }
 
-  async #start(capability: { start(): Promise<unknown>; close(): Promise<void> }): Promise<void> {
-    this.#open.push(capability);
-    await capability.start();
-  }
-
   /** One feed a database, for all who read it. */
-  async #follow(
-    store: Store,
-    name: string,
-    give: (changes: Parameters<Configuration["apply"]>[0]) => void,
-  ): Promise<void> {
+  #feed(store: Store, name: string, give: (changes: Parameters<Configuration["apply"]>[0]) => void): ChangesFeed {
     const feed = new ChangesFeed(store.database<Document>(name), {
       onChanges: give,
       onState: (lost) => {
@@ -115,7 +114,7 @@ export class Coordinator {
     });
     this.#open.push(feed);
     this.#feeds.set(name, feed);
-    await feed.start();
+    return feed;
   }
 
   #messaging(store: Store, members: Members, leads: () => boolean): Messaging | undefined {

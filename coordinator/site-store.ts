@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import type { Logger } from "pino";
-import { MusterError } from "../config-db/errors.ts";
+import { isMusterError, MusterError } from "../config-db/errors.ts";
 import { databases } from "../config-db/names.ts";
 import { Store } from "../config-db/store.ts";
 import type { Settings } from "./settings.ts";
@@ -26,26 +26,36 @@ const compactEveryMs = 3_600_000;
 /** Between two tries to reach a CouchDB that is not up yet: in a compose file everything starts at once. */
 const retryMs = 1_000;
 
-/** Resolves when the store answers. @throws MusterError when an embedded one cannot start (its port is taken …). */
-export async function openSiteStore(settings: Settings, logger: Logger, signal: AbortSignal): Promise<SiteStore> {
+/** Asks nothing of a CouchDB yet. @throws MusterError when an embedded one cannot start (its port is taken …). */
+export async function openSiteStore(settings: Settings, logger: Logger): Promise<SiteStore> {
   if (settings.couchdbUrl === undefined) return startEmbeddedChild(settings, logger);
-  const store = new Store(settings.couchdbUrl);
-  await reach(store, logger, signal);
-  return { store, close: async () => {} };
+  return { store: new Store(settings.couchdbUrl), close: async () => {} };
 }
 
-async function reach(store: Store, logger: Logger, signal: AbortSignal): Promise<void> {
+/**
+ * Does a part of the start that needs the store: again every second while that does not answer, whether it is not up yet
+ * or was lost in the middle.
+ * @param part may be done again after it has failed by `store-unavailable`.
+ * @throws what waiting does not mend: credentials that the store refuses, and whatever else `part` throws; AbortError.
+ */
+export async function waitForStore<T>(
+  { url }: Store,
+  part: () => Promise<T>,
+  { logger, signal }: { logger: Logger; signal: AbortSignal },
+): Promise<T> {
   for (;;) {
     try {
-      return await store.ping();
+      return await part();
     } catch (error) {
-      logger.warn(
-        { store: store.url, reason: (error as Error).message },
-        "the store does not answer yet; trying again",
-      );
+      if (!isMusterError(error, "store-unavailable") || isRefusal(error)) throw error;
+      logger.warn({ store: url, reason: error.message }, "the store does not answer yet; trying again");
       await delay(retryMs, undefined, { signal });
     }
   }
+}
+
+function isRefusal({ cause }: Error): boolean {
+  return (cause as { statusCode?: number } | undefined)?.statusCode === 401;
 }
 
 /** CouchDB has a daemon for this; the embedded store forgets old revisions when it is told to. */

@@ -4,6 +4,7 @@
  */
 import type { Logger } from "pino";
 import { Gauge, type Registry as Metrics } from "prom-client";
+import { isMusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument, ConfigStatusReport, ValidateRequest } from "../../config-db/generated/types.ts";
 import { revisionLimits } from "../../config-db/installer.ts";
 import { databases } from "../../config-db/names.ts";
@@ -149,6 +150,7 @@ export class Configuration {
   /**
    * To be called when the feed of the configuration database has given all that is there. Keeps in history what an
    * earlier process wrote and did not come to keep.
+   * @throws MusterError `store-unavailable`: nothing has begun; call it again.
    */
   async start(): Promise<void> {
     this.#intake.loaded(await this.#intake.lastJudged());
@@ -157,7 +159,10 @@ export class Configuration {
       this.status.changed();
     });
     this.status.subscribe(() => this.staging.review());
-    await this.#housekeeping.keepAll();
+    await this.#housekeeping.keepAll().catch((error: unknown) => {
+      // The leader's next round does it.
+      if (!isMusterError(error, "store-unavailable")) throw error;
+    });
     this.#housekeeping.start();
   }
 

@@ -149,14 +149,14 @@ export class Messaging {
 
   /**
    * Begins to connect. A broker that is away does not stop it: what needs the broker answers 503 until it is there.
-   * @throws MusterError `store-unavailable`
+   * @throws MusterError `store-unavailable`: nothing has begun; call it again.
    */
   async start(): Promise<void> {
+    await this.tracking.start();
     this.#broker.start();
     this.#provisioning.start();
     this.requester.start();
     this.settling.start();
-    await this.tracking.start();
     this.deadLetters.start();
     this.#webhooks.start();
     this.#remote.start();

@@ -74,9 +74,10 @@ export class Conflicts {
     });
   }
 
+  /** @throws MusterError `store-unavailable`: nothing has begun; call it again. */
   async start(): Promise<void> {
-    if (this.#options.metrics !== undefined) this.#measure(this.#options.metrics);
     await this.#loadRecords();
+    if (this.#options.metrics !== undefined) this.#measure(this.#options.metrics);
     await this.#resolver.start();
   }
 

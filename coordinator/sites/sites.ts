@@ -88,12 +88,13 @@ export class Sites {
     });
   }
 
+  /** @throws MusterError `store-unavailable`: nothing has begun; call it again. */
   async start(): Promise<void> {
     this.#identity = await installIdentity(this.#options.store, this.#options.site);
     this.#engine = await chooseReplicationEngine(this.#options.store);
     if (this.#options.metrics !== undefined) this.#measure(this.#options.metrics);
     await this.#resolver.start();
-    await this.#refresh();
+    await this.refresh();
     this.#timer = setInterval(() => this.refresh(), refreshMs);
   }
 
