@@ -218,6 +218,8 @@ export class Leadership {
         leader: instance,
       }));
       if (this.#abort.signal.aborted) return true;
+      // The feed may have told of a successor already, which it does once. Whom the broker has chosen claims again.
+      if (epoch < this.#epoch) return true;
       this.#epoch = epoch;
       this.#stand({ role: "leading", epoch, judging: true, inherited: decided ?? [] });
       logger.info({ epoch }, "leading the site");

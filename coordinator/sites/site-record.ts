@@ -21,9 +21,9 @@ export class SiteRecord {
     this.#database = store.database<SiteDocument>(databases.registry);
   }
 
-  async read(): Promise<Stored<SiteDocument> | undefined> {
-    this.#known = await this.#database.get(this.#id);
-    return this.#known;
+  /** In turn with the writes: an answer that came late would put back what a write of ours has replaced. */
+  read(): Promise<Stored<SiteDocument> | undefined> {
+    return this.#inTurn(() => this.#read());
   }
 
   /**
@@ -32,13 +32,22 @@ export class SiteRecord {
    * @throws MusterError `store-unavailable`: it may have been written all the same.
    */
   write(plan: (current: Stored<SiteDocument> | undefined) => SiteDocument): Promise<Stored<SiteDocument>> {
-    const written = this.#last.then(() => this.#write(plan));
-    this.#last = written.catch(() => undefined);
-    return written;
+    return this.#inTurn(() => this.#write(plan));
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#last.then(work);
+    this.#last = done.catch(() => undefined);
+    return done;
+  }
+
+  async #read(): Promise<Stored<SiteDocument> | undefined> {
+    this.#known = await this.#database.get(this.#id);
+    return this.#known;
   }
 
   async #write(plan: (current: Stored<SiteDocument> | undefined) => SiteDocument): Promise<Stored<SiteDocument>> {
-    if (this.#known === undefined) await this.read();
+    if (this.#known === undefined) await this.#read();
     for (let attempt = 1; ; attempt += 1) {
       const planned = plan(this.#known);
       try {
@@ -47,7 +56,7 @@ export class SiteRecord {
       } catch (error) {
         if (!isMusterError(error, "conflict") || attempt === attemptsMax) throw error;
       }
-      await this.read();
+      await this.#read();
     }
   }
 }

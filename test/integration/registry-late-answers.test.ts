@@ -1,6 +1,9 @@
+import { setTimeout as delay } from "node:timers/promises";
 import { expect } from "chai";
 import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
+import type { SiteDocument } from "../../config-db/generated/types.ts";
 import { install } from "../../config-db/installer.ts";
+import { databases } from "../../config-db/names.ts";
 import { Store } from "../../config-db/store.ts";
 import { eventually } from "../support/eventually.ts";
 import { type Member, PlayedContest, startMember } from "../support/site-member.ts";
@@ -98,6 +101,47 @@ describe("a coordinator that the store answers late", () => {
     await other.registry.register(after, registration("p1"));
     await eventually(() => expect(late.registry.get(after)?.state).to.equal("up"));
     expect(events).to.deep.equal(["up/2"]);
+  });
+
+  it("does not take the lead by a claim that another has overtaken before it was acknowledged", async () => {
+    const contest = new PlayedContest();
+    const site = "overtaken";
+    const first = await startMember({ storeUrl: front.url, site, contest, beatEveryMs: 60_000 });
+    const roles: string[] = [];
+    first.leadership.subscribe(({ role }) => roles.push(role));
+    const held = front.hold(/PUT \/muster-registry\/site:overtaken/);
+    contest.choose();
+    await eventually(() => expect(first.leadership.epoch).to.equal(1));
+    const successor = await startMember({ storeUrl: embedded.url, site, beatEveryMs: 60_000 });
+    await eventually(() => expect(first.leadership.epoch).to.equal(2));
+    held.release();
+    // What is asked of its record next is answered after the claim.
+    await first.leadership.decide([]).catch(() => undefined);
+    expect(roles).to.deep.equal([]);
+    expect(first.leadership.epoch).to.equal(2);
+    await first.close();
+    await successor.close();
+  });
+
+  it("leads on when it had looked who leads, and hears of that after its claim", async () => {
+    const contest = new PlayedContest();
+    contest.isConnected = false;
+    const site = "looked";
+    const first = await startMember({ storeUrl: embedded.url, site, beatEveryMs: 60_000 });
+    const looking = front.holdNext(/GET \/muster-registry\/site:looked/);
+    const second = await startMember({ storeUrl: front.url, site, contest, beatEveryMs: 200 });
+    await eventually(() => expect(looking.count).to.equal(1));
+    const roles: string[] = [];
+    second.leadership.subscribe(({ role }) => roles.push(role));
+    contest.choose();
+    // As far as the claim comes without the answer.
+    await Promise.race([delay(1_000), eventually(() => expect(roles).to.include("leading"))]);
+    looking.release();
+    const beat = () => second.store.database<SiteDocument>(databases.registry).get("site:looked");
+    await eventually(async () => expect((await beat())?.beat).to.be.above(4));
+    expect(roles).to.deep.equal(["leading"]);
+    await second.close();
+    await first.close();
   });
 
   it("goes on counting incarnations when it hears of a removal only by its own write", async () => {

@@ -14,11 +14,21 @@ export interface StoreFront {
   readonly url: string;
   /** Holds the answers to requests that match from now on; a feed that is open brings nothing more. */
   hold(matches: RegExp): Held;
+  /** Holds the answer to the next request that matches, and no other. */
+  holdNext(matches: RegExp): Held;
   /** Breaks the connection of the next request that matches, before the store hears of it. @returns whether it has. */
   breakOnce(matches: RegExp): () => boolean;
   /** Answers the next request that matches, in place of the store. @returns whether it has. */
   answerOnce(matches: RegExp, status: number, body: unknown): () => boolean;
   close(): Promise<void>;
+}
+
+interface Holding {
+  matches: RegExp;
+  /** The one request that it is for; absent: all. */
+  only?: { request: IncomingMessage | undefined };
+  waiting: (() => void)[];
+  count: number;
 }
 
 interface Fault {
@@ -30,7 +40,19 @@ interface Fault {
 
 /** Passes requests on to the store at `target`. What `matches` is held against is `GET /path?query`. */
 export async function startStoreFront(target: string): Promise<StoreFront> {
-  const held = new Set<{ matches: RegExp; waiting: (() => void)[]; count: number }>();
+  const held = new Set<Holding>();
+  const hold = (holding: Holding): Held => {
+    held.add(holding);
+    return {
+      get count() {
+        return holding.count;
+      },
+      release: () => {
+        held.delete(holding);
+        for (const write of holding.waiting.splice(0)) write();
+      },
+    };
+  };
   const faults = new Set<Fault>();
   const faultOnce = (matches: RegExp, answer?: Fault["answer"]) => {
     const fault = { matches, done: false, answer };
@@ -47,7 +69,13 @@ export async function startStoreFront(target: string): Promise<StoreFront> {
       return;
     }
     const { method = "GET", headers } = incoming;
-    const holding = () => [...held].find(({ matches }) => matches.test(line));
+    const holding = () =>
+      [...held].find(({ matches, only }) => {
+        if (!matches.test(line)) return false;
+        if (only === undefined) return true;
+        only.request ??= incoming;
+        return only.request === incoming;
+      });
     const onward = request(new URL(incoming.url ?? "", target), { method, headers }, (answer) => {
       const give = (write: () => void) => {
         const hold = holding();
@@ -69,19 +97,8 @@ export async function startStoreFront(target: string): Promise<StoreFront> {
   await once(server, "listening");
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    hold: (matches) => {
-      const holding = { matches, waiting: [], count: 0 };
-      held.add(holding);
-      return {
-        get count() {
-          return holding.count;
-        },
-        release: () => {
-          held.delete(holding);
-          for (const write of holding.waiting.splice(0) as (() => void)[]) write();
-        },
-      };
-    },
+    hold: (matches) => hold({ matches, waiting: [], count: 0 }),
+    holdNext: (matches) => hold({ matches, only: { request: undefined }, waiting: [], count: 0 }),
     breakOnce: (matches) => faultOnce(matches),
     answerOnce: (matches, status, body) => faultOnce(matches, { status, body: JSON.stringify(body) }),
     close: async () => {
