@@ -36,3 +36,21 @@ export function checkSurrogates(value: unknown): void {
     checkSurrogates(child);
   }
 }
+
+const utf8 = new TextDecoder("utf-8", { fatal: true });
+
+/** @throws MusterError `malformed-json` for what is not UTF-8, not JSON, nested too deep or has lone surrogates. */
+export function readJson(bytes: Buffer): unknown {
+  let value: unknown;
+  let text: string;
+  try {
+    text = utf8.decode(bytes);
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new MusterError("malformed-json", `the body is not JSON in UTF-8: ${(error as Error).message}`);
+  }
+  checkDepth(value);
+  // Only an escape can bring a lone surrogate past the decoder; most bodies have none and are not walked for it.
+  if (/\\u[dD][89a-fA-F]/.test(text)) checkSurrogates(value);
+  return value;
+}

@@ -1,9 +1,9 @@
-/** Reads the bodies of HTTP requests, plain or gzip, up to a limit. The bridge and the embedded store read theirs alike. */
+/** Reads the bodies of HTTP messages, plain or gzip, up to a limit: of requests in the bridge and the embedded store, of a webhook's answers. */
 import type { IncomingMessage } from "node:http";
 import { promisify } from "node:util";
 import { gunzip } from "node:zlib";
 
-/** `gone`: the client closed the connection before the whole body had come, there is nobody to answer. */
+/** `gone`: the connection was closed before the whole body had come; of a request there is nobody to answer. */
 export type BodyFault = "too-large" | "encoding" | "broken" | "gone";
 
 export class BodyError extends Error {
@@ -62,8 +62,9 @@ function collect(request: IncomingMessage, limitBytes: number): Promise<Buffer> 
     });
     request.once("error", () => {});
     request.once("close", () => {
-      if (!request.readableEnded)
-        reject(new BodyError("gone", "the connection closed before the whole request had come"));
+      if (sizeBytes > limitBytes) reject(tooLarge(limitBytes));
+      else if (!request.readableEnded)
+        reject(new BodyError("gone", "the connection closed before the whole body had come"));
     });
   });
 }

@@ -1,6 +1,6 @@
 /** The checks that every request passes before a handler sees it. All answer with a 4xx that says what is right. */
 import { MusterError } from "../../config-db/errors.ts";
-import { checkDepth, checkSurrogates } from "../../config-db/json-tree.ts";
+import { readJson } from "../../config-db/json-tree.ts";
 import { limits } from "../../config-db/limits.ts";
 import { idPattern } from "../../config-db/names.ts";
 import { parse, type SchemaName } from "../../config-db/validate.ts";
@@ -99,7 +99,7 @@ export function parseBody(route: Route, contentType: string | undefined, bytes: 
     throw new MusterError("unsupported-media-type", `send JSON as UTF-8, got charset ${charset.slice(0, 100)}`);
   }
   try {
-    return parse(route.body as SchemaName, parseJson(bytes));
+    return parse(route.body as SchemaName, readJson(bytes));
   } catch (error) {
     throw route.bodyIsSecret === true && error instanceof MusterError ? untold(error) : error;
   }
@@ -115,24 +115,6 @@ function untold({ code, errors = [] }: MusterError): MusterError {
   }));
   const told = fields.map(({ pointer, message }) => `${pointer === "" ? "the body" : pointer} ${message}`);
   return new MusterError(code, told.join("; "), { errors: fields });
-}
-
-const utf8 = new TextDecoder("utf-8", { fatal: true });
-
-/** @throws MusterError `malformed-json` for what is not UTF-8, not JSON, nested too deep or has lone surrogates. */
-export function parseJson(bytes: Buffer): unknown {
-  let value: unknown;
-  let text: string;
-  try {
-    text = utf8.decode(bytes);
-    value = JSON.parse(text);
-  } catch (error) {
-    throw new MusterError("malformed-json", `the body is not JSON in UTF-8: ${(error as Error).message}`);
-  }
-  checkDepth(value);
-  // Only an escape can bring a lone surrogate past the decoder; most bodies have none and are not walked for it.
-  if (/\\u[dD][89a-fA-F]/.test(text)) checkSurrogates(value);
-  return value;
 }
 
 /** The bytes of a body that may be read, for a route. */

@@ -67,7 +67,7 @@ export function isTraceparent(value: string): boolean {
 }
 
 /** @returns what keeps a body that says it is JSON from being handed on as such. */
-export function faultOfBody(content: Buffer, contentType: string): string | undefined {
+function faultOfBody(content: Buffer, contentType: string): string | undefined {
   if (!isJson(contentType) || content.length === 0) return undefined;
   try {
     checkDepth(JSON.parse(content.toString("utf8")));

@@ -2,6 +2,7 @@
  * A component's inbox: what lets it consume its queues over HTTP. Messages are handed out under a delivery id and come back
  * when they are not settled in time. Queues are consumed only while somebody asks, and no further ahead than asked for.
  */
+import { setMaxListeners } from "node:events";
 import type { Channel, ConfirmChannel, ConsumeMessage } from "amqplib";
 import type { Logger } from "pino";
 import { MusterError } from "../../config-db/errors.ts";
@@ -85,7 +86,7 @@ export class Inbox {
   #tags: string[] = [];
   /** 0 while nothing is consumed. */
   #prefetch = 0;
-  #closed = false;
+  readonly #closing = new AbortController();
   #pumping = false;
   /** Runs of `work`. */
   #working = 0;
@@ -95,6 +96,10 @@ export class Inbox {
 
   constructor(options: InboxOptions) {
     this.#options = options;
+  }
+
+  get #closed(): boolean {
+    return this.#closing.signal.aborted;
   }
 
   get component(): { id: string; type: string } {
@@ -148,21 +153,50 @@ export class Inbox {
     });
   }
 
-  /** Polls for `handle`; what that leaves unsettled goes back to its place, at no attempt. */
+  /**
+   * Gives `handle` every message as it comes, at most `max` of a queue at once, until `signal` aborts or a call of it
+   * rejects. What it leaves unsettled goes back to its place, at no attempt. Resolves when every call has ended.
+   * @param handle must begin nothing any more once the signal that it is given has aborted.
+   * @throws what `handle` first threw
+   */
   async work(
-    options: Parameters<Inbox["poll"]>[0],
-    handle: (messages: InboxMessage[]) => Promise<void>,
+    { max, visibilityMs, signal }: { max: number; visibilityMs: number; signal: AbortSignal },
+    handle: (message: InboxMessage, ending: AbortSignal) => Promise<void>,
   ): Promise<void> {
-    const messages = await this.poll(options);
+    await this.#wake(max);
+    const ending = new AbortController();
+    // Every message that waits its turn listens to it: that is no leak.
+    setMaxListeners(0, ending.signal);
+    const under = new Set<Promise<void>>();
+    const failures: unknown[] = [];
+    const take = async (message: InboxMessage) => {
+      try {
+        await handle(message, ending.signal);
+      } catch (error) {
+        failures.push(error);
+        ending.abort();
+      } finally {
+        this.#release(message.delivery);
+      }
+    };
+    const stream: Stream = {
+      visibilityMs,
+      give: (message) => {
+        const taken = take(message).finally(() => under.delete(taken));
+        under.add(taken);
+      },
+    };
     this.#working += 1;
-    try {
-      await handle(messages);
-    } finally {
-      this.#working -= 1;
-      for (const { delivery } of messages) this.#release(delivery);
-      this.#pump();
-      this.#rest();
-    }
+    this.#streams.add(stream);
+    this.#pump();
+    await anyAborted([signal, ending.signal, this.#closing.signal]);
+    ending.abort();
+    this.#streams.delete(stream);
+    await Promise.all(under);
+    this.#working -= 1;
+    this.#pump();
+    this.#rest();
+    if (failures.length > 0) throw failures[0];
   }
 
   /** Gives every message as it comes, until the returned function is called. */
@@ -226,7 +260,7 @@ export class Inbox {
   }
 
   async close(): Promise<void> {
-    this.#closed = true;
+    this.#closing.abort();
     clearTimeout(this.#linger);
     for (const { timer } of [...this.#open.values(), ...this.#held.values()]) clearTimeout(timer);
     this.#open.clear();
@@ -494,6 +528,18 @@ export class Inbox {
     }, verdict.delayMs);
     this.#held.set(messageId, { delivery, timer });
   }
+}
+
+/** Resolves when one of them has aborted. */
+function anyAborted(signals: AbortSignal[]): Promise<void> {
+  return new Promise((resolve) => {
+    const end = () => {
+      for (const signal of signals) signal.removeEventListener("abort", end);
+      resolve();
+    };
+    for (const signal of signals) signal.addEventListener("abort", end);
+    if (signals.some((signal) => signal.aborted)) end();
+  });
 }
 
 const graceMs = 50;

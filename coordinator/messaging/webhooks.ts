@@ -1,17 +1,19 @@
 /**
  * Webhooks: the inbox of a component that would rather be called. Each message is POSTed to the registered URL, signed; a
  * 2xx acks it. What says that the endpoint is away (no connection, 408, 429, 503) is tried again with backoff and costs
- * the message nothing; any other answer, or none in time, is a failure of the handler and follows the rules of every
- * other one: else the one message that its handler hangs on would hold up all behind it.
+ * the message nothing, unless the endpoint handles others meanwhile; any other answer, or none in time, is a failure of the
+ * handler and follows the rules of every other one. Only messages of one sender wait for each other: else the one message
+ * that its handler hangs on would hold up all behind it.
  */
 import { createHmac } from "node:crypto";
+import { setMaxListeners } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import { type Backoff, backoffMs } from "./backoff.ts";
-import { faultOfBody, isMediaType, shown } from "./envelope.ts";
 import type { Inbox, InboxMessage } from "./inbox.ts";
 import type { Inboxes } from "./inboxes.ts";
 import type { Member, Members } from "./members.ts";
+import { type CallOutcome, WebhookClient } from "./webhook-client.ts";
 
 export interface WebhooksOptions {
   inboxes: Inboxes;
@@ -26,15 +28,19 @@ export interface WebhooksOptions {
 }
 
 const reconcileEveryMs = 1_000;
+/** Of each of a component's queues. Those that wait behind another of their sender count: it bounds what is held here. */
 const messagesAtOnce = 16;
-const pollWaitMs = 30_000;
 /** As long as a timer counts: an endpoint that is away costs its messages nothing, and each call has its own limit. */
 const heldMaxMs = 2 ** 31 - 1;
 const defaultAnswerTimeoutMs = 30_000;
 /** How long `close` waits for answers: as the bridge does for its requests. */
 const drainMs = 5_000;
-const answerBytesMax = 1024 * 1024;
 const endpointBackoff: Backoff = { firstMs: 500, maxMs: 30_000 };
+/**
+ * A message that finds the endpoint away so many times, each time others were handled since the time before, is what the
+ * endpoint fails on: with the backoff between, 4 to 8 s at the least.
+ */
+const passedMax = 5;
 const pollRetryMs = 2_000;
 
 interface Caller {
@@ -51,11 +57,14 @@ export class Webhooks {
   readonly #callers = new Map<string, Caller>();
   /** Ends the calls that are under way. */
   readonly #cut = new AbortController();
+  readonly #client = new WebhookClient();
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
   constructor(options: WebhooksOptions) {
     this.#options = options;
+    // Every call that is under way listens to it: that is no leak.
+    setMaxListeners(0, this.#cut.signal);
   }
 
   start(): void {
@@ -71,6 +80,7 @@ export class Webhooks {
     const cut = setTimeout(() => this.#cut.abort(new Error("the coordinator ends")), drainMs);
     await Promise.all(callers.map(({ running }) => running));
     clearTimeout(cut);
+    this.#client.close();
   }
 
   /** Starts calling for components that are up and have a webhook, stops for those that are or have no longer. */
@@ -108,8 +118,10 @@ export class Webhooks {
     while (!signal.aborted) {
       try {
         const inbox = await this.#options.inboxes.of(component);
-        await inbox.work({ max: messagesAtOnce, waitMs: pollWaitMs, visibilityMs: heldMaxMs, signal }, (messages) =>
-          this.#deliverAll(inbox, messages, webhook, signal),
+        const lanes = new Lanes();
+        const progress = { handled: 0 };
+        await inbox.work({ max: messagesAtOnce, visibilityMs: heldMaxMs, signal }, (message, ending) =>
+          lanes.run(message.from ?? "", () => this.#deliver(inbox, message, webhook, progress, ending)),
         );
       } catch (error) {
         if (signal.aborted) return;
@@ -122,35 +134,22 @@ export class Webhooks {
     }
   }
 
-  async #deliverAll(
-    inbox: Inbox,
-    messages: InboxMessage[],
-    webhook: { url: string; secret: string },
-    signal: AbortSignal,
-  ): Promise<void> {
-    // One sender's messages one after another, in their order.
-    const lanes = new Map<string, InboxMessage[]>();
-    for (const message of messages) lanes.set(message.from ?? "", [...(lanes.get(message.from ?? "") ?? []), message]);
-    const ends = await Promise.allSettled(
-      [...lanes.values()].map(async (lane) => {
-        for (const message of lane) await this.#deliver(inbox, message, webhook, signal);
-      }),
-    );
-    for (const end of ends) if (end.status === "rejected") throw end.reason;
-  }
-
-  /** Once `signal` aborts nothing is begun any more; a call that is under way is settled by its answer. */
+  /** Once `ending` aborts nothing is begun any more; a call that is under way is settled by its answer. */
   async #deliver(
     inbox: Inbox,
     message: InboxMessage,
     webhook: { url: string; secret: string },
-    signal: AbortSignal,
+    progress: { handled: number },
+    ending: AbortSignal,
   ): Promise<void> {
-    for (let failures = 1; !signal.aborted; failures += 1) {
+    let handledBefore = progress.handled;
+    let passed = 0;
+    for (let failures = 1; !ending.aborted; failures += 1) {
       // It may have waited behind others of its sender, or for the endpoint.
       if (inbox.expired(message.delivery)) return;
       const answer = await this.#post(message, webhook);
       if (answer.outcome === "handled") {
+        progress.handled += 1;
         if (message.kind === "request") await inbox.reply(message.delivery, answer.reply);
         else await inbox.ack(message.delivery);
         return;
@@ -159,95 +158,54 @@ export class Webhooks {
         await inbox.nack(message.delivery, { reason: answer.reason });
         return;
       }
+      if (progress.handled > handledBefore) passed += 1;
+      handledBefore = progress.handled;
+      if (passed >= passedMax) {
+        const reason = `${answer.reason}, ${passed} times while the webhook handled other messages`;
+        await inbox.nack(message.delivery, { reason });
+        return;
+      }
       if (failures === 1)
         this.#options.logger.info({ url: webhook.url, reason: answer.reason }, "a webhook is away, trying again");
-      await delay(backoffMs(endpointBackoff, failures, Math.random()), undefined, { signal }).catch(() => undefined);
+      const waitMs = backoffMs(endpointBackoff, failures, Math.random());
+      await delay(waitMs, undefined, { signal: ending }).catch(() => undefined);
     }
   }
 
-  async #post(message: InboxMessage, { url, secret }: { url: string; secret: string }): Promise<PostOutcome> {
+  #post(message: InboxMessage, { url, secret }: { url: string; secret: string }): Promise<CallOutcome> {
     const body = JSON.stringify(message);
     const { answerTimeoutMs = defaultAnswerTimeoutMs } = this.#options;
     const seconds = Math.floor(this.#options.wallClock().getTime() / 1000);
-    // Not AbortSignal.any: in Node 20 it keeps no hold of a timeout's signal, which may be collected and never abort.
-    const ending = new AbortController();
-    const cut = this.#cut.signal;
-    const end = () => ending.abort(cut.reason);
-    const late = () => ending.abort(new LateAnswer(answerTimeoutMs));
-    const timer = setTimeout(late, answerTimeoutMs);
-    cut.addEventListener("abort", end);
+    return this.#client.call({
+      url,
+      headers: {
+        "muster-signature": webhookSignature(secret, seconds, body),
+        "muster-delivery": message.delivery,
+        ...(message.traceparent === undefined ? {} : { traceparent: message.traceparent }),
+      },
+      body,
+      isRequest: message.kind === "request",
+      timeoutMs: answerTimeoutMs,
+      signal: this.#cut.signal,
+    });
+  }
+}
+
+/** What is run in one lane runs one after another, in the order of the calls; lanes do not wait for each other. */
+class Lanes {
+  readonly #ends = new Map<string, Promise<void>>();
+
+  async run(lane: string, work: () => Promise<void>): Promise<void> {
+    const done = (this.#ends.get(lane) ?? Promise.resolve()).then(work);
+    const end = done.catch(() => undefined);
+    this.#ends.set(lane, end);
     try {
-      cut.throwIfAborted();
-      const response = await fetch(url, {
-        method: "POST",
-        headers: {
-          "content-type": "application/json",
-          "muster-signature": webhookSignature(secret, seconds, body),
-          "muster-delivery": message.delivery,
-          ...(message.traceparent === undefined ? {} : { traceparent: message.traceparent }),
-        },
-        body,
-        redirect: "manual",
-        signal: ending.signal,
-      });
-      const content = await readAnswer(response);
-      if (awayStatuses.has(response.status)) return { outcome: "away", reason: `status ${response.status}` };
-      if (!response.ok) {
-        const said = (content ?? Buffer.alloc(0)).toString("utf8").slice(0, 200);
-        return { outcome: "failed", reason: `the webhook answered ${response.status} ${said}`.trim() };
-      }
-      if (content === undefined)
-        return { outcome: "failed", reason: `the webhook answered more than ${answerBytesMax} bytes, the limit` };
-      const contentType = response.headers.get("content-type") ?? "application/json";
-      const fault = message.kind === "request" ? faultOfAnswer(content, contentType) : undefined;
-      if (fault !== undefined) return { outcome: "failed", reason: `the webhook's answer is no reply: ${fault}` };
-      return { outcome: "handled", reply: { content, contentType } };
-    } catch (error) {
-      const cause = (error as { cause?: { code?: unknown } }).cause;
-      const reason = error instanceof LateAnswer ? error.message : String(cause ?? error);
-      return { outcome: isHandlers(error, cause?.code) ? "failed" : "away", reason };
+      await done;
     } finally {
-      clearTimeout(timer);
-      cut.removeEventListener("abort", end);
+      if (this.#ends.get(lane) === end) this.#ends.delete(lane);
     }
   }
 }
-
-function faultOfAnswer(content: Buffer, contentType: string): string | undefined {
-  if (!isMediaType(contentType)) return `its content type is none, ${shown(contentType)}`;
-  return faultOfBody(content, contentType);
-}
-
-/** @returns undefined when it is too long; the rest is not read then, it may have no end. */
-async function readAnswer({ body }: Response): Promise<Buffer | undefined> {
-  const chunks: Uint8Array[] = [];
-  let bytes = 0;
-  for await (const chunk of body ?? []) {
-    bytes += chunk.length;
-    if (bytes > answerBytesMax) return undefined;
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks);
-}
-
-class LateAnswer extends Error {
-  constructor(timeoutMs: number) {
-    super(`the webhook gave no answer within ${timeoutMs} ms`);
-  }
-}
-
-/** A connection fails with a code, and may be back. One that gives no answer, or no HTTP, or is none to fetch, is there. */
-function isHandlers(error: unknown, code: unknown): boolean {
-  if (error instanceof LateAnswer) return true;
-  return error instanceof TypeError && (code === undefined || String(code).startsWith("HPE_"));
-}
-
-type PostOutcome =
-  | { outcome: "handled"; reply: { content: Buffer; contentType: string } }
-  | { outcome: "failed"; reason: string }
-  | { outcome: "away"; reason: string };
-
-const awayStatuses = new Set([408, 429, 503]);
 
 /**
  * The `Muster-Signature` header: `t=<seconds>,v1=<hex>`, where `v1` is the HMAC-SHA256 of `<seconds>.<body>` under the

@@ -342,6 +342,14 @@ describe("messages over HTTP", function () {
       expect(reply.body).to.deep.equal({ from: id, body: { pong: true } });
     });
 
+    it("takes no reply with half of a surrogate pair", async () => {
+      answer = { status: 200, body: '{"pong":"\\ud800"}' };
+      const { id } = await hooked();
+      const reply = await post("/v1/requests", { to: { component: id }, name: "ping", timeoutMs: 10_000 });
+      expect([reply.status, reply.body.code]).to.deep.equal([502, "handler-failed"]);
+      expect(reply.body.detail).to.match(/surrogate pair/);
+    });
+
     it("is not held up by a trace that is none", async () => {
       answer = { status: 204 };
       const { id } = await hooked();
@@ -358,11 +366,11 @@ describe("messages over HTTP", function () {
     });
 
     it("fails a message that cannot be posted, and does not take the endpoint for away", async () => {
-      // fetch refuses port 1 before it connects.
-      const { id } = await hooked(1);
+      // A URL by its schema, and no port.
+      const { id } = await hooked(99_999);
       const reply = await post("/v1/requests", { to: { component: id }, name: "ping", timeoutMs: 10_000 });
       expect(problem(reply)).to.equal("502 handler-failed");
-      expect(reply.body.detail).to.match(/bad port/);
+      expect(reply.body.detail).to.match(/Invalid URL/);
     });
 
     it("fails a request whose answer is no reply", async () => {

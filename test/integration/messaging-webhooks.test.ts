@@ -6,6 +6,12 @@ import { collectGarbage } from "../support/collect-garbage.ts";
 import { eventually } from "../support/eventually.ts";
 import { command, createMessaging, type Foreign, foreignClient, useMessaging } from "./messaging-fixture.ts";
 
+/** Answers a connection's first request and ends it. */
+const says =
+  (head: string, body = "") =>
+  (socket: Socket) =>
+    void socket.end(`HTTP/1.1 200 OK\r\n${head}\r\n\r\n${body}`);
+
 describe("a webhook that does not answer as it should", function () {
   this.timeout(30_000);
   const vhost = useVhost();
@@ -30,10 +36,25 @@ describe("a webhook that does not answer as it should", function () {
   const faults: [what: string, reason: RegExp, misbehave: (socket: Socket) => void][] = [
     // Waited for across a collection, which is when a time limit may get lost.
     ["stays silent", /no answer within 1500 ms/, collectGarbage],
-    ["says what is no HTTP", /HTTPParserError/, (socket) => socket.end("what?\r\n\r\n")],
+    ["says what is no HTTP", /Parse Error/, (socket) => socket.end("what?\r\n\r\n")],
+    [
+      "zips what cannot be unzipped",
+      /gzip data is broken/,
+      says("content-encoding: gzip\r\ncontent-length: 4", "abcd"),
+    ],
+    ["zips in another way than asked", /must be gzip/, says("content-encoding: br\r\ncontent-length: 4", "abcd")],
+    ["has a header that is too long", /Header overflow/, says(`x: ${"y".repeat(20_000)}\r\ncontent-length: 0`)],
+    ["says two lengths", /Parse Error/, says("content-length: 4\r\ncontent-length: 5", "abcd")],
+    ["ends within its head", /socket hang up/, (socket) => socket.end("HTTP/1.1 20")],
+    ["ends within its body", /before the whole body/, says("content-length: 4", "ab")],
+    [
+      "changes to another protocol",
+      /answered 101/,
+      (socket) => socket.end("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"),
+    ],
     [
       "never ends its answer",
-      /more than 1048576 bytes/,
+      /larger than 1048576 bytes/,
       (socket) => {
         socket.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
         const chunk = `10000\r\n${"x".repeat(0x10000)}\r\n`;
@@ -64,6 +85,102 @@ describe("a webhook that does not answer as it should", function () {
       );
     });
   }
+});
+
+describe("a webhook that fails on one message", function () {
+  this.timeout(60_000);
+  const vhost = useVhost();
+  const site = useMessaging(vhost, { retry: { attemptsMax: 1 } });
+  /** Names of the messages, in the order in which their calls came and were answered. */
+  const called: string[] = [];
+  const answered: string[] = [];
+  let answer: (name: string, socket: Socket) => void | Promise<void>;
+  let endpoint: HttpServer;
+
+  before(async () => {
+    endpoint = createHttpServer(async (request, response) => {
+      let text = "";
+      for await (const chunk of request.setEncoding("utf8")) text += chunk;
+      const { name } = JSON.parse(text);
+      called.push(name);
+      await answer(name, request.socket);
+      if (request.socket.destroyed) return;
+      answered.push(name);
+      response.end();
+    });
+    await new Promise<void>((resolve) => endpoint.listen(0, "127.0.0.1", resolve));
+  });
+  after(() => {
+    endpoint.close();
+    endpoint.closeAllConnections();
+  });
+  beforeEach(() => {
+    called.length = 0;
+    answered.length = 0;
+  });
+
+  const hooked = () => {
+    const { port } = endpoint.address() as AddressInfo;
+    return site.members.add({ webhook: { url: `http://127.0.0.1:${port}/`, secret: "0123456789abcdef" } }).id;
+  };
+  const send = async (id: string, from: string, name: string) => {
+    const { sender } = site.messaging;
+    await sender.send(sender.plan({ component: id }, "command"), command(name, null, { from }));
+  };
+  const deadOf = async (id: string) => {
+    const { deadLetters } = await site.messaging.deadLetters.list({ match: { to: id }, limit: 10 });
+    return deadLetters.map(({ name, reason }) => `${name}: ${reason}`);
+  };
+
+  it("goes on with those of other senders, also with what comes later, and keeps the order of its own", async () => {
+    let answerSlow = () => {};
+    answer = (name) => (name === "slow" ? new Promise((resolve) => (answerSlow = resolve)) : undefined);
+    const id = hooked();
+    await send(id, "one", "slow");
+    await send(id, "one", "behind");
+    await send(id, "other", "first");
+    await eventually(() => expect(answered).to.deep.equal(["first"]));
+    await send(id, "other", "later");
+    await eventually(() => expect(answered).to.deep.equal(["first", "later"]));
+    expect(called).not.to.include("behind");
+    answerSlow();
+    await eventually(() => expect(answered).to.deep.equal(["first", "later", "slow", "behind"]));
+  });
+
+  it("fails the one that finds it away again and again while others are handled", async () => {
+    answer = (name, socket) => void (name === "poison" && socket.destroy());
+    const id = hooked();
+    await send(id, "one", "poison");
+    await send(id, "one", "behind");
+    const calls = () => called.filter((name) => name === "poison").length;
+    for (let number = 0; number < 6; number += 1) {
+      await eventually(() => expect(calls()).to.be.above(number - 1), { timeoutMs: 20_000 });
+      await send(id, "other", `good-${number}`);
+      await eventually(() => expect(answered).to.include(`good-${number}`));
+    }
+    await eventually(() => expect(answered).to.include("behind"), { timeoutMs: 30_000 });
+    const [dead] = await eventually(async () => {
+      const letters = await deadOf(id);
+      expect(letters).to.have.length(1);
+      return letters;
+    });
+    expect(dead).to.match(/^poison: .*5 times while the webhook handled other messages/);
+  });
+
+  it("warns of no leak while many are called at once", async () => {
+    const warnings: Error[] = [];
+    const warn = (warning: Error) => warnings.push(warning);
+    process.on("warning", warn);
+    const release: (() => void)[] = [];
+    answer = () => new Promise((resolve) => release.push(resolve));
+    const id = hooked();
+    for (let number = 0; number < 14; number += 1) await send(id, `sender-${number}`, `c${number}`);
+    await eventually(() => expect(release).to.have.length(14));
+    for (const end of release) end();
+    await eventually(() => expect(answered).to.have.length(14));
+    process.off("warning", warn);
+    expect(warnings.map(({ name }) => name)).to.deep.equal([]);
+  });
 });
 
 describe("a webhook that is called no more, or at another place", function () {
