@@ -23,7 +23,7 @@ export const errorCodes = {
   "too-many": { status: 429, title: "A limit is reached" },
   "handler-failed": { status: 502, title: "The target's handler failed" },
   "store-unavailable": { status: 503, title: "The config database does not answer" },
-  "broker-unavailable": { status: 503, title: "The broker does not answer" },
+  "broker-unavailable": { status: 503, title: "The broker does not answer, or takes no messages" },
   "not-leading": { status: 503, title: "This coordinator does not lead its site at the moment" },
   unreachable: { status: 503, title: "No coordinator answers" },
   internal: { status: 500, title: "A fault of the coordinator" },

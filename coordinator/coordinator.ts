@@ -242,7 +242,7 @@ export class Coordinator {
         ...healthRoutes({
           readiness: () => ({
             ...this.#readiness,
-            ...(messaging === undefined ? {} : { broker: messaging.state === "connected" ? "ok" : "not connected" }),
+            ...(messaging === undefined ? {} : { broker: messaging.fault ?? "ok" }),
           }),
           metrics,
         }),

@@ -1,11 +1,12 @@
 /**
- * The broker as the rest of messaging sees it: one connection to publish and declare, one to consume, so that a consumer
- * that is slow to read never holds up a publish.
+ * The broker as the rest of messaging sees it: one connection to publish, one to consume and declare. A consumer that is
+ * slow to read never holds up a publish; and a broker that is low on memory or disk reads nothing more from connections
+ * that publish, so nothing else goes over that one.
  */
 import type { ConfirmChannel } from "amqplib";
 import type { Logger } from "pino";
 import { LastingChannel } from "./lasting-channel.ts";
-import { Link, type Missing } from "./link.ts";
+import { Link, type Missing, takesNone } from "./link.ts";
 import { type Publication, Publisher, type PublishOutcome } from "./publisher.ts";
 
 export interface BrokerOptions {
@@ -46,6 +47,13 @@ export class Broker {
     return this.#publishing.up && this.#consuming.up ? "connected" : "disconnected";
   }
 
+  /** Why no message can be sent at the moment; undefined when they can. */
+  get fault(): string | undefined {
+    if (this.state === "disconnected") return "not connected";
+    const { blocked } = this.#publishing;
+    return blocked === undefined ? undefined : takesNone(blocked);
+  }
+
   onStateChange(listener: (state: "connected" | "disconnected") => void): () => void {
     const tell = () => listener(this.state);
     const ends = [this.#publishing.onChange(tell), this.#consuming.onChange(tell)];
@@ -71,18 +79,14 @@ export class Broker {
   }
 
   /**
-   * Opens a channel for as long as its owner wants it: started, and opened again with `setup` after every loss.
-   * @param options.declares whether it stands on the publishing connection, for declarations.
+   * Opens a channel for as long as its owner wants it: started, and opened again with `setup` after every loss. It consumes
+   * and declares; what is to be published goes through `publish`.
    */
-  channel(options: {
-    name: string;
-    declares?: boolean;
-    setup?: (channel: ConfirmChannel) => Promise<void>;
-    onLost?: () => void;
-  }): { readonly channel: LastingChannel; close(): Promise<void> } {
-    const { declares = false, ...rest } = options;
-    const link = declares ? this.#publishing : this.#consuming;
-    const channel = new LastingChannel({ link, logger: this.#logger, ...rest });
+  channel(options: { name: string; setup?: (channel: ConfirmChannel) => Promise<void>; onLost?: () => void }): {
+    readonly channel: LastingChannel;
+    close(): Promise<void>;
+  } {
+    const channel = new LastingChannel({ link: this.#consuming, logger: this.#logger, ...options });
     this.#channels.add(channel);
     channel.start();
     return {

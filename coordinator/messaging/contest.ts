@@ -6,7 +6,7 @@
  * writes and sends must carry an epoch that others refuse (docs/adr/0304).
  */
 import { setInterval } from "node:timers";
-import type { ConfirmChannel, ConsumeMessage } from "amqplib";
+import type { ConsumeMessage } from "amqplib";
 import type { Broker } from "./broker.ts";
 import { consume } from "./lasting-channel.ts";
 
@@ -48,10 +48,10 @@ export function contest(broker: Broker, queue: string, contestant: Contestant): 
         if (before === undefined) contestant.gained();
         else channel.ack(before);
       });
-      await putToken(channel, queue);
-      putting = setInterval(() => {
-        putToken(channel, queue).catch(() => undefined);
-      }, tokenEveryMs);
+      // Not awaited: a broker that takes no messages still gives out the token that is there.
+      void putToken(broker, queue);
+      clearInterval(putting);
+      putting = setInterval(() => void putToken(broker, queue), tokenEveryMs);
       putting.unref();
     },
     onLost: lose,
@@ -63,11 +63,8 @@ export function contest(broker: Broker, queue: string, contestant: Contestant): 
   };
 }
 
-function putToken(channel: ConfirmChannel, queue: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    // The only use of the default exchange: the queue is the coordinators' own.
-    channel.sendToQueue(queue, Buffer.alloc(0), { persistent: true, expiration: tokenTtlMs }, (error: Error | null) =>
-      error === null ? resolve() : reject(error),
-    );
-  });
+async function putToken(broker: Broker, queue: string): Promise<void> {
+  const options = { persistent: true, expiration: tokenTtlMs };
+  // The only use of the default exchange: the queue is the coordinators' own. One that is not taken is followed by another.
+  await broker.publish({ exchange: "", key: queue, content: Buffer.alloc(0), options }).catch(() => undefined);
 }

@@ -38,6 +38,12 @@ export interface InboxMessage extends HttpBody {
   traceparent?: string;
 }
 
+/** What a poll asks for. */
+export interface Wanted {
+  max: number;
+  visibilityMs: number;
+}
+
 export interface InboxOptions {
   component: { id: string; type: string };
   broker: Broker;
@@ -45,6 +51,8 @@ export interface InboxOptions {
   logger: Logger;
   /** Makes delivery ids; unique over all coordinators. */
   deliveryId: () => string;
+  /** What another coordinator of the site has ready for the component; none when none has or it lets go. Does not reject. */
+  elsewhere: (component: string, wanted: Wanted, signal: AbortSignal) => Promise<InboxMessage[]>;
 }
 
 export interface NackOptions {
@@ -83,13 +91,13 @@ export class Inbox {
   /** What is about to be acked. */
   readonly #settling = new Set<Delivery>();
   #opened: ReturnType<Broker["channel"]> | undefined;
-  #tags: string[] = [];
+  readonly #tags: string[] = [];
   /** 0 while nothing is consumed. */
   #prefetch = 0;
   readonly #closing = new AbortController();
   #pumping = false;
-  /** Runs of `work`. */
-  #working = 0;
+  /** Polls that begin, and runs of `work`. */
+  #busy = 0;
   #linger: NodeJS.Timeout | undefined;
   /** Consumers are begun and ended one after the other. */
   #turn: Promise<void> = Promise.resolve();
@@ -111,7 +119,10 @@ export class Inbox {
     return this.#opened === undefined && this.#open.size === 0;
   }
 
-  /** Resolves with up to `max` messages: those that are there, or the first that come within `waitMs`, or none. */
+  /**
+   * Resolves with up to `max` messages: those that are there, or the first that come within `waitMs`, or none. A poll that
+   * has to begin consuming may take 3 s longer, in whatever state the broker is.
+   */
   async poll(options: {
     max: number;
     waitMs: number;
@@ -122,6 +133,12 @@ export class Inbox {
     // A poll whose client has gone meanwhile would take messages for nobody, and keep them until they are overdue.
     const isMoot = () => signal.aborted || this.#closed;
     if (isMoot()) return [];
+    const endsAtMs = performance.now() + waitMs;
+    // What a poll before this one had another coordinator read ahead goes before what this one would be given.
+    if (this.#prefetch === 0) {
+      const messages = await this.#options.elsewhere(this.component.id, { max, visibilityMs }, signal);
+      if (messages.length > 0) return messages;
+    }
     await this.#wake(max);
     if (isMoot()) {
       this.#rest();
@@ -146,7 +163,7 @@ export class Inbox {
         resolve(messages);
       };
       // Without a wait the broker still gets a moment to hand over what is there.
-      const timer = setTimeout(end, Math.max(waitMs, graceMs));
+      const timer = setTimeout(end, Math.max(endsAtMs - performance.now(), graceMs));
       signal.addEventListener("abort", end, { once: true });
       this.#waiters.push(waiter);
       this.#pump();
@@ -186,14 +203,14 @@ export class Inbox {
         under.add(taken);
       },
     };
-    this.#working += 1;
+    this.#busy += 1;
     this.#streams.add(stream);
     this.#pump();
     await anyAborted([signal, ending.signal, this.#closing.signal]);
     ending.abort();
     this.#streams.delete(stream);
     await Promise.all(under);
-    this.#working -= 1;
+    this.#busy -= 1;
     this.#pump();
     this.#rest();
     if (failures.length > 0) throw failures[0];
@@ -272,11 +289,50 @@ export class Inbox {
     await opened?.close();
   }
 
+  /**
+   * Another coordinator is polled for this component. Hands out what is ready here; when nothing is it leaves the queues to
+   * that one, unless somebody waits here, too.
+   * @returns undefined when nothing is consumed here.
+   */
+  async handOver({ max, visibilityMs }: Wanted): Promise<InboxMessage[] | undefined> {
+    if (this.#prefetch === 0) return undefined;
+    if (this.#isWanted()) return [];
+    const messages = this.#handOut(max, visibilityMs);
+    if (messages.length > 0) return messages;
+    await this.#inTurn(async () => {
+      const channel = this.#opened?.channel.current;
+      if (channel === undefined || this.#isWanted()) return;
+      await this.#cancelAll(channel);
+      // What came meanwhile goes there, too: given back it would come after what the broker had under way.
+      messages.push(...this.#handOut(max, visibilityMs));
+      await this.#leave();
+    });
+    return messages;
+  }
+
+  /** What another coordinator could not pass on is ready again, at no attempt. */
+  takeBack(deliveries: string[]): void {
+    for (const delivery of deliveries) this.#release(delivery);
+    this.#pump();
+    this.#rest();
+  }
+
   // --- consuming -----------------------------------------------------------------------------------------------
 
+  /** Resolves when the queues are consumed, or when that takes too long: it goes on then. */
   async #wake(wanted: number): Promise<void> {
     clearTimeout(this.#linger);
-    await this.#inTurn(() => this.#consumeAhead(wanted));
+    if (wanted <= this.#prefetch && this.#opened?.channel.current !== undefined) return;
+    this.#busy += 1;
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(), startMaxMs);
+    const consuming = this.#inTurn(() => this.#consumeAhead(wanted)).then(() =>
+      this.#opened?.channel.opened(late.signal).catch(() => undefined),
+    );
+    await Promise.race([consuming, anyAborted([late.signal, this.#closing.signal])]);
+    clearTimeout(timer);
+    late.abort();
+    this.#busy -= 1;
   }
 
   async #inTurn(work: () => Promise<void>): Promise<void> {
@@ -289,26 +345,42 @@ export class Inbox {
     if (this.#closed || wanted <= this.#prefetch) return;
     this.#prefetch = wanted;
     if (this.#opened === undefined) {
-      this.#opened = this.#options.broker.channel({
+      const opened = this.#options.broker.channel({
         name: `inbox ${this.#options.component.id}`,
-        setup: (channel) => this.#consumeAll(channel),
+        setup: (channel) =>
+          this.#inTurn(async () => {
+            if (this.#opened === opened) await this.#begin(channel);
+          }),
         // What was not handed out comes again; what was stays open and meets its redelivery in `#arrived`.
         onLost: () => {
           this.#ready.length = 0;
+          this.#tags.length = 0;
         },
       });
+      this.#opened = opened;
       return;
     }
     const channel = this.#opened.channel.current;
     if (channel === undefined) return;
-    await this.#cancelAll(channel);
-    await this.#consumeAll(channel);
+    try {
+      await this.#cancelAll(channel);
+      await this.#consumeAll(channel);
+    } catch (error) {
+      // The channel is lost: the next one is set up with the new prefetch.
+      this.#options.logger.debug({ component: this.component.id, error: String(error) }, "consuming was interrupted");
+    }
+  }
+
+  async #begin(channel: ConfirmChannel): Promise<void> {
+    // Whoever asked may have gone meanwhile. What is handed out must come back, to be settled on this channel.
+    if (this.#isWanted() || this.#open.size + this.#held.size > 0) await this.#consumeAll(channel);
+    else this.#prefetch = 0;
+    this.#rest();
   }
 
   async #consumeAll(channel: ConfirmChannel): Promise<void> {
     const { id, type } = this.#options.component;
     this.#prefetch ||= inboxLimits.max.default;
-    this.#tags = [];
     for (const queue of [queues.commands(id), queues.requests(id), queues.broadcasts(id), queues.any(type)]) {
       const shared = queue === queues.any(type) ? { sharedBy: type } : {};
       const tag = await consume(channel, queue, { prefetch: this.#prefetch }, (message) => {
@@ -330,6 +402,11 @@ export class Inbox {
     const delivery = await consumer.admit({ component: component.id, channel, message, ...shared });
     // Asked again: copies that come at once are all admitted before the first of them is ready.
     if (delivery === undefined || this.#isHere(channel, message)) return;
+    // It came while the queues were left.
+    if (this.#prefetch === 0 && this.#tags.length === 0) {
+      channel.nack(message, false, true);
+      return;
+    }
     this.#ready.push(delivery);
     this.#pump();
   }
@@ -411,7 +488,7 @@ export class Inbox {
   }
 
   #isWanted(): boolean {
-    return this.#closed || this.#waiters.length > 0 || this.#streams.size > 0 || this.#working > 0;
+    return this.#closed || this.#waiters.length > 0 || this.#streams.size > 0 || this.#busy > 0;
   }
 
   async #leave(): Promise<void> {
@@ -543,6 +620,8 @@ function anyAborted(signals: AbortSignal[]): Promise<void> {
 }
 
 const graceMs = 50;
+/** How long a poll waits for its consumers to stand. */
+const startMaxMs = 2_000;
 /** Bodies of one answer; a single one always fits. */
 const answerBytesMax = 4 * 1024 * 1024;
 

@@ -4,7 +4,7 @@ import type { Logger } from "pino";
 import { MusterError } from "../../config-db/errors.ts";
 import type { Broker } from "./broker.ts";
 import type { Consumer } from "./consumer.ts";
-import { Inbox, inboxLimits } from "./inbox.ts";
+import { Inbox, type InboxOptions, inboxLimits } from "./inbox.ts";
 import type { Provisioned, Provisioning } from "./provisioning.ts";
 
 export interface InboxesOptions {
@@ -12,6 +12,15 @@ export interface InboxesOptions {
   consumer: Consumer;
   provisioning: Provisioning;
   logger: Logger;
+  /** What another coordinator of the site has ready for a component (handover.ts). */
+  elsewhere: InboxOptions["elsewhere"];
+}
+
+const deliveryPattern = /^([0-9a-f]{8})-[0-9a-z]+$/;
+
+/** The coordinator that handed a delivery out; undefined for what is no delivery's id. */
+export function tokenOf(delivery: string): string | undefined {
+  return deliveryPattern.exec(delivery)?.[1];
 }
 
 export class Inboxes {
@@ -35,7 +44,7 @@ export class Inboxes {
    * @throws MusterError `too-many`, `broker-unavailable`.
    */
   async of({ id, type }: Provisioned): Promise<Inbox> {
-    const { broker, consumer, provisioning, logger } = this.#options;
+    const { broker, consumer, provisioning, logger, elsewhere } = this.#options;
     await provisioning.declared({ id, type });
     const found = this.#inboxes.get(id);
     if (found !== undefined && found.component.type === type) return found;
@@ -52,6 +61,7 @@ export class Inboxes {
       broker,
       consumer,
       logger,
+      elsewhere,
       deliveryId: () => `${this.token}-${(++this.#deliveries).toString(36)}`,
     });
     this.#inboxes.set(id, inbox);

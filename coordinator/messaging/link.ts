@@ -35,6 +35,8 @@ export class Link {
   readonly #missed = new Set<(what: Missing) => void>();
   #connection: ChannelModel | undefined;
   #running: Promise<void> | undefined;
+  #blocked: string | undefined;
+  readonly #blockedUntil = new Set<() => void>();
 
   constructor(options: LinkOptions) {
     this.#options = options;
@@ -47,6 +49,35 @@ export class Link {
 
   get up(): boolean {
     return this.#connection !== undefined;
+  }
+
+  /** Why the broker reads nothing more from this connection: what it lacks, in its words. It says so at a publish. */
+  get blocked(): string | undefined {
+    return this.#blocked;
+  }
+
+  /** Resolves when the broker reads again, or the connection is lost. Rejects when `signal` aborts first. */
+  async unblocked(signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
+    if (this.#blocked === undefined) return;
+    await new Promise<void>((resolve, reject) => {
+      const give = () => {
+        signal.removeEventListener("abort", refuse);
+        resolve();
+      };
+      const refuse = () => {
+        this.#blockedUntil.delete(give);
+        reject(signal.reason);
+      };
+      this.#blockedUntil.add(give);
+      signal.addEventListener("abort", refuse, { once: true });
+    });
+  }
+
+  #unblock(): void {
+    this.#blocked = undefined;
+    for (const give of [...this.#blockedUntil]) give();
+    this.#blockedUntil.clear();
   }
 
   /** `listener` hears of every connection made (true) and lost (false). @returns what ends that. */
@@ -97,7 +128,7 @@ export class Link {
     for (let failures = 0; !signal.aborted; ) {
       try {
         await this.#connectOnce(() => {
-          if (failures > 0) logger.info({ connection: name }, "the broker is back");
+          if (failures > 0) logger.info({ connection: name, recovered: true }, "the broker is back");
           failures = 0;
         });
       } catch (error) {
@@ -126,14 +157,21 @@ export class Link {
       connection.on("error", (error) => {
         fault = error;
       });
-      connection.on("blocked", (reason) => logger.warn({ connection: name, reason }, "the broker takes no messages"));
-      connection.on("unblocked", () => logger.info({ connection: name }, "the broker takes messages again"));
+      connection.on("blocked", (reason: string) => {
+        this.#blocked = reason;
+        logger.warn({ connection: name }, takesNone(reason));
+      });
+      connection.on("unblocked", () => {
+        logger.info({ connection: name, recovered: true }, "the broker takes messages again");
+        this.#unblock();
+      });
       connection.on("handler-error", (error: Error) =>
         logger.error({ err: error }, "a listener of the broker's threw"),
       );
       connection.once("close", (error?: Error) => {
         signal.removeEventListener("abort", shut);
         this.#connection = undefined;
+        this.#unblock();
         for (const listener of [...this.#listeners]) listener(false);
         if (signal.aborted) resolve();
         else reject(error ?? fault);
@@ -150,6 +188,11 @@ export class Link {
       this.#waiting.clear();
     });
   }
+}
+
+/** @param reason such as `low on disk` */
+export function takesNone(reason: string): string {
+  return `the broker takes no messages: it is ${reason}`;
 }
 
 function withHeartbeat(url: string): string {

@@ -17,7 +17,8 @@ import { DeadLetters } from "./dead-letters.ts";
 import { Events } from "./events.ts";
 import { Federation } from "./federation.ts";
 import type { LinkedSite } from "./federation-plan.ts";
-import { Inboxes } from "./inboxes.ts";
+import { Handover } from "./handover.ts";
+import { Inboxes, type InboxesOptions } from "./inboxes.ts";
 import { defaultManagementUrl, Management, vhostOf } from "./management.ts";
 import type { Members } from "./members.ts";
 import { type MessagingFigures, registerMetrics } from "./messaging-metrics.ts";
@@ -80,6 +81,7 @@ export class Messaging {
   readonly events: Events;
   readonly inboxes: Inboxes;
   readonly settling: Settling;
+  readonly #handover: Handover;
   readonly tracking: Tracking;
   readonly commands: Commands;
   readonly deadLetters: DeadLetters;
@@ -120,8 +122,10 @@ export class Messaging {
     this.sender = new Sender({ broker, provisioning, members, site, wallClock });
     this.requester = new Requester({ broker, sender: this.sender, site });
     this.events = new Events({ broker, wallClock });
-    this.inboxes = new Inboxes({ broker, consumer, provisioning, logger });
+    const elsewhere: InboxesOptions["elsewhere"] = (...asked) => this.#handover.ask(...asked);
+    this.inboxes = new Inboxes({ broker, consumer, provisioning, logger, elsewhere });
     const { inboxes, requester } = this;
+    this.#handover = new Handover({ broker, inboxes, logger });
     this.settling = new Settling({ broker, inboxes, requester, site, logger, wallClock });
     const trackingLimits = { ...defaultTrackingLimits, ...limits };
     this.tracking = new Tracking({ store, broker, site, logger, limits: trackingLimits, wallClock, ready });
@@ -157,6 +161,7 @@ export class Messaging {
     this.#provisioning.start();
     this.requester.start();
     this.settling.start();
+    this.#handover.start();
     this.deadLetters.start();
     this.#webhooks.start();
     this.#remote.start();
@@ -172,6 +177,7 @@ export class Messaging {
     await this.events.close();
     await this.deadLetters.close();
     await this.tracking.close();
+    await this.#handover.close();
     await this.settling.close();
     await this.requester.close();
     await this.#renewals.close();
@@ -194,6 +200,11 @@ export class Messaging {
 
   get state(): "connected" | "disconnected" {
     return this.#broker.state;
+  }
+
+  /** Why no message can be sent at the moment; undefined when they can. */
+  get fault(): string | undefined {
+    return this.#broker.fault;
   }
 
   onStateChange(listener: (state: "connected" | "disconnected") => void): () => void {

@@ -105,7 +105,6 @@ export class Provisioning {
   start(): void {
     const prepared = this.#options.broker.channel({
       name: "prepare",
-      declares: true,
       setup: (channel) => this.#prepare(channel),
       onLost: () => {
         if (this.#ready.settled) this.#ready = deferred();
@@ -115,7 +114,7 @@ export class Provisioning {
     this.#heard = this.#options.broker.onMissing((what) => this.#restore(what));
     const declaring: Lasting[] = [];
     for (let n = 0; n < declarers; n += 1) {
-      const opened = this.#options.broker.channel({ name: `declare ${n}`, declares: true });
+      const opened = this.#options.broker.channel({ name: `declare ${n}` });
       this.#channels.push(opened);
       declaring.push(opened.channel);
     }

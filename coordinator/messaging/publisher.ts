@@ -7,7 +7,7 @@ import type { Message, Options } from "amqplib";
 import type { Logger } from "pino";
 import { MusterError } from "../../config-db/errors.ts";
 import { LastingChannel } from "./lasting-channel.ts";
-import type { Link } from "./link.ts";
+import { type Link, takesNone } from "./link.ts";
 
 /** `unroutable`: no queue has the key, nothing is stored. `full`: a queue refused it; others of a fanout may have it. */
 export type PublishOutcome = "routed" | "unroutable" | "full";
@@ -36,6 +36,7 @@ const retryMs = 10;
 const triesMax = 20;
 
 export class Publisher {
+  readonly #link: Link;
   readonly #channel: LastingChannel;
   readonly #returned = new Set<string>();
   readonly #limits: { count: number; bytes: number };
@@ -44,6 +45,7 @@ export class Publisher {
 
   constructor({ link, logger, inFlightMax = 20_000, inFlightBytesMax = 64 * 1024 * 1024 }: PublisherOptions) {
     this.#limits = { count: inFlightMax, bytes: inFlightBytesMax };
+    this.#link = link;
     this.#channel = new LastingChannel({
       link,
       logger,
@@ -92,8 +94,9 @@ export class Publisher {
         throw new MusterError("refused", `AMQP cannot carry the message: ${error.message}; nothing was sent`, {
           cause: error,
         });
+      const { blocked } = this.#link;
       const told = isTimeout(error)
-        ? `the broker did not confirm within ${timeoutMs} ms`
+        ? `${blocked === undefined ? "the broker did not confirm" : takesNone(blocked)} within ${timeoutMs} ms`
         : `the broker does not take messages for ${publication.exchange} (${(error as Error).message})`;
       throw new MusterError(
         "broker-unavailable",
@@ -110,6 +113,8 @@ export class Publisher {
     for (let tries = 1; ; tries += 1) {
       // AbortSignal takes whole milliseconds only.
       const leftMs = () => Math.max(0, Math.ceil(endsAtMs - performance.now()));
+      // What is written to a connection that the broker does not read arrives when its sender has long given up.
+      if (this.#link.blocked !== undefined) await this.#link.unblocked(AbortSignal.timeout(leftMs()));
       const channel = this.#channel.current ?? (await this.#channel.opened(AbortSignal.timeout(leftMs())));
       try {
         return await this.#once(channel, publication, leftMs());

@@ -28,7 +28,7 @@ export async function removeQueues(
   const plan = componentPlan({ id, type });
   const shared = plan.bindings.filter(({ exchange }) => exchange === exchanges.any).map(({ queue }) => queue);
   const doomed = plan.queues.map(({ name }) => name).filter((name) => isLast || !shared.includes(name));
-  const opened = broker.channel({ name: `remove ${id}`, declares: true });
+  const opened = broker.channel({ name: `remove ${id}` });
   try {
     for (const giveUpAtMs = performance.now() + openTimeoutMs; ; ) {
       const channel = await opened.channel.opened(AbortSignal.timeout(openTimeoutMs));
@@ -59,7 +59,7 @@ export async function removeQueues(
 
 /** A failed passive declare closes its channel, and tells the broker's listeners what is missing. */
 export async function exists(broker: Broker, queue: string): Promise<boolean> {
-  const opened = broker.channel({ name: `look for ${queue}`, declares: true });
+  const opened = broker.channel({ name: `look for ${queue}` });
   try {
     const channel = await opened.channel.opened(AbortSignal.timeout(openTimeoutMs));
     await channel.checkQueue(queue);

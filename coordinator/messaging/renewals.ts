@@ -71,12 +71,12 @@ export class Renewals {
 
   /**
    * Passes a renewal that came by HTTP to a coordinator that does not lead on to the one that does. Does not wait for a
-   * broker that is away: the leader can be asked over HTTP.
+   * broker that is away or takes no messages: the leader can be asked over HTTP.
    * @throws MusterError `broker-unavailable`
    */
   async publish(renewal: RenewalMessage): Promise<void> {
     const { broker } = this.#options;
-    if (broker.state !== "connected") throw new MusterError("broker-unavailable", "the broker is away");
+    if (broker.fault !== undefined) throw new MusterError("broker-unavailable", broker.fault);
     const content = Buffer.from(JSON.stringify(renewal));
     const options = { persistent: false, contentType: "application/json" };
     await broker.publish({ exchange: exchanges.renewals, key: "", content, options, timeoutMs: publishTimeoutMs });

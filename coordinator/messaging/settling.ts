@@ -9,7 +9,7 @@ import { exchanges } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { type Letter, publishOptions, readLetter } from "./envelope.ts";
 import type { NackOptions } from "./inbox.ts";
-import type { Inboxes } from "./inboxes.ts";
+import { type Inboxes, tokenOf } from "./inboxes.ts";
 import { consume } from "./lasting-channel.ts";
 import type { Requester } from "./request.ts";
 import { draftLetter } from "./send.ts";
@@ -29,7 +29,6 @@ export interface SettlingOptions {
   wallClock: () => Date;
 }
 
-const deliveryPattern = /^([0-9a-f]{8})-[0-9a-z]+$/;
 const answerTimeoutMs = 5_000;
 const prefetch = 100;
 const nothing = Buffer.alloc(0);
@@ -71,7 +70,7 @@ export class Settling {
    */
   async settle(component: string, delivery: string, settlement: Settlement): Promise<void> {
     const { inboxes, requester, wallClock } = this.#options;
-    const token = deliveryPattern.exec(delivery)?.[1];
+    const token = tokenOf(delivery);
     if (token === undefined) throw noSuchDelivery(component, delivery);
     if (token === inboxes.token) return this.#settleHere(component, delivery, settlement);
     const { content, contentType, ...told } = { content: nothing, contentType: "application/json", ...settlement };

@@ -5,7 +5,7 @@ import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts
 import { useVhost } from "../support/broker.ts";
 import { type RunningCoordinator, startCoordinator } from "../support/coordinator.ts";
 import { eventually } from "../support/eventually.ts";
-import { foreignClient, silent, unique } from "./messaging-fixture.ts";
+import { command, createMessaging, foreignClient, silent, unique, useMessaging } from "./messaging-fixture.ts";
 
 describe("an inbox behind two coordinators of a site", function () {
   this.timeout(60_000);
@@ -245,4 +245,49 @@ describe("the queues of a component that is purged", function () {
     };
     await eventually(async () => expect(await left()).to.deep.equal([]), { timeoutMs: 20_000 });
   });
+});
+
+describe("a component that polls whichever of two coordinators it reaches", function () {
+  this.timeout(60_000);
+  const vhost = useVhost();
+  const site = useMessaging(vhost);
+  let other: ReturnType<typeof createMessaging>;
+
+  before(async () => {
+    other = createMessaging(vhost, site.members, site.store);
+    await other.start();
+    await other.ready();
+  });
+  after(async () => await other?.close());
+
+  for (const max of [1, 10])
+    it(`gets one sender's commands in the order in which they were sent, ${max} at a time, each once`, async () => {
+      const count = 300;
+      const member = site.members.add();
+      await site.messaging.provision(member);
+      const { sender } = site.messaging;
+      const sendAll = async () => {
+        for (let number = 0; number < count; number += 1)
+          await sender.send(
+            sender.plan({ component: member.id }, "command"),
+            command(`${number}`, null, { from: "s" }),
+          );
+      };
+      const sending = sendAll();
+      const seed = Math.floor(Math.random() * 1_000);
+      const got: string[] = [];
+      for (let polls = 0; got.length < count; polls += 1) {
+        // Now the one and now the other, in a pattern that does not repeat.
+        const at = Math.sin(polls * 12.9898 + seed) > 0 ? site.messaging : other;
+        const inbox = await at.inboxes.of(member);
+        const poll = { max, waitMs: 200, visibilityMs: 30_000, signal: new AbortController().signal };
+        for (const { name, delivery } of await inbox.poll(poll)) {
+          got.push(name);
+          await at.settling.settle(member.id, delivery, { how: "ack" });
+        }
+      }
+      await sending;
+      const sent = Array.from({ length: count }, (_, number) => `${number}`);
+      expect(got, `seed ${seed}`).to.deep.equal(sent);
+    });
 });

@@ -23,7 +23,7 @@ async function inboxOf(give: (message: InboxMessage) => void, fail: Consumer["fa
   const broker = {
     channel: ({ setup }: { setup: (opened: ConfirmChannel) => Promise<void> }) => {
       void setup(channel);
-      return { channel: { current: channel }, close: async () => undefined };
+      return { channel: { current: channel, opened: async () => channel }, close: async () => undefined };
     },
   } as unknown as Broker;
   const consumer = {
@@ -35,9 +35,10 @@ async function inboxOf(give: (message: InboxMessage) => void, fail: Consumer["fa
     deadLetter: async ({ letter }: Delivery) => void givenUp.push(letter.envelope.messageId),
   } as unknown as Consumer;
   let count = 0;
+  const elsewhere = async () => [];
   const deliveryId = () => `d-${++count}`;
   const logger = pino({ level: "silent" });
-  const inbox = new Inbox({ component: { id: "c", type: "t" }, broker, consumer, logger, deliveryId });
+  const inbox = new Inbox({ component: { id: "c", type: "t" }, broker, consumer, logger, deliveryId, elsewhere });
   await inbox.stream({ visibilityMs: 60_000, give });
   const arrive = (messageId: string, more: Record<string, unknown> = {}) => {
     const envelope = { messageId, kind: "command", name: "x", contentType: "a/b", attempt: 1, ...more };
