@@ -26,6 +26,7 @@ export function problemAnswer(error: unknown): JsonAnswer {
 function parserError(error: unknown): MusterError | undefined {
   if (error instanceof BodyError) return new MusterError(codesOfBodies[error.fault], error.message);
   const { status, message } = error as { status?: number; message?: string };
+  if (status === 412) return new MusterError("precondition-failed", message ?? "the condition does not hold");
   if (status !== undefined && status >= 400 && status < 500)
     return new MusterError("invalid-request", message ?? "bad request");
   return undefined;

@@ -18,6 +18,7 @@ import { problemAnswer } from "./problem.ts";
 import type { JsonAnswer, RequestContext, Route } from "./route.ts";
 import { type Match, Router } from "./router.ts";
 import { Streams } from "./streams.ts";
+import { refuseUnparsed } from "./unparsed.ts";
 
 export interface BridgeOptions {
   host: string;
@@ -57,12 +58,17 @@ export class Bridge {
       buckets: [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5],
       registers: [options.metrics],
     });
-    this.#server = createServer({ keepAliveTimeout: keepAliveMs }, (request, response) => {
+    // Node's own refusal of a request without a Host has no body.
+    const serving = { keepAliveTimeout: keepAliveMs, requireHostHeader: false };
+    this.#server = createServer(serving, (request, response) => {
       this.#listener(request, response);
     });
     this.#drain = draining(this.#server);
-    this.#server.on("clientError", (_error, socket) => {
-      if (socket.writable) socket.end("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    refuseUnparsed(this.#server);
+    this.#server.on("checkExpectation", ({ headers }: IncomingMessage, response: ServerResponse) => {
+      response.setHeader("connection", "close");
+      const told = `the only expectation that can be met is 100-continue, not "${headers.expect}"`;
+      this.#fail(new MusterError("expectation-failed", told), response);
     });
   }
 
@@ -94,6 +100,7 @@ export class Bridge {
     const pages = this.#pages(openApi(routes));
     this.#listener = (request, response) => {
       try {
+        checkTarget(request);
         admit(request, this.#options.operatorToken);
         const path = pathOf(request);
         const match = router.match(request.method ?? "GET", path);
@@ -121,8 +128,15 @@ export class Bridge {
     app.get("/openapi.json", (_request, response) => void response.json(document));
     app.get("/docs", (_request, response) => void response.type("html").send(docsPage));
     app.get("/docs/rapidoc.js", (_request, response) =>
-      response.sendFile(createRequire(import.meta.url).resolve("rapidoc/dist/rapidoc-min.js"), { maxAge: 86_400_000 }),
+      response.sendFile(createRequire(import.meta.url).resolve("rapidoc/dist/rapidoc-min.js"), {
+        maxAge: 86_400_000,
+        acceptRanges: false,
+      }),
     );
+    app.all(["/openapi.json", "/docs", "/docs/rapidoc.js"], ({ method, path }, response) => {
+      response.setHeader("allow", "GET, HEAD");
+      throw new MusterError("method-not-allowed", `${path} takes GET, HEAD, not ${method}`);
+    });
     app.use((request) => {
       throw new MusterError("no-such-route", `nothing is served at ${request.path.slice(0, 200)}; see /docs`);
     });
@@ -223,6 +237,23 @@ class AskedContext implements RequestContext {
     }
     return this.#abort.signal;
   }
+}
+
+/**
+ * Makes an absolute target, as clients send it to proxies, one of origin form; the host that it names counts (RFC 9112, 3.2.2).
+ * @throws MusterError `malformed-request` where no host is named
+ */
+function checkTarget(request: IncomingMessage): void {
+  const { url = "/", headers, httpVersion } = request;
+  if (!url.startsWith("/")) {
+    const [, authority, rest = ""] = /^https?:\/\/([^/?#]+)(.*)$/i.exec(url) ?? [];
+    if (authority !== undefined) {
+      headers.host = authority;
+      request.url = rest.startsWith("/") ? rest : `/${rest}`;
+    }
+  }
+  if (headers.host === undefined && httpVersion === "1.1")
+    throw new MusterError("malformed-request", "a request of HTTP/1.1 must have a Host header");
 }
 
 function pathOf({ url = "/" }: IncomingMessage): string {

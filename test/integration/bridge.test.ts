@@ -269,6 +269,96 @@ describe("the bridge", () => {
     expect((await fetch(`${url}/v1/cell`)).status).to.equal(200);
   });
 
+  /** Sends bytes on a connection of their own. @returns all that comes until it ends. */
+  const sendRaw = async (text: string) => {
+    const socket = connect(Number(new URL(url).port), "127.0.0.1");
+    let answer = "";
+    socket.setEncoding("latin1").on("data", (chunk) => {
+      answer += chunk;
+    });
+    const ended = once(socket, "close");
+    socket.write(text);
+    await ended;
+    const [head = "", body = ""] = answer.split("\r\n\r\n");
+    return { status: Number(head.split(" ")[1]), head: head.toLowerCase(), body };
+  };
+  const host = "Host: 127.0.0.1\r\n";
+  const putHead = `PUT /v1/components/c HTTP/1.1\r\n${host}Content-Type: application/json\r\n`;
+  const unparsed: [what: string, request: string, status: number, code: string, detail: RegExp][] = [
+    ["garbage", "garbage\r\n\r\n", 400, "malformed-request", /Parse Error/],
+    [
+      "a header that is too long",
+      `GET /v1/cell HTTP/1.1\r\n${host}x: ${"y".repeat(20_000)}\r\n\r\n`,
+      431,
+      "header-too-large",
+      /16384 bytes/,
+    ],
+    [
+      "a path that is too long",
+      `GET /${"y".repeat(20_000)} HTTP/1.1\r\n${host}\r\n`,
+      431,
+      "header-too-large",
+      /16384 bytes/,
+    ],
+    ["a space in the path", `GET /v1/ce ll HTTP/1.1\r\n${host}\r\n`, 400, "malformed-request", /Parse Error/],
+    [
+      "a chunk without a size",
+      `${putHead}Transfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n`,
+      400,
+      "malformed-request",
+      /Parse Error/,
+    ],
+    [
+      "a length beside chunks",
+      `${putHead}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`,
+      400,
+      "malformed-request",
+      /Parse Error/,
+    ],
+    ["no host", "GET /v1/cell HTTP/1.1\r\nConnection: close\r\n\r\n", 400, "malformed-request", /Host/],
+    ["an expectation", `GET /v1/cell HTTP/1.1\r\n${host}Expect: x\r\n\r\n`, 417, "expectation-failed", /100-continue/],
+    ["a wish for a tunnel", `CONNECT 127.0.0.1:80 HTTP/1.1\r\n${host}\r\n`, 405, "method-not-allowed", /no proxy/],
+  ];
+  for (const [what, request, status, code, detail] of unparsed)
+    it(`refuses ${what} like everything else`, async () => {
+      const answer = await sendRaw(request);
+      expect(answer.status).to.equal(status);
+      expect(answer.head).to.include("content-type: application/problem+json");
+      const problem = JSON.parse(answer.body);
+      expect([problem.status, problem.code]).to.deep.equal([status, code]);
+      expect(problem.detail).to.match(detail);
+    });
+
+  it("ends an answer that is under way when garbage follows its request, and puts nothing into it", async () => {
+    const socket = connect(Number(new URL(url).port), "127.0.0.1");
+    let answer = "";
+    socket.on("data", (chunk) => {
+      if (answer === "") socket.write("garbage\r\n\r\n");
+      answer += chunk;
+    });
+    socket.write(`GET /v1/cell HTTP/1.1\r\n${host}Accept: text/event-stream\r\n\r\n`);
+    await once(socket, "close");
+    expect(answer.match(/HTTP\/1.1 .*/g)).to.deep.equal(["HTTP/1.1 200 OK"]);
+  });
+
+  it("takes an absolute target, and the host that it names", async () => {
+    const close = "Connection: close\r\n\r\n";
+    expect((await sendRaw(`GET http://127.0.0.1/v1/cell HTTP/1.1\r\n${host}${close}`)).status).to.equal(200);
+    const other = await sendRaw(`GET http://evil.example/v1/cell HTTP/1.1\r\n${host}${close}`);
+    expect([other.status, JSON.parse(other.body).code]).to.deep.equal([403, "forbidden"]);
+  });
+
+  it("says what its pages take, and gives the whole where a range is asked for", async () => {
+    for (const path of ["/docs", "/openapi.json", "/docs/rapidoc.js"]) {
+      const answer = await fetch(url + path, { method: "POST" });
+      expect([answer.status, answer.headers.get("allow")], path).to.deep.equal([405, "GET, HEAD"]);
+      expect(await answer.json()).to.include({ code: "method-not-allowed" });
+    }
+    const script = await fetch(`${url}/docs/rapidoc.js`, { headers: { range: "bytes=99999999999-" } });
+    expect(script.status).to.equal(200);
+    await script.arrayBuffer();
+  });
+
   it("refuses a page's request that reached the loopback under another name", async () => {
     const socket = connect(Number(new URL(url).port), "127.0.0.1");
     socket.write("GET /v1/cell HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
