@@ -49,6 +49,8 @@ export class Coordinator {
   readonly #open: { close(): Promise<void> }[] = [];
   /** By the name of the database. */
   readonly #feeds = new Map<string, ChangesFeed>();
+  /** Why, by the name of the database, while a feed has lost it. */
+  readonly #lost = new Map<string, string>();
   #bridge: Bridge | undefined;
   /** What `/readyz` asks. */
   readonly #readiness: Readiness = { store: "starting" };
@@ -106,15 +108,23 @@ export class Coordinator {
   #feed(store: Store, name: string, give: (changes: Parameters<Configuration["apply"]>[0]) => void): ChangesFeed {
     const feed = new ChangesFeed(store.database<Document>(name), {
       onChanges: give,
-      onState: (lost) => {
-        this.#readiness.store = lost === undefined ? "ok" : lost.message;
-        if (lost === undefined) this.#logger.info({ database: name }, "the store is back");
-        else this.#logger.error({ database: name, reason: lost.message }, "the store is lost; serving from memory");
-      },
+      onState: (lost) => this.#tellStore(name, lost),
     });
     this.#open.push(feed);
     this.#feeds.set(name, feed);
     return feed;
+  }
+
+  /** Told once for all databases: they are lost and found together. */
+  #tellStore(database: string, lost: Error | undefined): void {
+    const wasLost = this.#lost.size > 0;
+    if (lost === undefined) this.#lost.delete(database);
+    else this.#lost.set(database, lost.message);
+    const [reason] = this.#lost.values();
+    this.#readiness.store = reason ?? "ok";
+    if (!wasLost && reason !== undefined)
+      this.#logger.error({ database, reason }, "the store is lost; serving from memory");
+    if (wasLost && reason === undefined) this.#logger.info({ recovered: true }, "the store is back");
   }
 
   #messaging(store: Store, members: Members, leads: () => boolean): Messaging | undefined {

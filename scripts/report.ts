@@ -20,10 +20,11 @@ export function eventLine(event: SupervisionEvent): string {
   }
 }
 
-/** What the terminal shows of a line of the coordinator's log: warnings, errors, and what is no log line at all. */
+/** What the terminal shows of a line of the coordinator's log: warnings, errors, their ends, and what is no log line at all. */
 export function logLine(line: string): string | undefined {
   const entry = parseLogEntry(line);
   if (entry === undefined) return `coordinator: ${line}`;
+  if (entry.recovered === true) return `coordinator: ${entry.msg}`;
   if (entry.level < 40) return undefined;
   const reason = entry.err?.message;
   const shown = reason === undefined || entry.msg?.includes(reason) ? entry.msg : `${entry.msg}: ${reason}`;
@@ -33,6 +34,8 @@ export function logLine(line: string): string | undefined {
 interface LogEntry {
   level: number;
   msg?: string;
+  /** What a warning or error before it told of is over. */
+  recovered?: boolean;
   err?: { message?: string };
 }
 

@@ -69,7 +69,7 @@ export async function untilServing(
         return `did not answer, and did nothing for ${idleMs / 1000} s`;
       }
       const seconds = Math.round((nowMs - startedMs) / 1000);
-      const what = idleLooks > 0 ? "not at work" : "at work: thousands of queues take minutes to recover";
+      const what = idleLooks > 0 ? "not at work" : "at work; where there are thousands of queues it takes minutes";
       progress(`no answer after ${seconds} s, ${what}`);
     }
     await delay(askEveryMs);

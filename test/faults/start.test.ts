@@ -110,6 +110,20 @@ describe("npm start", function () {
     expect(received.map(({ id, name }) => ({ id, name }))).to.deep.equal([{ id: sent.id, name: "blink" }]);
   });
 
+  it("says when the store is lost, and when it is back", async () => {
+    const commands = await Promise.all(
+      (await familyOf(await pidOf("coordinator"))).map(async ({ pid }) => ({
+        pid,
+        line: await readFile(`/proc/${pid}/cmdline`, "utf8"),
+      })),
+    );
+    const store = commands.find(({ line }) => line.includes("config-db/embedded/main.ts"));
+    process.kill(store?.pid ?? Number.NaN, "SIGKILL");
+    await platform.line(/^coordinator: error: the store is lost/, backWithinMs);
+    await platform.line(/^coordinator: the store is back/, backWithinMs);
+    await isReady();
+  });
+
   it("stops all of it on Ctrl-C, which npm sends twice, and leaves no process", async () => {
     const family = await familyOf(platform.pid);
     expect(family).to.have.length.greaterThan(4);

@@ -13,6 +13,12 @@ describe("a line of the coordinator's log", () => {
     expect(logLine(entry({ level: 50, msg: "lost" }))).to.equal("coordinator: error: lost");
   });
 
+  it("is shown when it says that what was wrong is over", () => {
+    expect(logLine(entry({ level: 30, recovered: true, msg: "the store is back" }))).to.equal(
+      "coordinator: the store is back",
+    );
+  });
+
   it("is shown with the reason that comes with it, once", () => {
     expect(logLine(entry({ level: 50, msg: "lost", err: { message: "refused" } }))).to.equal(
       "coordinator: error: lost: refused",
