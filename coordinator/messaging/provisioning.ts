@@ -195,7 +195,7 @@ export class Provisioning {
   async mend(component: Provisioned): Promise<void> {
     // While they are being declared nothing is missing.
     if (!this.stands(component)) return;
-    const opened = this.#options.broker.channel({ name: `mend ${component.id}`, declares: true });
+    const opened = this.#options.broker.channel({ name: `mend ${component.id}` });
     try {
       const channel = await opened.channel.opened(AbortSignal.timeout(provisionTimeoutMs));
       for (const plan of [sitePlan(this.#options.site), componentPlan(component)])
