@@ -11,6 +11,7 @@ import { ChangesFeed } from "../../config-db/changes-feed.ts";
 import { MusterError } from "../../config-db/errors.ts";
 import type { CommandDocument, OutcomeMessage } from "../../config-db/generated/types.ts";
 import { databases, documentId, queues } from "../../config-db/names.ts";
+import { generationOf } from "../../config-db/revision.ts";
 import type { Change, Database, Document, Store, Stored } from "../../config-db/store.ts";
 import { check } from "../../config-db/validate.ts";
 import { sameJson } from "../config/etag.ts";
@@ -218,8 +219,8 @@ export class Tracking {
         "not-found",
         `no command "${id.slice(0, 128)}" is kept: it was not tracked, was sent at another site, or its retention time is over`,
       );
-    this.#records.set(documentName, record);
-    return record;
+    if (isLater(record, this.#records.peek(documentName))) this.#records.set(documentName, record);
+    return this.#records.get(documentName) ?? record;
   }
 
   /** Calls back with every later state of a command. @returns what ends that. */
@@ -254,7 +255,7 @@ export class Tracking {
     for (const { id, deleted, doc } of changes) {
       if (!id.startsWith(documentId.command(""))) continue;
       if (deleted) this.#drop(id);
-      else if (generation(doc as Record) > generation(this.#records.peek(id))) this.#saw(doc as unknown as Record);
+      else this.#saw(doc as unknown as Record);
     }
   }
 
@@ -288,6 +289,8 @@ export class Tracking {
       return;
     }
     const before = this.#records.peek(record._id);
+    // Told of twice; or an acknowledgement or an answer that comes after the feed has brought what replaced it.
+    if (!isLater(record, before)) return;
     this.#records.set(record._id, record);
     this.#keep(record);
     const watchers = this.#watchers.get(record._id);
@@ -375,11 +378,14 @@ export class Tracking {
       excess -= 1;
     }
     for (let start = 0; start < ids.length; start += dropBatch) {
-      const records = await this.#database.getMany<CommandDocument>(ids.slice(start, start + dropBatch));
-      await this.#database.bulk(
+      const batch = ids.slice(start, start + dropBatch);
+      const records = await this.#database.getMany<CommandDocument>(batch);
+      const rows = await this.#database.bulk(
         records.map(({ _id, _rev, ...rest }) => ({ ...rest, _id, _rev, targets: {}, _deleted: true })),
       );
-      for (const { _id } of records) this.#drop(_id);
+      // One that was just changed has its turn at the next sweep.
+      const left = new Set(rows.flatMap((row) => ("error" in row ? [row.id] : [])));
+      for (const id of batch) if (!left.has(id)) this.#drop(id);
     }
   }
 
@@ -403,6 +409,7 @@ function readOutcome(message: ConsumeMessage): OutcomeMessage | undefined {
   return from === undefined || from === told.component ? told : undefined;
 }
 
-function generation(record: { _rev?: string } | undefined): number {
-  return Number.parseInt(record?._rev ?? "0", 10);
+/** Whether a revision replaced another: only one branch is ever made here. */
+function isLater({ _rev }: Record, than: Record | undefined): boolean {
+  return than === undefined || generationOf(_rev) > generationOf(than._rev);
 }

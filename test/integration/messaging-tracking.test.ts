@@ -1,12 +1,14 @@
 import { expect } from "chai";
 import type { CommandDocument } from "../../config-db/generated/types.ts";
+import { Store } from "../../config-db/store.ts";
 import type { Inbox, InboxMessage } from "../../coordinator/messaging/inbox.ts";
 import type { Member } from "../../coordinator/messaging/members.ts";
 import type { Messaging } from "../../coordinator/messaging/messaging.ts";
 import { useVhost } from "../support/broker.ts";
 import { eventually } from "../support/eventually.ts";
 import { expectError } from "../support/expect-error.ts";
-import { foreignClient, unique, useMessaging } from "./messaging-fixture.ts";
+import { startHoldingProxy } from "../support/holding-proxy.ts";
+import { createMessaging, foreignClient, unique, useMessaging } from "./messaging-fixture.ts";
 
 describe("tracked commands", function () {
   this.timeout(30_000);
@@ -120,6 +122,33 @@ describe("tracked commands", function () {
     await inbox.ack(message.delivery);
     await send({ component: member.id }, { id });
     expect(await poll(inbox, 300)).to.deep.equal([]);
+  });
+
+  it("do not go back when the store's answer comes after what another coordinator wrote", async () => {
+    const proxy = await startHoldingProxy(site.store.url);
+    const late = createMessaging(vhost, site.members, new Store(proxy.url));
+    try {
+      await late.start();
+      await late.ready();
+      const member = site.members.add();
+      const id = unique("command-number");
+      const { answered, release } = proxy.hold((method, path) => method === "POST" && path.endsWith("/_bulk_docs"));
+      const content = Buffer.from("1");
+      const sent = late.commands.send({
+        ...{ id, to: { component: member.id }, name: "work", content, contentType: "application/json" },
+        fingerprint: "one",
+      });
+      await answered;
+      await messaging.tracking.outcome({ id, component: member.id, state: "done", at: new Date().toISOString() });
+      const stateAtLate = async () => (await late.tracking.read(id)).targets[member.id]?.state;
+      await eventually(async () => expect(await stateAtLate()).to.equal("done"));
+      release();
+      await sent;
+      expect(await stateAtLate()).to.equal("done");
+    } finally {
+      await late.close();
+      await proxy.close();
+    }
   });
 
   it("tell those who watch", async () => {
