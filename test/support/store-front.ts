@@ -16,8 +16,8 @@ export interface StoreFront {
   hold(matches: RegExp): Held;
   /** Holds the answer to the next request that matches, and no other. */
   holdNext(matches: RegExp): Held;
-  /** Breaks the connection of the next request that matches, before the store hears of it. @returns whether it has. */
-  breakOnce(matches: RegExp): () => boolean;
+  /** Breaks the connections of the next requests that match, before the store hears of them. @returns whether of all. */
+  breakNext(matches: RegExp, times: number): () => boolean;
   /** Answers the next request that matches, in place of the store. @returns whether it has. */
   answerOnce(matches: RegExp, status: number, body: unknown): () => boolean;
   close(): Promise<void>;
@@ -33,7 +33,8 @@ interface Holding {
 
 interface Fault {
   matches: RegExp;
-  done: boolean;
+  /** How often it is still to be met. */
+  left: number;
   /** Absent: the connection breaks. */
   answer: { status: number; body: string } | undefined;
 }
@@ -54,16 +55,16 @@ export async function startStoreFront(target: string): Promise<StoreFront> {
     };
   };
   const faults = new Set<Fault>();
-  const faultOnce = (matches: RegExp, answer?: Fault["answer"]) => {
-    const fault = { matches, done: false, answer };
+  const faultNext = (matches: RegExp, left: number, answer?: Fault["answer"]) => {
+    const fault = { matches, left, answer };
     faults.add(fault);
-    return () => fault.done;
+    return () => fault.left === 0;
   };
   const pass = (incoming: IncomingMessage, outgoing: ServerResponse) => {
     const line = `${incoming.method} ${decodeURIComponent(incoming.url ?? "")}`;
-    const fault = [...faults].find(({ matches, done }) => !done && matches.test(line));
+    const fault = [...faults].find(({ matches, left }) => left > 0 && matches.test(line));
     if (fault !== undefined) {
-      fault.done = true;
+      fault.left -= 1;
       if (fault.answer === undefined) incoming.socket.destroy();
       else outgoing.writeHead(fault.answer.status, { "content-type": "application/json" }).end(fault.answer.body);
       return;
@@ -99,8 +100,8 @@ export async function startStoreFront(target: string): Promise<StoreFront> {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     hold: (matches) => hold({ matches, waiting: [], count: 0 }),
     holdNext: (matches) => hold({ matches, only: { request: undefined }, waiting: [], count: 0 }),
-    breakOnce: (matches) => faultOnce(matches),
-    answerOnce: (matches, status, body) => faultOnce(matches, { status, body: JSON.stringify(body) }),
+    breakNext: (matches, times) => faultNext(matches, times),
+    answerOnce: (matches, status, body) => faultNext(matches, 1, { status, body: JSON.stringify(body) }),
     close: async () => {
       server.close();
       server.closeAllConnections();
