@@ -1,4 +1,5 @@
 import { expect } from "chai";
+import type { Embedded } from "../../config-db/embedded/server.ts";
 import { Store } from "../../config-db/store.ts";
 import type { Messaging } from "../../coordinator/messaging/messaging.ts";
 import { freshVhost, useVhost, type Vhost } from "../support/broker.ts";
@@ -6,6 +7,7 @@ import { collectGarbage } from "../support/collect-garbage.ts";
 import { eventually } from "../support/eventually.ts";
 import { expectError } from "../support/expect-error.ts";
 import { type FaultProxy, startProxy } from "../support/proxy.ts";
+import { startSiteStore } from "../support/site-store.ts";
 import { command, createMessaging, FakeMembers, site as here, unique, useMessaging } from "./messaging-fixture.ts";
 
 interface QueueInfo {
@@ -123,7 +125,11 @@ describe("messaging over a broken connection", function () {
 describe("the topology of a broker", function () {
   this.timeout(40_000);
   const used: { close(): Promise<void> }[] = [];
-  const store = new Store("http://127.0.0.1:1");
+  let embedded: Embedded;
+  before(async () => {
+    embedded = await startSiteStore();
+  });
+  after(() => embedded?.close());
   afterEach(async () => {
     for (const part of used.splice(0).reverse()) await part.close();
   });
@@ -132,11 +138,10 @@ describe("the topology of a broker", function () {
     used.push(vhost);
     return vhost;
   };
-  /** Only the topology: nothing of the store is asked for. */
   const open = async (vhost: Vhost, members: FakeMembers, managementUrl = vhost.managementUrl) => {
-    const messaging = createMessaging({ url: vhost.url, managementUrl }, members, store);
-    messaging.start().catch(() => undefined); // The store is away, which is none of this test's business.
+    const messaging = createMessaging({ url: vhost.url, managementUrl }, members, new Store(embedded.url));
     used.push(messaging);
+    await messaging.start();
     await messaging.ready();
     return messaging;
   };
