@@ -135,7 +135,7 @@ export class Inbox {
     if (isMoot()) return [];
     const endsAtMs = performance.now() + waitMs;
     // What a poll before this one had another coordinator read ahead goes before what this one would be given.
-    if (this.#prefetch === 0) {
+    if (this.#prefetch === 0 && this.#ready.length === 0) {
       const messages = await this.#options.elsewhere(this.component.id, { max, visibilityMs }, signal);
       if (messages.length > 0) return messages;
     }
@@ -292,10 +292,10 @@ export class Inbox {
   /**
    * Another coordinator is polled for this component. Hands out what is ready here; when nothing is it leaves the queues to
    * that one, unless somebody waits here, too.
-   * @returns undefined when nothing is consumed here.
+   * @returns undefined when nothing is consumed or ready here.
    */
   async handOver({ max, visibilityMs }: Wanted): Promise<InboxMessage[] | undefined> {
-    if (this.#prefetch === 0) return undefined;
+    if (this.#prefetch === 0 && this.#ready.length === 0) return undefined;
     if (this.#isWanted()) return [];
     const messages = this.#handOut(max, visibilityMs);
     if (messages.length > 0) return messages;

@@ -15,6 +15,7 @@ async function inboxOf(give: (message: InboxMessage) => void, fail: Consumer["fa
   const channel = {
     prefetch: async () => undefined,
     ack: (message: ConsumeMessage) => void acked.push(message),
+    cancel: async () => undefined,
     consume: async (_queue: string, onMessage: typeof take) => {
       take = onMessage;
       return { consumerTag: "tag" };
@@ -27,7 +28,8 @@ async function inboxOf(give: (message: InboxMessage) => void, fail: Consumer["fa
     },
   } as unknown as Broker;
   const consumer = {
-    admit: async (from: Omit<Delivery, "letter">) => ({ ...from, ...from.message }) as unknown as Delivery,
+    admit: async (from: Omit<Delivery, "letter">) =>
+      ({ component: "c", ...from, ...from.message }) as unknown as Delivery,
     judge: () => ({ action: "dead-letter" }),
     fail,
     expired: () => false,
@@ -39,14 +41,14 @@ async function inboxOf(give: (message: InboxMessage) => void, fail: Consumer["fa
   const deliveryId = () => `d-${++count}`;
   const logger = pino({ level: "silent" });
   const inbox = new Inbox({ component: { id: "c", type: "t" }, broker, consumer, logger, deliveryId, elsewhere });
-  await inbox.stream({ visibilityMs: 60_000, give });
+  const end = await inbox.stream({ visibilityMs: 60_000, give });
   const arrive = (messageId: string, more: Record<string, unknown> = {}) => {
     const envelope = { messageId, kind: "command", name: "x", contentType: "a/b", attempt: 1, ...more };
     const letter = { envelope, content: Buffer.alloc(0) };
     const headers = { [names.attempt]: envelope.attempt, [names.redriven]: more.redriven };
     take({ properties: { messageId, headers }, letter } as unknown as ConsumeMessage);
   };
-  return { inbox, givenUp, acked, arrive };
+  return { inbox, givenUp, acked, arrive, end };
 }
 
 describe("an inbox", () => {
@@ -82,6 +84,22 @@ describe("an inbox", () => {
     expect(acked).to.have.length(1);
     deadLettered();
     await settled;
+    await inbox.close();
+  });
+
+  it("hands over what it has ready when nobody waits, and has it again when that came too late", async () => {
+    const wanted = { max: 10, visibilityMs: 60_000 };
+    const { inbox, arrive, end } = await inboxOf(() => undefined);
+    expect(await inbox.handOver(wanted)).to.deep.equal([]);
+    end();
+    arrive("early");
+    const given = await eventually(async () => {
+      const messages = (await inbox.handOver(wanted)) ?? [];
+      expect(messages.map(({ id, attempt }) => [id, attempt])).to.deep.equal([["early", 1]]);
+      return messages;
+    });
+    inbox.takeBack(given.map(({ delivery }) => delivery));
+    expect((await inbox.handOver(wanted))?.map(({ id, attempt }) => [id, attempt])).to.deep.equal([["early", 1]]);
     await inbox.close();
   });
 });
