@@ -28,8 +28,7 @@ async function inboxOf(give: (message: InboxMessage) => void, fail: Consumer["fa
     },
   } as unknown as Broker;
   const consumer = {
-    admit: async (from: Omit<Delivery, "letter">) =>
-      ({ component: "c", ...from, ...from.message }) as unknown as Delivery,
+    admit: async (from: Omit<Delivery, "letter">) => ({ ...from, ...from.message }) as unknown as Delivery,
     judge: () => ({ action: "dead-letter" }),
     fail,
     expired: () => false,
