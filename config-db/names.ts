@@ -71,6 +71,8 @@ export const exchanges = {
   events: "muster.events",
   renewals: "muster.renewals",
   dead: "muster.dead",
+  /** Where copies go while somebody taps. */
+  tap: "muster.tap",
 } as const;
 
 export const queues = {

@@ -180,7 +180,7 @@ function requestRoute({ messaging, wallClock = () => new Date() }: MessageRoutes
 
 const match = (description: string): QueryParameter => ({
   description,
-  schema: { type: "string", pattern: "^[A-Za-z0-9_*#:-]+(\\.[A-Za-z0-9_*#:-]+)*$", maxLength: 250 },
+  schema: { type: "string", pattern: "^[A-Za-z0-9._:/*#-]+$", maxLength: 255 },
 });
 
 function eventRoutes({ messaging, members, site, wallClock = () => new Date() }: MessageRoutesOptions): Route[] {
@@ -231,7 +231,9 @@ function tapRoute({ messaging }: MessageRoutesOptions): Route {
   return {
     method: "get",
     path: "/v1/tap",
-    summary: "Stream a copy of every message's envelope, without disturbing its delivery",
+    summary:
+      "Stream a copy of every message's envelope, without disturbing its delivery; replies to requests that were POSTed " +
+      "at another coordinator are shown there only",
     query: {
       match: match(
         "A topic pattern over `<kind>.<target>.<name>`; the target is a component, a type, `all` or `dead`.",

@@ -135,7 +135,14 @@ export class Messaging {
     const claim = options.redriveClaimMs === undefined ? {} : { claimMs: options.redriveClaimMs };
     this.deadLetters = new DeadLetters({ store, broker, sender, tracking, logger, wallClock, max, ready, ...claim });
     const { replyKey } = this.requester;
-    this.tap = new Tap({ broker, site, replyKey, logger, standing: () => this.#standing() });
+    this.tap = new Tap({
+      broker,
+      site,
+      replyKey,
+      members: () => this.#ownMembers(),
+      stands: (component) => provisioning.stands(component),
+      logger,
+    });
     this.#webhooks = new Webhooks({
       inboxes,
       members,
@@ -258,7 +265,9 @@ export class Messaging {
 
   /** The component's record is gone. Who removed it takes its queues away, and we those that we were declaring just then. */
   async dropped(component: Provisioned): Promise<void> {
-    const isDeclared = await this.#provisioning.drop(component);
+    const dropped = this.#provisioning.drop(component);
+    await this.tap.leave(component, () => this.#isLast(component));
+    const isDeclared = await dropped;
     if (isDeclared && this.#options.members.get(component.id) === undefined) await this.remove(component);
   }
 
@@ -270,9 +279,7 @@ export class Messaging {
     const { id, type } = component;
     await this.#provisioning.remove(component, async () => {
       await this.inboxes.drop(id);
-      await this.tap.leave(id);
-      const isLast = ![...this.#ownMembers()].some((member) => member.type === type && member.id !== id);
-      await removeQueues(this.#broker, component, isLast, async (queue, message) => {
+      await removeQueues(this.#broker, component, this.#isLast(component), async (queue, message) => {
         if (queue === queues.replies(id) || queue === queues.requests(id)) return;
         const reason =
           queue === queues.any(type)
@@ -327,8 +334,10 @@ export class Messaging {
     };
   }
 
-  *#standing(): Iterable<Provisioned> {
-    for (const member of this.#ownMembers()) if (this.#provisioning.stands(member)) yield member;
+  /** Whether no other component of this site has its type. */
+  #isLast({ id, type }: Provisioned): boolean {
+    for (const member of this.#ownMembers()) if (member.type === type && member.id !== id) return false;
+    return true;
   }
 
   *#ownMembers(): Iterable<Provisioned> {

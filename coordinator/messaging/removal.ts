@@ -6,7 +6,7 @@ import { exchanges } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { closeQuietly, consume } from "./lasting-channel.ts";
 import type { Provisioned } from "./provisioning.ts";
-import { componentPlan } from "./topology.ts";
+import { componentPlan, sourcesOfItsOwn } from "./topology.ts";
 
 const openTimeoutMs = 10_000;
 /** Messages of a doomed queue that are rescued at once. */
@@ -16,7 +16,8 @@ const retryMs = 300;
 
 /**
  * Deletes a component's queues after `rescue` was given every message that they hold; the type's shared queue too when
- * `isLast` of its type. Unbound first, so that a sender learns at once that nobody is there.
+ * `isLast` of its type. Unbound first, so that a sender learns at once that nobody is there; before that the tap, whichever
+ * coordinator has it: what only the tap gets is confirmed and then nowhere.
  * @throws MusterError `broker-unavailable`: some may stand still; call again.
  */
 export async function removeQueues(
@@ -33,6 +34,9 @@ export async function removeQueues(
     for (const giveUpAtMs = performance.now() + openTimeoutMs; ; ) {
       const channel = await opened.channel.opened(AbortSignal.timeout(openTimeoutMs));
       try {
+        // The broker minds neither that nobody taps nor that this was not tapped.
+        for (const { exchange, key } of sourcesOfItsOwn({ id, type }, isLast))
+          await channel.unbindExchange(exchanges.tap, exchange, key);
         for (const { queue, exchange, key } of plan.bindings)
           if (doomed.includes(queue)) await channel.unbindQueue(queue, exchange, key);
         for (const queue of doomed) {

@@ -1,7 +1,8 @@
 /**
- * The tap: copies of the messages of a site, for those who watch. A queue of its own is bound beside those that messages are
- * for, while somebody taps; it drops its oldest when its reader is slow, so delivery never notices. A key of a direct
- * exchange is bound only while the queue that it is for stands: else a sender would not learn that nobody got its message.
+ * The tap: copies of the messages of a site, for those who watch. While somebody taps an exchange is bound beside the queues
+ * that messages are for, one for all coordinators of the site, and to that a queue of each that has readers; it drops its
+ * oldest when its reader is slow, so delivery never notices. What is for a component is bound only while its queues stand,
+ * else a sender would not learn that nobody got its message: whoever removes a component unbinds it by name (removal.ts).
  */
 import type { ConfirmChannel, ConsumeMessage } from "amqplib";
 import type { Logger } from "pino";
@@ -10,15 +11,17 @@ import { exchanges, replyKeys } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { type HttpBody, readLetter, toHttpBody } from "./envelope.ts";
 import { consume } from "./lasting-channel.ts";
-import type { Binding } from "./management.ts";
 import type { Provisioned } from "./provisioning.ts";
 import { matchesTopic } from "./topic.ts";
+import { componentPlan, type Source, sourcesOfItsOwn } from "./topology.ts";
 
 export interface TapOptions {
   broker: Broker;
   site: string;
-  /** The components whose queues stand, now. */
-  standing: () => Iterable<Provisioned>;
+  /** The components of this site, now. */
+  members: () => Iterable<Provisioned>;
+  /** Whether all of a component's queues stand. */
+  stands: (component: Provisioned) => boolean;
   /** Where replies to this process arrive. */
   replyKey: string;
   logger: Logger;
@@ -60,9 +63,9 @@ const bindEveryMs = 1_000;
 export class Tap {
   readonly #options: TapOptions;
   readonly #readers = new Set<Reader>();
-  readonly #bound = new Map<string, Binding>();
+  /** By `wordOf`. */
+  readonly #bound = new Map<string, Source>();
   #opened: ReturnType<Broker["channel"]> | undefined;
-  #queue = "";
   #binding: Promise<void> = Promise.resolve();
   #timer: NodeJS.Timeout | undefined;
 
@@ -92,14 +95,14 @@ export class Tap {
     };
   }
 
-  /** Before a component's queues go: its senders must hear that nobody is there. */
-  async leave(component: string): Promise<void> {
-    const theirs = [...this.#bound].filter(([, { key, exchange }]) => key === component && exchange !== exchanges.any);
+  /**
+   * A component is gone and has been unbound, unless this process bound it at that time. What is for its type is bound again
+   * where it has others.
+   */
+  async leave(component: Provisioned, isLast: () => boolean): Promise<void> {
     await this.#work(async (channel) => {
-      for (const [word, { exchange, key }] of theirs) {
-        await channel.unbindQueue(this.#queue, exchange, key);
-        this.#bound.delete(word);
-      }
+      for (const source of sourcesOfItsOwn(component, isLast())) await this.#unbind(channel, source);
+      for (const source of sourcesOfItsOwn(component, true)) this.#bound.delete(wordOf(source));
     });
   }
 
@@ -110,9 +113,13 @@ export class Tap {
       setup: async (channel) => {
         this.#bound.clear();
         const asked = { exclusive: true, autoDelete: true, durable: false, arguments: queueLimits };
-        this.#queue = (await channel.assertQueue("", asked)).queue;
+        const { queue } = await channel.assertQueue("", asked);
+        // The broker deletes it, with its bindings, as soon as no queue is bound any more. When that comes between these two
+        // lines the channel is lost, and all of this done again.
+        await channel.assertExchange(exchanges.tap, "fanout", { durable: false, autoDelete: true });
+        await channel.bindQueue(queue, exchanges.tap, "");
         await this.#bindAll(channel);
-        await consume(channel, this.#queue, { prefetch }, (message) => {
+        await consume(channel, queue, { prefetch }, (message) => {
           channel.ack(message);
           this.#give(message);
         });
@@ -145,19 +152,41 @@ export class Tap {
   }
 
   async #bindAll(channel: ConfirmChannel): Promise<void> {
-    const wanted = new Map(
-      wantedBindings(this.#options, this.#queue).map((binding) => [`${binding.exchange} ${binding.key}`, binding]),
-    );
-    for (const [word, { exchange, key }] of this.#bound) {
-      if (wanted.has(word)) continue;
-      await channel.unbindQueue(this.#queue, exchange, key);
-      this.#bound.delete(word);
+    const { members, stands } = this.#options;
+    const components = [...members()].filter(stands);
+    const wanted = [...this.#siteSources(), ...components.flatMap((component) => componentPlan(component).bindings)];
+    const words = new Set(wanted.map(wordOf));
+    for (const [word, source] of [...this.#bound]) if (!words.has(word)) await this.#unbind(channel, source);
+    for (const source of this.#siteSources()) await this.#bind(channel, source);
+    for (const component of components) {
+      for (const source of componentPlan(component).bindings) {
+        // It may have been removed since; thousands take seconds.
+        if (stands(component)) await this.#bind(channel, source);
+      }
     }
-    for (const [word, binding] of wanted) {
-      if (this.#bound.has(word)) continue;
-      await channel.bindQueue(this.#queue, binding.exchange, binding.key);
-      this.#bound.set(word, binding);
-    }
+  }
+
+  #siteSources(): Source[] {
+    const { site, replyKey } = this.#options;
+    return [
+      { exchange: exchanges.all, key: "" },
+      { exchange: exchanges.events, key: "#" },
+      { exchange: exchanges.dead, key: "" },
+      { exchange: exchanges.reply, key: replyKey },
+      { exchange: exchanges.reply, key: replyKeys.commands(site) },
+    ];
+  }
+
+  async #bind(channel: ConfirmChannel, { exchange, key }: Source): Promise<void> {
+    const word = wordOf({ exchange, key });
+    if (this.#bound.has(word)) return;
+    this.#bound.set(word, { exchange, key });
+    await channel.bindExchange(exchanges.tap, exchange, key);
+  }
+
+  async #unbind(channel: ConfirmChannel, source: Source): Promise<void> {
+    if (!this.#bound.delete(wordOf(source))) return;
+    await channel.unbindExchange(exchanges.tap, source.exchange, source.key);
   }
 
   #give(message: ConsumeMessage): void {
@@ -171,20 +200,8 @@ export class Tap {
   }
 }
 
-function wantedBindings({ site, standing, replyKey }: TapOptions, queue: string): Binding[] {
-  const bindings: Binding[] = [
-    { queue, exchange: exchanges.all, key: "" },
-    { queue, exchange: exchanges.events, key: "#" },
-    { queue, exchange: exchanges.dead, key: "" },
-    { queue, exchange: exchanges.reply, key: replyKey },
-    { queue, exchange: exchanges.reply, key: replyKeys.commands(site) },
-  ];
-  for (const { id, type } of standing()) {
-    bindings.push({ queue, exchange: exchanges.any, key: type }, { queue, exchange: exchanges.type(type), key: "" });
-    for (const exchange of [exchanges.unicast, exchanges.requests, exchanges.signals, exchanges.reply])
-      bindings.push({ queue, exchange, key: id });
-  }
-  return bindings;
+function wordOf({ exchange, key }: Source): string {
+  return `${exchange} ${key}`;
 }
 
 function tappedOf(message: ConsumeMessage): Tapped {

@@ -96,6 +96,16 @@ export function componentPlan(component: { id: string; type: string }): Plan {
   };
 }
 
+/** Where messages come from and by which key. */
+export type Source = Omit<BindingPlan, "queue">;
+
+/** What a component's messages come by and no other's do; with `isLast` also what is for all and any one of its type. */
+export function sourcesOfItsOwn({ id, type }: { id: string; type: string }, isLast: boolean): Source[] {
+  const isOwn = ({ exchange, key }: Source) => exchange !== exchanges.any && key === id;
+  const isShared = ({ exchange }: Source) => exchange === exchanges.all;
+  return componentPlan({ id, type }).bindings.filter((source) => isOwn(source) || (isLast && !isShared(source)));
+}
+
 /** Limits of the queues. Every one can be set; the reasons stand in docs/messages.md. */
 export interface QueueLimits {
   /** A commands or any queue refuses more than these: its senders get 429. */

@@ -5,6 +5,7 @@ import { expect } from "chai";
 import { useVhost } from "../support/broker.ts";
 import { type CallAnswer, type RunningCoordinator, startCoordinator } from "../support/coordinator.ts";
 import { eventually } from "../support/eventually.ts";
+import { openStream } from "../support/open-stream.ts";
 import { foreignClient, unique } from "./messaging-fixture.ts";
 
 describe("messages over HTTP", function () {
@@ -394,22 +395,3 @@ describe("messages over HTTP", function () {
     });
   });
 });
-
-/** Server-sent events as they come. */
-async function openStream(url: string) {
-  const abort = new AbortController();
-  const response = await fetch(url, { headers: { accept: "text/event-stream" }, signal: abort.signal });
-  expect(response.status).to.equal(200);
-  let text = "";
-  const reading = (async () => {
-    for await (const chunk of response.body ?? []) text += Buffer.from(chunk).toString("utf8");
-  })().catch(() => undefined);
-  return {
-    text: () => text,
-    data: () => [...text.matchAll(/^data: (.*)$/gm)].map((match) => JSON.parse(match[1] ?? "")),
-    close: () => {
-      abort.abort();
-      return reading;
-    },
-  };
-}
