@@ -402,7 +402,7 @@ export interface DeliveryReply {
  * POST /v1/events
  */
 export interface EventRequest {
-  name: string;
+  name: MessageName;
   /**
    * Any JSON value.
    */

@@ -19,6 +19,7 @@ export type EventNews = {
   name: string;
   from?: string;
   sentAt?: string;
+  traceparent?: string;
 } & HttpBody;
 
 const subscribersMax = 1_000;
@@ -110,13 +111,14 @@ export class Events {
   }
 
   #give(topic: string, letter: Letter): void {
-    const { messageId, name, from, sentAtMs } = letter.envelope;
+    const { messageId, name, from, sentAtMs, traceparent } = letter.envelope;
     const news: EventNews = {
       id: messageId,
       topic,
       name,
       ...(from === undefined ? {} : { from }),
       ...(sentAtMs === undefined ? {} : { sentAt: new Date(sentAtMs).toISOString() }),
+      ...(traceparent === undefined ? {} : { traceparent }),
       ...toHttpBody(letter),
     };
     for (const { pattern, give } of [...this.#subscribers]) if (matchesTopic(pattern, topic)) give(news);

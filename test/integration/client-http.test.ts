@@ -340,6 +340,36 @@ describe("the client over HTTP", () => {
       await eventually(() => expect(coordinator.streamsOf("/events")).to.equal(0));
     });
 
+    it("carries the trace of an event on", async () => {
+      const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+      const component = await join1();
+      component.subscribe("worker.#", () => component.command({ component: "two" }, "set"));
+      await eventually(() => expect(coordinator.streamsOf("/events")).to.equal(1));
+      coordinator.send("/events", "event", { name: "tick", from: "two", body: 1, traceparent });
+      await eventually(() => expect(posted("/commands")[0]?.headers.traceparent).to.equal(traceparent));
+    });
+
+    it("warns of nothing when many posts are under way", async () => {
+      const component = await join1();
+      const warnings: Error[] = [];
+      const onWarning = (warning: Error) => void warnings.push(warning);
+      process.on("warning", onWarning);
+      let answer = () => {};
+      const allUnderWay = new Promise<void>((resolve) => {
+        answer = resolve;
+      });
+      coordinator.override = ({ path }) => {
+        if (path !== "/v1/requests") return undefined;
+        if (posted("/requests").length === 20) answer();
+        return allUnderWay.then(() => ({ status: 200, body: { from: "two" } }));
+      };
+      await Promise.all(Array.from({ length: 20 }, () => component.request({ component: "two" }, "ask")));
+      // Warnings are told in a later turn of the loop.
+      await new Promise(setImmediate);
+      process.off("warning", onWarning);
+      expect(warnings).to.deep.equal([]);
+    });
+
     it("carries the trace of the message in hand on, unless told another", async () => {
       const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
       const own = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";

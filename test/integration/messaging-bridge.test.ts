@@ -217,6 +217,25 @@ describe("messages over HTTP", function () {
     expect((await poll(id))[0]?.traceparent).to.equal(traceparent);
   });
 
+  it("matches events and taps messages exactly by any name, and tells the trace of an event", async () => {
+    const { id, type } = await register();
+    const name = `alarm:1/high.${"x".repeat(110)}`;
+    const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const exactly = (prefix: string) => encodeURIComponent(`${prefix}.${id}.${name}`);
+    const events = await openStream(`${bridge.url}/v1/events?match=${exactly(type)}`);
+    const tap = await openStream(`${bridge.url}/v1/tap?match=${exactly("command")}`);
+    await eventually(async () => {
+      expect((await post("/v1/events", { name, from: id, body: 1 }, { traceparent })).status).to.equal(202);
+      expect(events.data()[0]).to.deep.include({ topic: `${type}.${id}.${name}`, name, traceparent });
+    });
+    await eventually(async () => {
+      await post("/v1/commands", { to: { component: id }, name });
+      expect(tap.data()[0]).to.deep.include({ kind: "command", name });
+    });
+    await events.close();
+    await tap.close();
+  });
+
   it("streams events and taps messages", async () => {
     const { id, type } = await register();
     const events = await openStream(`${bridge.url}/v1/events?match=${type}.%23`);
@@ -267,6 +286,7 @@ describe("messages over HTTP", function () {
       ["/v1/requests", { to: { component: "nobody" }, name: "x", timeoutMs: 100 }, "404 no-such-target"],
       ["/v1/requests", { to: { component: id }, name: "x", timeoutMs: 99_999_999 }, "400 invalid-request"],
       ["/v1/events", { name: "x", from: "nobody" }, "404 not-registered"],
+      ["/v1/events", { name: "no name", from: id }, "400 invalid-request"],
       ["/v1/components/nobody/inbox/d/ack", undefined, "404 no-such-delivery"],
       [`/v1/components/${id}/inbox/d/ack`, undefined, "404 no-such-delivery"],
       ["/v1/dead-letters/none/redrive", undefined, "404 not-found"],

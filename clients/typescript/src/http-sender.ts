@@ -1,4 +1,5 @@
 /** Sends through the bridge: where no broker can be reached, for tracked commands, and for targets of other sites. */
+import { setMaxListeners } from "node:events";
 import { isMusterError, MusterError } from "../../../config-db/errors.ts";
 import { backoffMs, pause } from "./backoff.ts";
 import { type Bridge, unreachable } from "./bridge.ts";
@@ -26,6 +27,8 @@ export class HttpSender implements Sender {
   constructor(bridge: Bridge, from: string) {
     this.#bridge = bridge;
     this.#from = from;
+    // Every post under way listens to it: that is no leak.
+    setMaxListeners(0, this.#ending.signal);
   }
 
   post(outgoing: Outgoing, settled: (sent: Sent) => void, isWanted: () => boolean): void {

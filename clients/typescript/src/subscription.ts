@@ -4,6 +4,7 @@ import { followEvents } from "./event-stream.ts";
 import { fromHttpBody, type HttpBody } from "./http-sender.ts";
 import type { Logger } from "./logger.ts";
 import { tell } from "./thrown.ts";
+import { traceparentOf, withTraceparent } from "./trace.ts";
 
 export interface Event {
   name: string;
@@ -16,6 +17,7 @@ export interface Event {
 interface EventData extends HttpBody {
   name: string;
   from?: string;
+  traceparent?: string;
 }
 
 /** Calls `handler` until `signal` aborts. A pattern that is refused, and a handler that throws, are logged. */
@@ -27,9 +29,10 @@ export async function followSubscription(
   logger: Logger,
 ): Promise<void> {
   const onEvent = ({ data }: { data: unknown }) => {
-    const { name, from, ...body } = data as EventData;
+    const { name, from, traceparent, ...body } = data as EventData;
     const event: Event = { name, from, body: fromHttpBody(body) };
-    void tell(handler, event, (error) => logger.error({ error, pattern }, "a subscriber threw"));
+    const failed = (error: unknown) => logger.error({ error, pattern }, "a subscriber threw");
+    withTraceparent(traceparentOf(traceparent), () => void tell(handler, event, failed));
   };
   try {
     await followEvents({ bridge, path: "/v1/events", query: { match: pattern }, signal, onEvent });
