@@ -25,7 +25,12 @@ describe("the client over AMQP", function () {
   const coordinator = new FakeCoordinator();
   const open: Component[] = [];
   /** For a session without a messenger. */
-  const alone = { onReached: () => Promise.resolve(), onMissing: () => undefined, onReturned: () => undefined };
+  const alone = {
+    onReached: () => Promise.resolve(),
+    onMissing: () => undefined,
+    onReturned: () => undefined,
+    incarnation: () => undefined,
+  };
   let proxy: FaultProxy;
   let directUrl: string;
   let raw: ChannelModel;
@@ -46,6 +51,7 @@ describe("the client over AMQP", function () {
     proxy.heal();
     coordinator.override = undefined;
     coordinator.renewEveryMs = 10_000;
+    coordinator.ttlMs = 30_000;
     await Promise.all(open.splice(0).map((component) => component.close()));
   });
   after(async () => {
@@ -124,6 +130,60 @@ describe("the client over AMQP", function () {
     expect(await told("fail")).to.include({ code: "handler-failed", message: `${answerer.id}: no ink` });
     expect(await told("hang")).to.include({ code: "deadline-exceeded" });
     expect((await told("unknown", 50)).message).to.contain("no reply");
+  });
+
+  describe("a newer process under its id", () => {
+    it("gets all that is for them, though the older one has not heard of it", async () => {
+      const answerer = await join();
+      answerer.handle("echo", ({ body }) => body);
+      const older = await join();
+      const handled: unknown[] = [];
+      older.handle("set", () => void handled.push("older"));
+      older.handle("ask", () => "older");
+      const id = { component: older.id };
+      await answerer.command(id, "set");
+      await eventually(() => expect(handled.splice(0)).to.deep.equal(["older"]));
+
+      const newer = await join({ id: older.id });
+      newer.handle("set", ({ body }) => void handled.push(body));
+      newer.handle("ask", () => "newer");
+      const bodies = Array.from({ length: 20 }, (_, n) => n);
+      const target = { component: answerer.id };
+      const asked = bodies.map((body) => newer.request(target, "echo", body, { timeoutMs: 5_000 }));
+      expect(await Promise.all(asked)).to.deep.equal(bodies);
+      for (const body of bodies) {
+        await answerer.command(id, "set", body);
+        expect(await answerer.request(id, "ask")).to.equal("newer");
+      }
+      await eventually(() => expect(handled).to.deep.equal(bodies));
+      expect(older.state).to.equal("online");
+    });
+
+    it("gets the replies of the older one, too, while that one still ends", async () => {
+      const sender = await join();
+      // Asks for its lease soon and again, which alone tells it.
+      coordinator.renewEveryMs = 20;
+      coordinator.ttlMs = 50;
+      const older = await join();
+      let end = () => {};
+      const isEnding = new Promise<void>((resolve) => {
+        end = resolve;
+      });
+      const begun = new Promise<void>((resolve) => {
+        older.handle("long", () => {
+          resolve();
+          return isEnding;
+        });
+      });
+      await sender.command({ component: older.id }, "long");
+      await begun;
+      coordinator.override = ({ path }) =>
+        path === `/v1/components/${older.id}/lease` ? problem(409, "superseded") : undefined;
+      await eventually(() => expect(older.state).to.equal("superseded"));
+      const consumers = async () => (await channel.checkQueue(queues.replies(older.id))).consumerCount;
+      await eventually(async () => expect(await consumers()).to.equal(0), { timeoutMs: 5_000 });
+      end();
+    });
   });
 
   it("delivers a command that was sent while its target was down", async () => {

@@ -8,6 +8,7 @@ export interface AmqpLinkOptions {
   id: string;
   type: string;
   prefetch: number;
+  incarnation(): number | undefined;
   onReached(): Promise<void>;
   onMissing(): void;
   onMessage(message: ConsumeMessage, session: AmqpSession): void;

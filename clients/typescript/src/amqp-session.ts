@@ -10,6 +10,8 @@ export interface SessionOptions {
   type: string;
   /** For each of the five queues. */
   prefetch: number;
+  /** Tells the processes of one id apart: while the one with the highest takes messages, the broker gives the others none. */
+  incarnation(): number | undefined;
   /** The broker is there; nothing is consumed before this resolves. */
   onReached(): Promise<void>;
   /** A queue or binding is not there: not yet, or somebody deleted it. Told once for each channel, and then at most once a second. */
@@ -36,6 +38,8 @@ const missingEveryMs = 1_000;
 interface Source {
   queue: string;
   noAck: boolean;
+  /** Whether components of other ids consume it, too. */
+  isShared: boolean;
   channel: Channel;
   /** The consumer's: the queue's name, and a number where the consumer is not the first. */
   tag: string;
@@ -94,15 +98,16 @@ export class AmqpSession {
       this.#out = out;
       await this.#options.onReached();
       // The commands queue is declared last: when it is there, all others are, and are bound.
-      const lasting = [queues.commands(id), queues.any(type), queues.broadcasts(id)];
-      await this.#consume(
-        consuming,
-        lasting.map((queue) => ({ queue, noAck: false })),
-        () => {},
-      );
+      const own = { noAck: false, isShared: false };
+      const lasting = [
+        { ...own, queue: queues.commands(id) },
+        { ...own, queue: queues.any(type), isShared: true },
+        { ...own, queue: queues.broadcasts(id) },
+      ];
+      await this.#consume(consuming, lasting, () => {});
       const passing = [
-        { queue: queues.requests(id), noAck: false },
-        { queue: queues.replies(id), noAck: true },
+        { ...own, queue: queues.requests(id) },
+        { ...own, queue: queues.replies(id), noAck: true },
       ];
       await this.#consume(publishing, passing, (channel) => {
         channel.on("return", ({ properties }) => this.#options.onReturned(properties.messageId as string));
@@ -292,13 +297,16 @@ export class AmqpSession {
     } catch {}
   }
 
-  /** Takes no more messages, and gives up waits before retries: those messages go back to their queue. */
-  async stopConsuming(): Promise<void> {
+  /**
+   * Takes no more messages, with `replies` except those, and gives up waits before retries: those messages go back to their
+   * queue.
+   */
+  async stopConsuming({ replies }: { replies: boolean }): Promise<void> {
     this.#holding.abort();
     if (this.#ended) return;
-    // Replies are still wanted.
-    const own = [...this.#sources.values()].filter(({ queue }) => queue !== queues.replies(this.#options.id));
-    await Promise.all(own.map(({ channel, tag }) => channel.cancel(tag))).catch(() => undefined);
+    const kept = replies ? queues.replies(this.#options.id) : undefined;
+    const left = [...this.#sources.values()].filter(({ queue }) => queue !== kept);
+    await Promise.all(left.map(({ channel, tag }) => channel.cancel(tag))).catch(() => undefined);
   }
 
   close(): Promise<void> {
@@ -330,7 +338,7 @@ export class AmqpSession {
 
   async #consume(
     connection: ChannelModel,
-    sources: readonly { queue: string; noAck: boolean }[],
+    sources: readonly Pick<Source, "queue" | "noAck" | "isShared">[],
     use: (channel: Channel) => void,
   ): Promise<void> {
     const giveUpAtMs = performance.now() + queueWaitMs;
@@ -340,9 +348,9 @@ export class AmqpSession {
       try {
         await channel.prefetch(this.#options.prefetch);
         use(channel);
-        for (const { queue, noAck } of sources) {
-          const source = { queue, noAck, channel, tag: queue };
-          this.#sources.set(queue, source);
+        for (const planned of sources) {
+          const source = { ...planned, channel, tag: planned.queue };
+          this.#sources.set(planned.queue, source);
           await this.#consumeSource(source);
         }
         this.#watch(channel);
@@ -357,8 +365,10 @@ export class AmqpSession {
   }
 
   async #consumeSource(source: Source): Promise<void> {
-    const { queue, channel, tag, noAck } = source;
-    await channel.consume(queue, (message) => this.#receive(source, message), { consumerTag: tag, noAck });
+    const { queue, channel, tag, noAck, isShared } = source;
+    const priority = isShared ? undefined : this.#options.incarnation();
+    const options = { consumerTag: tag, noAck, ...(priority !== undefined && { priority }) };
+    await channel.consume(queue, (message) => this.#receive(source, message), options);
   }
 
   #receive(source: Source, message: ConsumeMessage | null): void {

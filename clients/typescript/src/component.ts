@@ -64,6 +64,7 @@ export class Component<S extends object = Settings> {
         deliver: (delivery) => this.#dispatcher.deliver(delivery),
         signal: (revision) => this.config.signalled(revision),
       },
+      incarnation: () => this.incarnation,
       longestHandlerMs: () => this.#dispatcher.longestTimeoutMs,
       onWay: (way) => this.#wayChanged(way),
       onTrouble: () => void this.#membership.register().catch(() => undefined),
@@ -242,7 +243,8 @@ export class Component<S extends object = Settings> {
   }
 
   async #close(deregister: boolean): Promise<void> {
-    await this.#messenger.stopReceiving();
+    // What is answered under a superseded id is for the newer process.
+    await this.#messenger.stopReceiving({ replies: this.state !== "superseded" });
     await this.#dispatcher.drain(drainMs);
     this.#directory.close();
     this.#ending.abort();

@@ -27,6 +27,8 @@ export interface MessengerOptions {
   type: string;
   transport: "auto" | "amqp" | "http";
   prefetch: number;
+  /** Of this process; undefined before it is registered. */
+  incarnation(): number | undefined;
   outbox: OutboxOptions;
   receiver: Receiver;
   longestHandlerMs(): number;
@@ -56,20 +58,21 @@ export class Messenger {
   #inbox: HttpInbox | undefined;
   #fallback: NodeJS.Timeout | undefined;
   #way: Way = "none";
-  #isReceiving = true;
+  #receives: "all" | "replies" | "nothing" = "all";
   #wasConnected = false;
   #highestEpoch = 0;
   #whenOpen: (() => void)[] = [];
 
   constructor(options: MessengerOptions) {
     this.#options = options;
-    const { bridge, id, type, prefetch, outbox, onTrouble, logger } = options;
+    const { bridge, id, type, prefetch, incarnation, outbox, onTrouble, logger } = options;
     this.#outbox = new Outbox(outbox);
     this.#http = new HttpSender(bridge, id);
     this.#link = new AmqpLink({
       id,
       type,
       prefetch,
+      incarnation,
       // What the inbox has taken and not handed over is older than what the session would get.
       onReached: () => this.#leaveInbox(),
       onMissing: () => this.#lookForQueues(),
@@ -152,11 +155,15 @@ export class Messenger {
     return session !== undefined && session.publishUnconfirmed(exchanges.renewals, "", content, options) === undefined;
   }
 
-  /** Takes no more messages; sending and settling go on. */
-  async stopReceiving(): Promise<void> {
-    this.#isReceiving = false;
+  /** Takes no more messages, where `replies` is not false except those; sending and settling go on. */
+  async stopReceiving({ replies = true } = {}): Promise<void> {
+    if (this.#receives !== "nothing") this.#receives = replies ? "replies" : "nothing";
     clearTimeout(this.#fallback);
-    await Promise.all([this.#inbox?.stop(), this.#link.session?.stopConsuming()]);
+    await Promise.all([this.#inbox?.stop(), this.#stopConsuming(this.#link.session)]);
+  }
+
+  async #stopConsuming(session: AmqpSession | undefined): Promise<void> {
+    await session?.stopConsuming({ replies: this.#receives === "replies" });
   }
 
   /** Waits up to `drainMs` for what is still to be sent. */
@@ -176,7 +183,7 @@ export class Messenger {
       this.#wasConnected = true;
       clearTimeout(this.#fallback);
       this.#fallback = undefined;
-      if (!this.#isReceiving) void session.stopConsuming();
+      if (this.#receives !== "all") void this.#stopConsuming(session);
       void this.#leaveInbox();
       this.#outbox.use(new AmqpSender(session, { id, type }, this.#http));
       this.#go("amqp");
@@ -210,7 +217,7 @@ export class Messenger {
     clearTimeout(this.#fallback);
     this.#fallback = undefined;
     const { transport } = this.#options;
-    if (transport === "auto" && this.#way === "none" && this.#isReceiving) this.#useHttp();
+    if (transport === "auto" && this.#way === "none" && this.#receives === "all") this.#useHttp();
   }
 
   #connectFailed(error: unknown): void {
@@ -218,7 +225,7 @@ export class Messenger {
     const isMissing = (error as { code?: number }).code === 404;
     if (!isMissing && !this.#wasConnected) this.#fallBack();
     // It had been left for the session.
-    if (this.#way === "http" && this.#inbox === undefined && this.#isReceiving) this.#openInbox();
+    if (this.#way === "http" && this.#inbox === undefined && this.#receives === "all") this.#openInbox();
   }
 
   #useHttp(): void {
