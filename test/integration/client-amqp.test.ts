@@ -796,6 +796,33 @@ describe("the client over AMQP", function () {
       await eventually(() => expect(seen).to.deep.equal([1, 2, 3]));
     });
 
+    for (const fails of [1, Number.POSITIVE_INFINITY])
+      it(`waits for the inbox to be given back, which fails ${fails === 1 ? "once" : "always"}`, async () => {
+        const component = await join();
+        let handledAtMs: number | undefined;
+        component.handle("set", () => {
+          handledAtMs = performance.now();
+        });
+        proxy.cut();
+        await eventually(() => expect(component.way).to.equal("http"));
+        await eventually(() => expect(coordinator.seen("DELETE", `${component.id}/inbox`)).to.have.lengthOf(1));
+        const askedAtMs: number[] = [];
+        let handledBefore = false;
+        coordinator.override = ({ method, path }) => {
+          if (method !== "DELETE" || !path.endsWith(`${component.id}/inbox`)) return undefined;
+          handledBefore ||= handledAtMs !== undefined;
+          askedAtMs.push(performance.now());
+          return askedAtMs.length <= fails ? problem(503, "broker-unavailable") : undefined;
+        };
+        publish(component, Buffer.from("1"), {});
+        proxy.heal();
+        await eventually(() => expect(handledAtMs).to.be.a("number"));
+        expect(askedAtMs.length).to.be.at.least(2);
+        expect(handledBefore).to.equal(false);
+        // A coordinator leaves the queues a second after the last poll, which ended before it was asked.
+        if (fails > 1) expect(Number(handledAtMs) - Number(askedAtMs[0])).to.be.at.least(1_000);
+      });
+
     it("notices a broker that says nothing any more", async () => {
       const usual = coordinator.amqpUrl;
       coordinator.amqpUrl = `${usual}?heartbeat=1`;

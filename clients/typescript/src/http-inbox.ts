@@ -41,6 +41,9 @@ const visibilityMarginMs = 30_000;
 const visibilityMaxMs = 3_600_000;
 const retry = { firstMs: 100, maxMs: 5_000 };
 const settleTriesMax = 8;
+/** A coordinator leaves the queues by itself 1 s after the last poll; the rest is for its broker to hear of it. */
+const lingerMs = 1_500;
+const releaseTimeoutMs = 2_000;
 
 export class HttpInbox {
   readonly #options: HttpInboxOptions;
@@ -65,20 +68,32 @@ export class HttpInbox {
   }
 
   /**
-   * Has the coordinator give back what it took for this component: to whoever consumes from now on, by AMQP or as the
-   * next process. What is in hand comes again there.
+   * Resolves, after `stop`, when the queues can be consumed: who began before a coordinator gave back what it took would be
+   * given what is younger than that. When none can be told, one gives it back by itself, and that is awaited.
    */
-  async release(): Promise<void> {
+  async released(): Promise<void> {
+    const untilMs = performance.now() + lingerMs;
+    for (let attempt = 0; !(await this.giveBack()) && performance.now() < untilMs; attempt += 1) {
+      await pause(Math.min(backoffMs(attempt, retry), Math.max(0, untilMs - performance.now())));
+    }
+  }
+
+  /** Has the coordinator give back what it took for this component; what is in hand comes again. @returns whether it did. */
+  async giveBack(): Promise<boolean> {
     const { bridge, id, logger } = this.#options;
-    await bridge
-      .ask({ method: "DELETE", path: `/v1/components/${id}/inbox`, timeoutMs: 2_000 })
-      .catch((error: unknown) => logger.debug({ error }, "the inbox was not given back; it ends by itself"));
+    try {
+      await bridge.ask({ method: "DELETE", path: `/v1/components/${id}/inbox`, timeoutMs: releaseTimeoutMs });
+      return true;
+    } catch (error) {
+      logger.debug({ error }, "the inbox was not given back");
+      return false;
+    }
   }
 
   async #run(): Promise<void> {
     const { signal } = this.#ending;
     // What a process before this one had in hand when it died need not wait for its visibility to end.
-    await this.release();
+    await this.giveBack();
     for (let attempt = 0; !signal.aborted; ) {
       const free = Math.min(this.#options.prefetch, inHandMax) - this.#inHand;
       if (free <= 0) {

@@ -74,7 +74,10 @@ export class Messenger {
       prefetch,
       incarnation,
       // What the inbox has taken and not handed over is older than what the session would get.
-      onReached: () => this.#leaveInbox(),
+      onReached: async () => {
+        const inbox = await this.#leaveInbox();
+        await inbox?.released();
+      },
       onMissing: () => this.#lookForQueues(),
       onMessage: (message, session) => this.#arrived(message, session),
       onReturned: (messageId) => this.#returned(messageId),
@@ -169,7 +172,8 @@ export class Messenger {
   /** Waits up to `drainMs` for what is still to be sent. */
   async close(drainMs: number): Promise<void> {
     await this.stopReceiving();
-    await Promise.all([this.#leaveInbox(), this.#outbox.close(this.#way === "none" ? 0 : drainMs)]);
+    const leaving = this.#leaveInbox().then((inbox) => inbox?.giveBack());
+    await Promise.all([leaving, this.#outbox.close(this.#way === "none" ? 0 : drainMs)]);
     this.#http.close();
     await this.#link.close();
     for (const { reject } of [...this.#waiting.values()]) {
@@ -184,7 +188,7 @@ export class Messenger {
       clearTimeout(this.#fallback);
       this.#fallback = undefined;
       if (this.#receives !== "all") void this.#stopConsuming(session);
-      void this.#leaveInbox();
+      void this.#leaveInbox().then((inbox) => inbox?.giveBack());
       this.#outbox.use(new AmqpSender(session, { id, type }, this.#http));
       this.#go("amqp");
       return;
@@ -194,11 +198,12 @@ export class Messenger {
     if (this.#options.transport === "auto") this.#fallBackSoon(fallbackAfterMs);
   }
 
-  async #leaveInbox(): Promise<void> {
+  /** Polls no more. @returns the inbox that was polled, whose messages are still to be given back. */
+  async #leaveInbox(): Promise<HttpInbox | undefined> {
     const inbox = this.#inbox;
     this.#inbox = undefined;
     await inbox?.stop();
-    await inbox?.release();
+    return inbox;
   }
 
   /** Giving an inbox back, also one that nobody polls, has the coordinator look whether the queues stand. */
