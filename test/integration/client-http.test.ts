@@ -65,6 +65,23 @@ describe("the client over HTTP", () => {
       });
     });
 
+    it("ends when it closes, although a handler of its configuration hangs", async () => {
+      const component = await join1();
+      let isHung = false;
+      const hang = () => {
+        isHung = true;
+        return new Promise<void>(() => undefined);
+      };
+      await component.config.onChange((_settings, { etag }) => (etag === "e2" ? hang() : undefined), {
+        timeoutMs: 500,
+      });
+      coordinator.configure("e2", { samplingIntervalMs: 5 });
+      await eventually(() => expect(isHung).to.equal(true));
+      await component.close();
+      expect(component.state).to.equal("closed");
+      expect(coordinator.seen("DELETE", "/one")).to.have.lengthOf(1);
+    });
+
     it("is failing, and lasts, when its health cannot be had", async () => {
       coordinator.renewEveryMs = 20;
       const answers: unknown[] = [{}, null, { status: "warning", reason: "x".repeat(2_000) }];

@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -25,7 +26,7 @@ describe("a component's configuration", () => {
     directory = await mkdtemp(join(tmpdir(), "muster-configuration-"));
   });
   afterEach(async () => {
-    await Promise.all(open.splice(0).map((configuration) => configuration.close()));
+    await Promise.all(open.splice(0).map((configuration) => configuration.close(100)));
     await coordinator.stop();
     await rm(directory, { recursive: true });
   });
@@ -99,6 +100,191 @@ describe("a component's configuration", () => {
     expect(taken).to.deep.equal([1000, 5, 1000]);
     const rejected = { etag: "e2", status: "rejected", reason: "{ code: 1 }" };
     await eventually(() => expect(reports().at(-1)).to.deep.equal(rejected));
+  });
+
+  it("is rejected by a handler that takes too long, whose signal aborts, and the next one is taken", async () => {
+    const configuration = make();
+    await configuration.refresh();
+    let aborted = false;
+    await configuration.onChange(
+      ({ samplingIntervalMs }, { signal }) => {
+        if (samplingIntervalMs !== 5) return undefined;
+        signal.addEventListener("abort", () => {
+          aborted = true;
+        });
+        return new Promise(() => undefined);
+      },
+      { timeoutMs: 20 },
+    );
+    coordinator.configure("e2", { samplingIntervalMs: 5 });
+    await configuration.refresh();
+    expect(aborted).to.equal(true);
+    expect(configuration.etag).to.equal("e1");
+    const rejected = { etag: "e2", status: "rejected", reason: "the handler took longer than 20 ms" };
+    await eventually(() => expect(reports().at(-1)).to.deep.equal(rejected));
+    coordinator.configure("e3", { samplingIntervalMs: 6 });
+    await configuration.refresh();
+    expect(configuration.etag).to.equal("e3");
+  });
+
+  it("takes no time limit of a handler that is none", async () => {
+    const configuration = make();
+    await configuration.refresh();
+    const error = await configuration.onChange(() => undefined, { timeoutMs: 0 }).catch((thrown: unknown) => thrown);
+    expect(error).to.include({ code: "invalid-request" });
+  });
+
+  it("is given to a handler that another one adds: as it is, and then the change that the other is taking", async () => {
+    const configuration = make();
+    await configuration.refresh();
+    const seen: [number, number][] = [];
+    await configuration.onChange(async (_settings, { etag }) => {
+      if (etag !== "e2") return;
+      await configuration.onChange(({ samplingIntervalMs }, { previous }) => {
+        seen.push([previous.samplingIntervalMs, samplingIntervalMs]);
+      });
+    });
+    coordinator.configure("e2", { samplingIntervalMs: 5 });
+    await configuration.refresh();
+    expect(seen).to.deep.equal([
+      [1000, 1000],
+      [1000, 5],
+    ]);
+    expect(configuration.etag).to.equal("e2");
+  });
+
+  it("is given again to a handler that was still taking the previous one", async () => {
+    const configuration = make();
+    await configuration.refresh();
+    const seen: number[] = [];
+    const change = new AbortController();
+    const subscribed = configuration.onChange(async ({ samplingIntervalMs }) => {
+      seen.push(samplingIntervalMs);
+      if (samplingIntervalMs === 1000) await once(change.signal, "abort");
+    });
+    coordinator.configure("e2", { samplingIntervalMs: 5 });
+    await configuration.refresh();
+    change.abort();
+    await subscribed;
+    expect(seen).to.deep.equal([1000, 5]);
+  });
+
+  it("is reported as rejected when a handler that comes later throws at it, and stays with those that took it", async () => {
+    const configuration = make();
+    await configuration.refresh();
+    const taken: number[] = [];
+    await configuration.onChange(({ samplingIntervalMs }) => void taken.push(samplingIntervalMs));
+    await eventually(() => expect(reports()).to.deep.equal([{ etag: "e1", status: "applied" }]));
+    const refused = new Error("cannot take it");
+    const thrown = await configuration
+      .onChange(() => {
+        throw refused;
+      })
+      .catch((error: unknown) => error);
+    expect(thrown).to.equal(refused);
+    const rejected = { etag: "e1", status: "rejected", reason: "cannot take it" };
+    await eventually(() => expect(reports().at(-1)).to.deep.equal(rejected));
+    await configuration.onChange(() => undefined);
+    expect(configuration.etag).to.equal("e1");
+    expect(taken).to.deep.equal([1000]);
+    coordinator.configure("e2", { samplingIntervalMs: 5 });
+    await configuration.refresh();
+    await eventually(() => expect(reports().at(-1)).to.deep.equal({ etag: "e2", status: "applied" }));
+    expect(reports()).to.have.lengthOf(3);
+  });
+
+  it("is rejected anew when it returns after another one was rejected", async () => {
+    const configuration = make();
+    await configuration.refresh();
+    await configuration.onChange(({ samplingIntervalMs }) => {
+      if (samplingIntervalMs === 5) throw new Error("too often");
+    });
+    await configuration.onChange(() => Promise.reject(new Error("cannot take it"))).catch(() => undefined);
+    for (const [etag, samplingIntervalMs] of [
+      ["e2", 5],
+      ["e1", 1000],
+    ] as const) {
+      coordinator.configure(etag, { samplingIntervalMs });
+      await configuration.refresh();
+    }
+    const rejected = { etag: "e1", status: "rejected", reason: "cannot take it" };
+    await eventually(() => expect(reports().at(-1)).to.deep.equal(rejected));
+  });
+
+  for (const [thrown, reason] of [
+    [new TypeError(""), "TypeError without a message"],
+    ["", "''"],
+  ] as const) {
+    it(`is rejected with a reason by ${reason}`, async () => {
+      const configuration = make();
+      await configuration.refresh();
+      await configuration.onChange(() => Promise.reject(thrown)).catch(() => undefined);
+      await eventually(() => expect(reports().at(-1)).to.include({ status: "rejected", reason }));
+    });
+  }
+
+  describe("when the component closes", () => {
+    it("waits for a handler to end", async () => {
+      const configuration = make();
+      await configuration.refresh();
+      const end = new AbortController();
+      await configuration.onChange(async (_settings, { etag }) => {
+        if (etag === "e2") await once(end.signal, "abort");
+      });
+      coordinator.configure("e2", { samplingIntervalMs: 5 });
+      const changed = configuration.refresh();
+      await eventually(() => expect(coordinator.seen("GET", "/config")).to.have.lengthOf(2));
+      setImmediate(() => end.abort());
+      await configuration.close(60_000);
+      await changed.catch(() => undefined);
+      expect(end.signal.aborted).to.equal(true);
+    });
+
+    it("leaves a handler that does not end to itself: its signal aborts, and what it did not take is not kept", async () => {
+      const configuration = make();
+      await configuration.refresh();
+      const taken: number[] = [];
+      await configuration.onChange(({ samplingIntervalMs }) => void taken.push(samplingIntervalMs));
+      let hung: AbortSignal | undefined;
+      await configuration.onChange(async (_settings, { etag, signal }) => {
+        if (etag !== "e2") return;
+        hung = signal;
+        await new Promise(() => undefined);
+      });
+      coordinator.configure("e2", { samplingIntervalMs: 5 });
+      const changed = configuration.refresh();
+      await eventually(() => expect(hung).to.not.equal(undefined));
+      await configuration.close(20);
+      await changed;
+      expect(hung?.aborted).to.equal(true);
+      expect(taken).to.deep.equal([1000, 5]);
+      expect(JSON.parse(await readFile(join(directory, "one.json"), "utf8"))).to.include({ etag: "e1" });
+      expect(reports().map(({ etag }) => etag)).to.not.contain("e2");
+    });
+
+    it("does so although a handler awaits it", async () => {
+      const configuration = make();
+      await configuration.refresh();
+      let closed = false;
+      await configuration.onChange(async (_settings, { etag }) => {
+        if (etag !== "e2") return;
+        await configuration.close(20);
+        closed = true;
+      });
+      coordinator.configure("e2", { samplingIntervalMs: 5 });
+      await configuration.refresh();
+      await eventually(() => expect(closed).to.equal(true));
+    });
+
+    it("ends the first call of a handler, and takes no further one", async () => {
+      const configuration = make();
+      await configuration.refresh();
+      const hung = configuration.onChange(() => new Promise(() => undefined)).catch((error: unknown) => error);
+      await configuration.close(20);
+      expect(await hung).to.include({ code: "unreachable" });
+      const late = await configuration.onChange(() => undefined).catch((error: unknown) => error);
+      expect(late).to.include({ code: "unreachable" });
+    });
   });
 
   it("takes the next one after a rejected one", async () => {
@@ -210,7 +396,7 @@ describe("a component's configuration", () => {
   describe("on disk", () => {
     it("is found again with its etag and age when nothing answers", async () => {
       await make().refresh();
-      await open.splice(0)[0]?.close();
+      await open.splice(0)[0]?.close(100);
       await coordinator.stop();
       const restored = make();
       expect((await restored.restore()).found).to.equal(true);
@@ -227,14 +413,14 @@ describe("a component's configuration", () => {
       });
       coordinator.configure("e2", { samplingIntervalMs: 5 });
       await configuration.refresh();
-      await configuration.close();
+      await configuration.close(100);
       expect(JSON.parse(await readFile(join(directory, "one.json"), "utf8"))).to.include({ etag: "e1" });
     });
 
     it("is readable by its user alone, and written whole or not at all", async () => {
       const configuration = make();
       await configuration.refresh();
-      await configuration.close();
+      await configuration.close(100);
       expect((await stat(join(directory, "one.json"))).mode & 0o777).to.equal(0o600);
       expect(await readdir(directory)).to.deep.equal(["one.json"]);
     });

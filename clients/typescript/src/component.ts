@@ -234,8 +234,11 @@ export class Component<S extends object = Settings> {
   }
 
   /**
-   * Takes no more messages, lets handlers end (10 s at most), sends what waits, and leaves: `gone` at once where
-   * `deregister` is not false, else when the lease expires. Its queues are kept for its return. May be called twice.
+   * Takes no more messages and no more changes of configuration, lets handlers of both end (10 s at most), sends what waits
+   * (10 s at most), and leaves: `gone` at once where `deregister` is not false, else when the lease expires. Its queues are
+   * kept for its return. May be called twice.
+   *
+   * Inside a handler call it without awaiting it: that handler would wait for itself, for those 10 s.
    */
   close({ deregister = true } = {}): Promise<void> {
     this.#closing ??= this.#close(deregister);
@@ -243,13 +246,16 @@ export class Component<S extends object = Settings> {
   }
 
   async #close(deregister: boolean): Promise<void> {
-    // What is answered under a superseded id is for the newer process.
-    await this.#messenger.stopReceiving({ replies: this.state !== "superseded" });
-    await this.#dispatcher.drain(drainMs);
-    this.#directory.close();
-    this.#ending.abort();
-    await Promise.all([this.#messenger.close(drainMs), this.config.close()]);
-    await this.#membership.close(deregister);
+    try {
+      // What is answered under a superseded id is for the newer process.
+      await this.#messenger.stopReceiving({ replies: this.state !== "superseded" });
+      await Promise.all([this.#dispatcher.drain(drainMs), this.config.close(drainMs)]);
+      this.#directory.close();
+      this.#ending.abort();
+      await this.#messenger.close(drainMs);
+    } finally {
+      await this.#membership.close(deregister);
+    }
   }
 
   /** Registers and reads the configuration; with one from disk a coordinator may be away, without it is waited for. */

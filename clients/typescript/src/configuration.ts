@@ -7,14 +7,37 @@ import type { DiskCache } from "./disk-cache.ts";
 import { followEvents } from "./event-stream.ts";
 import type { Logger } from "./logger.ts";
 import type { AmqpAddress } from "./membership.ts";
+import { integer } from "./options.ts";
 import { reasonOf } from "./thrown.ts";
 import type { Validate } from "./validation.ts";
 
+/** What settings were before, and which they are. */
+export interface ConfigChange<S> {
+  /** The content hash of the settings. */
+  etag: string;
+  /** The settings before; the same ones where there were none. */
+  previous: S;
+  /** Aborts at the handler's time-out, or when the component has closed: what the handler does after that is in vain. */
+  signal: AbortSignal;
+}
+
 /**
  * Takes settings over. What it throws rejects them: the component stays with the previous ones, handlers that had
- * already taken the new ones get the previous ones again, and the reason is reported.
+ * already taken the new ones get the previous ones again, and the reason is reported. So does taking too long.
+ *
+ * It may subscribe further handlers: they get the settings that are current, and the new ones after this one.
  */
-export type ConfigHandler<S> = (settings: S, change: { etag: string; previous: S }) => void | Promise<void>;
+export type ConfigHandler<S> = (settings: S, change: ConfigChange<S>) => void | Promise<void>;
+
+export interface ConfigHandlerOptions {
+  /** A handler that takes longer has failed; it should end at `signal`. 1–86,400,000, default 30,000. */
+  timeoutMs?: number;
+}
+
+interface Subscription<S> {
+  handler: ConfigHandler<S>;
+  timeoutMs: number;
+}
 
 export interface ConfigurationOptions<S extends object> {
   bridge: Bridge;
@@ -33,11 +56,17 @@ const reasonLengthMax = 2_000;
 
 export class Configuration<S extends object = Settings> {
   readonly #options: ConfigurationOptions<S>;
-  readonly #handlers = new Set<ConfigHandler<S>>();
+  readonly #subscriptions = new Set<Subscription<S>>();
+  /** Handlers at work. */
+  readonly #calls = new Set<Promise<void>>();
   readonly #ending = new AbortController();
+  /** Handlers are waited for no longer. */
+  readonly #closed = new AbortController();
   #settings: S | undefined;
   #raw: Settings | undefined;
   #etag = "";
+  /** Why a handler that came later would not take `current`. */
+  #refusal: string | undefined;
   /** The newest that was seen, be it applied or rejected. */
   #seenEtag: string | undefined;
   /** On this process's monotonic clock; in the past of it for settings from disk. */
@@ -82,15 +111,32 @@ export class Configuration<S extends object = Settings> {
    * Calls `handler` with the current settings, then with every change, one at a time and never with an older one after
    * a newer. Resolves when the handler has taken the current settings.
    *
-   * A change is reported as applied when all handlers have taken it.
-   * @throws what the handler throws at the current settings; it is not subscribed then.
+   * A change is reported as applied when all handlers have taken it; with none, when it has been checked. A handler that
+   * throws at the current settings has them reported as rejected, until others come: they stay `current`, for whoever took
+   * them works by them.
+   * @throws what the handler throws at the current settings, or that it took too long; it is not subscribed then.
+   * @throws MusterError `invalid-request` for a bad option.
    */
-  async onChange(handler: ConfigHandler<S>): Promise<() => void> {
-    await this.#inTurn(async () => {
-      await handler(this.current, { etag: this.#etag, previous: this.current });
-      this.#handlers.add(handler);
-    });
-    return () => this.#handlers.delete(handler);
+  async onChange(handler: ConfigHandler<S>, options: ConfigHandlerOptions = {}): Promise<() => void> {
+    const timeoutMs = integer("timeoutMs", options.timeoutMs ?? 30_000, 1, 86_400_000);
+    const subscription = { handler, timeoutMs };
+    let previous = this.current;
+    let taken: string | undefined;
+    // Not in turn with changes, so that a handler can subscribe others: what changed meanwhile is given now.
+    while (taken !== this.#etag) {
+      const settings = this.current;
+      const etag = this.#etag;
+      try {
+        await this.#give(subscription, settings, { etag, previous });
+      } catch (error) {
+        this.#refused(etag, error);
+        throw error;
+      }
+      previous = settings;
+      taken = etag;
+    }
+    this.#subscriptions.add(subscription);
+    return () => this.#subscriptions.delete(subscription);
   }
 
   /** Starts from what was kept on disk. @returns the broker's address as last known, with `true` for settings found. */
@@ -119,7 +165,10 @@ export class Configuration<S extends object = Settings> {
     void this.#keep(true);
   }
 
-  /** Reads now what a signal said has changed. Calls while a reading is under way make one more, not many. */
+  /**
+   * Reads now what a signal said has changed, and resolves when handlers have taken it: awaited inside one it waits for
+   * itself. Calls while a reading is under way make one more, not many.
+   */
   refresh(): Promise<void> {
     if (this.#reading !== undefined) {
       this.#readAgain = true;
@@ -154,11 +203,15 @@ export class Configuration<S extends object = Settings> {
     if (this.#report !== undefined) void this.#sendReport();
   }
 
-  async close(): Promise<void> {
+  /** Takes no more changes, and lets handlers end within `drainMs`; what they have not taken then never was. */
+  async close(drainMs: number): Promise<void> {
     this.#ending.abort();
     this.#stream?.abort();
     clearTimeout(this.#poll);
-    await this.#work.catch(() => undefined);
+    const drained = new AbortController();
+    void Promise.allSettled([this.#work, ...this.#calls]).then(() => drained.abort());
+    await pause(drainMs, drained.signal);
+    this.#closed.abort(new MusterError("unreachable", "the component closed"));
     if (this.isKnown) await this.#keep(true);
   }
 
@@ -216,18 +269,20 @@ export class Configuration<S extends object = Settings> {
   async #take(etag: string, raw: Settings): Promise<void> {
     this.#taken += 1;
     await this.#inTurn(async () => {
+      if (this.#ending.signal.aborted) return;
       if (etag === this.#seenEtag) return this.#confirm();
       const known = this.#seenEtag;
       this.#seenEtag = etag;
       if (etag === this.#etag && this.isKnown) {
         // What stood on disk, or the return of the previous after a rejection.
         this.#confirm();
-        return this.#tell({ etag, status: "applied" });
+        return this.#tellCurrent();
       }
       try {
         await this.#apply(etag, await this.#options.validate(raw), raw);
-        this.#tell({ etag, status: "applied" });
+        this.#tellCurrent();
       } catch (error) {
+        if (this.#closed.signal.aborted) return;
         const reason = reasonOf(error, reasonLengthMax);
         this.#options.logger.warn({ etag, reason }, "the new configuration is rejected");
         this.#tell({ etag, status: "rejected", reason });
@@ -241,16 +296,18 @@ export class Configuration<S extends object = Settings> {
 
   async #apply(etag: string, settings: S, raw: Settings): Promise<void> {
     const previous = this.#settings ?? settings;
-    const done: ConfigHandler<S>[] = [];
+    const done: Subscription<S>[] = [];
     try {
-      for (const handler of this.#handlers) {
-        await handler(settings, { etag, previous });
-        done.push(handler);
+      // Those that are added meanwhile come last.
+      for (const subscription of this.#subscriptions) {
+        await this.#give(subscription, settings, { etag, previous });
+        done.push(subscription);
       }
+      this.#closed.signal.throwIfAborted();
     } catch (error) {
-      for (const handler of done) {
+      for (const subscription of this.#closed.signal.aborted ? [] : done) {
         try {
-          await handler(previous, { etag: this.#etag, previous: settings });
+          await this.#give(subscription, previous, { etag: this.#etag, previous: settings });
         } catch (failure) {
           const told = "a handler could not go back to the previous configuration";
           this.#options.logger.error({ error: failure }, told);
@@ -261,9 +318,42 @@ export class Configuration<S extends object = Settings> {
     this.#settings = settings;
     this.#raw = raw;
     this.#etag = etag;
+    this.#refusal = undefined;
     this.#confirmedAtMs = performance.now();
     // Not awaited: the report need not wait for the disk, which matters only to a later process.
     void this.#keep(true);
+  }
+
+  /** @throws what the handler throws; that it took too long, or that the component has closed. */
+  async #give(
+    { handler, timeoutMs }: Subscription<S>,
+    settings: S,
+    change: Omit<ConfigChange<S>, "signal">,
+  ): Promise<void> {
+    const late = new AbortController();
+    const signal = AbortSignal.any([late.signal, this.#closed.signal]);
+    signal.throwIfAborted();
+    const given = new Promise<void>((resolve, reject) => {
+      signal.addEventListener("abort", () => reject(signal.reason));
+      new Promise<void>((take) => take(handler(settings, { ...change, signal }))).then(resolve, reject);
+    });
+    const timer = setTimeout(() => late.abort(new Error(`the handler took longer than ${timeoutMs} ms`)), timeoutMs);
+    this.#calls.add(given);
+    try {
+      await given;
+    } finally {
+      clearTimeout(timer);
+      this.#calls.delete(given);
+    }
+  }
+
+  #refused(etag: string, error: unknown): void {
+    if (this.#closed.signal.aborted || etag !== this.#etag) return;
+    const reason = reasonOf(error, reasonLengthMax);
+    this.#options.logger.warn({ etag, reason }, "a new handler does not take the current configuration");
+    this.#refusal = reason;
+    // Else there is a newer one, and a report on it.
+    if (etag === this.#seenEtag) this.#tellCurrent();
   }
 
   #confirm(): void {
@@ -279,6 +369,12 @@ export class Configuration<S extends object = Settings> {
     const { id, cache } = this.#options;
     const confirmedAt = new Date(Date.now() - this.ageMs).toISOString();
     await cache.write({ id, etag: this.#etag, settings: this.#raw, confirmedAt, amqp: this.#amqp });
+  }
+
+  #tellCurrent(): void {
+    const etag = this.#etag;
+    if (this.#refusal === undefined) this.#tell({ etag, status: "applied" });
+    else this.#tell({ etag, status: "rejected", reason: this.#refusal });
   }
 
   #tell(report: { etag: string; status: "applied" | "rejected"; reason?: string }): void {

@@ -4,6 +4,7 @@ import type { Delivery, Result } from "./delivery.ts";
 import { HandledMessages } from "./handled.ts";
 import type { Logger } from "./logger.ts";
 import { checkName, encodeBody, type Message } from "./message.ts";
+import { integer } from "./options.ts";
 import { isThrown, reasonOf } from "./thrown.ts";
 import { withTraceparent } from "./trace.ts";
 
@@ -84,10 +85,10 @@ export class Dispatcher {
     if (this.#handlers.has(name)) throw new MusterError("invalid-request", `"${name}" has a handler already`);
     const registered: Registered = {
       handler,
-      concurrency: within("concurrency", options.concurrency ?? 10, 1, 1_000),
-      timeoutMs: within("timeoutMs", options.timeoutMs ?? 30_000, 1, 86_400_000),
-      retries: within("retries", options.retries ?? 4, 0, 100),
-      retryFirstMs: within("retryFirstMs", options.retryFirstMs ?? 1_000, 0, 30_000),
+      concurrency: integer("concurrency", options.concurrency ?? 10, 1, 1_000),
+      timeoutMs: integer("timeoutMs", options.timeoutMs ?? 30_000, 1, 86_400_000),
+      retries: integer("retries", options.retries ?? 4, 0, 100),
+      retryFirstMs: integer("retryFirstMs", options.retryFirstMs ?? 1_000, 0, 30_000),
       running: 0,
       waiting: [],
     };
@@ -290,9 +291,4 @@ function retryDelayMs({ retries, retryFirstMs }: Registered, { kind, attempt }: 
   const waitMs = Math.min(retryMaxMs, retryFirstMs * 2 ** Math.min(attempt - 1, 30));
   // ±20 %: what failed together does not come back together.
   return waitMs * (0.8 + 0.4 * Math.random());
-}
-
-function within(name: string, value: number, min: number, max: number): number {
-  if (Number.isInteger(value) && value >= min && value <= max) return value;
-  throw new MusterError("invalid-request", `${name} must be an integer in ${min}..${max}, got ${value}`);
 }

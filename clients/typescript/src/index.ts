@@ -2,7 +2,7 @@
 export { type ErrorCode, type FieldError, isMusterError, MusterError } from "../../../config-db/errors.ts";
 export type { Health, Settings, Target } from "../../../config-db/generated/types.ts";
 export type { Component } from "./component.ts";
-export type { ConfigHandler, Configuration } from "./configuration.ts";
+export type { ConfigChange, ConfigHandler, ConfigHandlerOptions, Configuration } from "./configuration.ts";
 export { connect } from "./connect.ts";
 export type { ComponentRecord, DiscoveryQuery, MembershipChange, Pick } from "./directory.ts";
 export { type Handler, type HandlerContext, type HandlerOptions, PermanentFailure } from "./dispatcher.ts";

@@ -202,7 +202,7 @@ function healthOf(check: (() => Health) | undefined): Health | undefined {
   try {
     const { status, reason } = check();
     if (!statuses.includes(status)) throw new Error(`health() must give a status of ${statuses.join(", ")}`);
-    return reason === undefined ? { status } : { status, reason: reasonOf(reason) };
+    return reason === undefined || reason === "" ? { status } : { status, reason: reasonOf(reason) };
   } catch (error) {
     return { status: "failing", reason: reasonOf(error) };
   }

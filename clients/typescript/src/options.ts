@@ -116,7 +116,8 @@ function idOf(name: string, value: unknown): string {
   throw invalid(name, value, `text that matches ${idPattern.source}`);
 }
 
-function integer(name: string, value: number, min: number, max: number): number {
+/** @throws MusterError `invalid-request` that names the option, what it was and what it may be. */
+export function integer(name: string, value: number, min: number, max: number): number {
   if (Number.isInteger(value) && value >= min && value <= max) return value;
   throw invalid(name, value, `an integer in ${min}..${max}`);
 }

@@ -8,10 +8,16 @@ const reasonLengthMax = 1_000;
 export function reasonOf(thrown: unknown, lengthMax = reasonLengthMax): string {
   try {
     const told: unknown = thrown instanceof Error ? thrown.message : thrown;
-    return (typeof told === "string" ? told : inspect(told)).slice(0, lengthMax).toWellFormed();
+    const text = typeof told === "string" ? told : inspect(told);
+    return (text.trim() === "" ? nameOf(thrown) : text).slice(0, lengthMax).toWellFormed();
   } catch {
     return "what was thrown cannot be told";
   }
+}
+
+/** What there is to say where no word was said. */
+function nameOf(thrown: unknown): string {
+  return thrown instanceof Error ? `${thrown.name} without a message` : inspect(thrown);
 }
 
 /** Whether something was thrown as a `kind`: asking can throw by itself, since what is asked can be a Proxy. */
