@@ -4,6 +4,7 @@ import { MusterError } from "../../../config-db/errors.ts";
 import { path } from "../bridge.ts";
 import { withExamples } from "../examples.ts";
 import type { Invocation } from "../invocation.ts";
+import { settingsTypes } from "../settings-types.ts";
 
 export function typesCommands(program: Command, cli: Invocation): void {
   withExamples(
@@ -26,7 +27,11 @@ export function typesCommands(program: Command, cli: Invocation): void {
             if (session.json) await session.print({ type, name, typescript: text }, () => "");
             else await session.printRaw(text);
           },
-          { "not-found": "That type has no schema to make types of: muster schema set <type> -f <file>" },
+          {
+            "not-found": "That type has no schema to make types of: muster schema set <type> -f <file>",
+            refused:
+              "The schema is in force all the same. Write its types by hand, or say the same in it without that.",
+          },
         ),
       ),
     { line: "muster types collector > collector-settings.ts" },
@@ -42,44 +47,12 @@ export function interfaceName(type: string): string {
 }
 
 async function typesOf(schema: Record<string, unknown>, name: string, type: string): Promise<string> {
-  // Half a second to load, and this is the only command that needs it.
-  const { compile } = await import("json-schema-to-typescript");
   const banner = `/** Settings of the type ${type}. Made by \`muster types ${type}\` from its schema: do not edit. */`;
   try {
-    // The title would win over the name.
-    return await compile({ ...filledIn(schema), title: name, $id: undefined } as object, name, {
-      // Settings that the schema does not name are allowed, but no program reads what it has no name for.
-      additionalProperties: false,
-      bannerComment: banner,
-      unknownAny: true,
-      format: true,
-      style: { printWidth: 120 },
-      $refOptions: { resolve: { file: false, http: false } },
-    });
+    return await settingsTypes(schema, name, banner);
   } catch (error) {
     throw new MusterError("refused", `the schema of ${type} cannot be made into types: ${(error as Error).message}`, {
       cause: error,
     });
   }
-}
-
-type Schema = Record<string, unknown>;
-
-/** Where a setting has a default, the coordinator fills it in: whoever reads effective settings always finds it. */
-export function filledIn(schema: unknown): Schema {
-  if (typeof schema !== "object" || schema === null) return schema as unknown as Schema;
-  const { properties, items, $defs, ...rest } = schema as Record<string, Schema | undefined>;
-  const each = (schemas: Schema) =>
-    Object.fromEntries(Object.entries(schemas).map(([key, value]) => [key, filledIn(value)]));
-  const defaulted = Object.entries(properties ?? {}).flatMap(([key, value]) =>
-    typeof value === "object" && value !== null && "default" in value ? [key] : [],
-  );
-  const required = [...new Set([...((rest.required as string[] | undefined) ?? []), ...defaulted])];
-  return {
-    ...rest,
-    ...(properties === undefined ? {} : { properties: each(properties) }),
-    ...(items === undefined ? {} : { items: filledIn(items) }),
-    ...($defs === undefined ? {} : { $defs: each($defs) }),
-    ...(required.length === 0 ? {} : { required }),
-  };
 }
