@@ -4,7 +4,7 @@
  */
 export const errorCodes = {
   "malformed-json": { status: 400, title: "The body is not JSON" },
-  "invalid-request": { status: 400, title: "The request does not fit its schema" },
+  "invalid-request": { status: 400, title: "What was asked for is not valid" },
   "unknown-parameter": { status: 400, title: "The query has a parameter that this route does not know" },
   "malformed-request": { status: 400, title: "This is no HTTP request" },
   unauthorized: { status: 401, title: "No valid token" },

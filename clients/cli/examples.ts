@@ -11,12 +11,22 @@ export interface Example {
   does?: string;
 }
 
+const groupExamplesMax = 5;
 const examples = new WeakMap<Command, Example[]>();
 
 /** Gives `command` its examples. @returns the command. */
 export function withExamples(command: Command, ...given: Example[]): Command {
   examples.set(command, given);
   return command.addHelpText("after", () => `\nExamples:\n${given.map(exampleText).join("\n\n")}`);
+}
+
+/** Gives groups of commands under `command` that have no examples of their own one of each of their first commands. */
+export function withExamplesOfGroups(command: Command): void {
+  for (const group of command.commands.filter(({ commands }) => commands.length > 0)) {
+    withExamplesOfGroups(group);
+    if (examplesOf(group).length > 0) continue;
+    withExamples(group, ...group.commands.flatMap((one) => examplesOf(one).slice(0, 1)).slice(0, groupExamplesMax));
+  }
 }
 
 function exampleText({ line, does }: Example): string {

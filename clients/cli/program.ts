@@ -18,7 +18,7 @@ import { stationCommands } from "./commands/station.ts";
 import { statusCommands } from "./commands/status.ts";
 import { streamCommands } from "./commands/streams.ts";
 import { typesCommands } from "./commands/types.ts";
-import { withExamples } from "./examples.ts";
+import { withExamples, withExamplesOfGroups } from "./examples.ts";
 import { exitCodeMeanings } from "./exit-codes.ts";
 import type { Invocation } from "./invocation.ts";
 import { defaultUrl } from "./session.ts";
@@ -76,6 +76,7 @@ export function createProgram(invocation: Invocation): Command {
   completionCommands(program, invocation);
   program.helpCommand("help [command]", "show the help of a command");
 
+  withExamplesOfGroups(program);
   withExamples(
     program,
     { line: "muster status", does: "how the site is" },

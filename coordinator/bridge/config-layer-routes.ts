@@ -139,7 +139,10 @@ function contentRoutes(configuration: Configuration): Route[] {
       method: "get",
       path,
       summary: "A file beside a layer's settings: its own bytes and media type",
-      answers: { 200: { description: "the bytes; the ETag is a hash of them and the media type" }, 304: unchanged304 },
+      answers: {
+        200: { description: "the bytes; the ETag is a hash of them and the media type", media: "*/*" },
+        304: unchanged304,
+      },
       handle: async (request) => {
         const { contentType, sha256, bytes } = await content.read(layerOf(request), request.params.file as string);
         // Anyone who may write it chose the media type: a browser must not run it as a page of this origin.

@@ -32,7 +32,7 @@ export function healthRoutes({ readiness, metrics }: { readiness(): Readiness; m
       method: "get",
       path: "/metrics",
       summary: "Prometheus metrics",
-      answers: { 200: { description: "the text format" } },
+      answers: { 200: { description: "the text format", media: "text/plain" } },
       handle: async () => ({
         status: 200,
         headers: { "content-type": metrics.contentType },

@@ -214,7 +214,12 @@ function eventRoutes({ messaging, members, site, wallClock = () => new Date() }:
         match: match("A topic pattern over `<type>.<component>.<name>`: `*` for one word, `#` for any number."),
       },
       streams: true,
-      answers: { 200: { description: "Server-sent events `event`; what was published before is not repeated" } },
+      answers: {
+        200: {
+          description: "Server-sent events `event`; what was published before is not repeated",
+          media: "text/event-stream",
+        },
+      },
       handle: async (request) => {
         expectStream(request, "events");
         return bufferedStream<EventNews>(
@@ -241,7 +246,7 @@ function tapRoute({ messaging }: MessageRoutesOptions): Route {
       body: { description: "Copy the bodies too.", schema: { type: "boolean" } },
     },
     streams: true,
-    answers: { 200: { description: "Server-sent events `message`" } },
+    answers: { 200: { description: "Server-sent events `message`", media: "text/event-stream" } },
     handle: async (request) => {
       expectStream(request, "tapped messages");
       const pattern = String(request.query.match ?? "#");

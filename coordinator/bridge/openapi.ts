@@ -1,6 +1,6 @@
 /** The OpenAPI 3.1 document, built from the routes and the schemas that also check the requests. */
 import { readSchemas, type SchemaName } from "../../config-db/validate.ts";
-import type { Route } from "./route.ts";
+import type { AnswerDescription, Route } from "./route.ts";
 
 const version = "1.0.0";
 
@@ -37,9 +37,9 @@ function operation(route: Route): Record<string, unknown> {
     description,
     schema,
   }));
-  const answers = Object.entries(route.answers).map(([status, { description, schema }]) => [
+  const answers = Object.entries(route.answers).map(([status, answer]) => [
     status,
-    { description, ...(schema === undefined ? {} : { content: content(route, schema) }) },
+    { description: answer.description, ...content(route, Number(status), answer) },
   ]);
   const problem = {
     description: "An error",
@@ -65,9 +65,13 @@ function requestBody({ body, bodyOptional }: Route): Record<string, unknown> {
   return { required: bodyOptional !== true, content: media };
 }
 
-function content(route: Route, schema: SchemaName | Record<string, unknown>): Record<string, unknown> {
-  const json = { "application/json": { schema: typeof schema === "string" ? reference(schema) : schema } };
-  return route.streams === true ? { ...json, "text/event-stream": { schema: { type: "string" } } } : json;
+function content(route: Route, status: number, { schema, media }: AnswerDescription): { content?: object } {
+  if (media !== undefined) return { content: { [media]: { schema: { type: "string" } } } };
+  const hasBody = status >= 200 && status < 300 && status !== 204;
+  if (schema === undefined && !hasBody) return {};
+  const told = typeof schema === "string" ? reference(schema) : (schema ?? { type: "object" });
+  const json = { "application/json": { schema: told } };
+  return { content: route.streams === true ? { ...json, "text/event-stream": { schema: { type: "string" } } } : json };
 }
 
 function reference(name: SchemaName): { $ref: string } {

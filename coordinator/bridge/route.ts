@@ -49,6 +49,14 @@ export interface StreamAnswer {
 
 export type Answer = JsonAnswer | StreamAnswer;
 
+export interface AnswerDescription {
+  description: string;
+  /** Of the JSON body: an object unless this says which, for every status of success but 204. */
+  schema?: SchemaName | Record<string, unknown>;
+  /** The media type of a body that is no JSON, in place of a schema. */
+  media?: string;
+}
+
 export interface Route {
   method: "get" | "put" | "post" | "patch" | "delete";
   /** OpenAPI form: `/v1/components/{id}`. A parameter matches one path segment. */
@@ -65,6 +73,6 @@ export interface Route {
   /** True where `Accept: text/event-stream` gets a stream. */
   streams?: boolean;
   /** Status → what it means; errors of every route (400, 401, 404, 503 …) are added by the OpenAPI builder. */
-  answers: Record<number, { description: string; schema?: SchemaName | Record<string, unknown> }>;
+  answers: Record<number, AnswerDescription>;
   handle(request: RequestContext): Answer | Promise<Answer>;
 }

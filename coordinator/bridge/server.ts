@@ -126,6 +126,11 @@ export class Bridge {
     const app = express();
     app.disable("x-powered-by");
     app.get("/openapi.json", (_request, response) => void response.json(document));
+    // For whoever opens it in a browser; programs that look what is here are told that this is no CouchDB.
+    app.get("/", (request, response, next) => {
+      if (request.accepts(["json", "html"]) === "html") response.redirect("/docs");
+      else next();
+    });
     app.get("/docs", (_request, response) => void response.type("html").send(docsPage));
     app.get("/docs/rapidoc.js", (_request, response) =>
       response.sendFile(createRequire(import.meta.url).resolve("rapidoc/dist/rapidoc-min.js"), {

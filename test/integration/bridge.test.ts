@@ -438,6 +438,13 @@ describe("the bridge", () => {
     expect(await (await fetch(`${url}/docs/rapidoc.js`)).text()).to.include("rapi-doc");
   });
 
+  it("leads a browser from its root to that page, and says of the root to others that nothing is served there", async () => {
+    const answerTo = (accept: string) => fetch(url, { headers: { accept }, redirect: "manual" });
+    const browser = await answerTo("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8");
+    expect([browser.status, browser.headers.get("location")]).to.deep.equal([302, "/docs"]);
+    for (const accept of ["*/*", "application/json, */*;q=0.5"]) expect((await answerTo(accept)).status).to.equal(404);
+  });
+
   it("says which setting frees a taken port", async () => {
     const port = Number(new URL(url).port);
     const second = new Bridge({

@@ -36,6 +36,28 @@ describe("messages over HTTP", function () {
     post(`/v1/components/${id}/inbox/${delivery}/${verb}`, body);
   const problem = (answer: CallAnswer) => `${answer.status} ${answer.body?.code}`;
 
+  it("says of every route what a success answers, in JSON or else", async () => {
+    type Operation = { responses: Record<string, { content?: object }> };
+    const { body } = await bridge.call("GET", "/openapi.json");
+    const paths: Record<string, Record<string, Operation>> = body.paths;
+    const told = Object.entries(paths).flatMap(([path, operations]) =>
+      Object.entries(operations).flatMap(([method, { responses }]) =>
+        Object.entries(responses)
+          .filter(([status]) => /^20[0123]$/.test(status))
+          .map(([, { content = {} }]): [string, string] => [`${method} ${path}`, Object.keys(content).join()]),
+      ),
+    );
+    expect(told.filter(([, media]) => media === "")).to.deep.equal([]);
+    expect(Object.fromEntries(told)).to.include({
+      "get /v1/dead-letters": "application/json",
+      "get /v1/components/{id}/inbox": "application/json,text/event-stream",
+      "get /v1/events": "text/event-stream",
+      "get /v1/tap": "text/event-stream",
+      "get /v1/config/layers/{layer}/content/{file}": "*/*",
+      "get /metrics": "text/plain",
+    });
+  });
+
   it("carries a command, and shows what became of it to who waits", async () => {
     const { id } = await register();
     const sent = await post("/v1/commands", { to: { component: id }, name: "reload", body: { n: 1 } });

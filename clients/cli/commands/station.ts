@@ -23,7 +23,8 @@ interface StationOptions {
 
 const port = parseCount(0, 65_535);
 const next = {
-  refused: "Choose other ports with --http-port and --couchdb-port, or see its log for what else is wrong.",
+  refused:
+    "Choose another port with --http-port or --couchdb-port, or another directory with --data-dir; its log says more.",
   unreachable: "The first time a station needs its site; from then on it starts without.",
 };
 
