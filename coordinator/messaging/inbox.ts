@@ -49,6 +49,8 @@ export interface InboxOptions {
   broker: Broker;
   consumer: Consumer;
   logger: Logger;
+  /** Of consuming the component's own queues: the incarnation of its newest process, as that has itself by AMQP. */
+  priority?: () => number | undefined;
   /** Makes delivery ids; unique over all coordinators. */
   deliveryId: () => string;
   /** What another coordinator of the site has ready for the component; none when none has or it lets go. Does not reject. */
@@ -382,8 +384,12 @@ export class Inbox {
     const { id, type } = this.#options.component;
     this.#prefetch ||= inboxLimits.max.default;
     for (const queue of [queues.commands(id), queues.requests(id), queues.broadcasts(id), queues.any(type)]) {
-      const shared = queue === queues.any(type) ? { sharedBy: type } : {};
-      const tag = await consume(channel, queue, { prefetch: this.#prefetch }, (message) => {
+      const isShared = queue === queues.any(type);
+      const shared = isShared ? { sharedBy: type } : {};
+      // Before an older process that still consumes by AMQP.
+      const priority = isShared ? undefined : this.#options.priority?.();
+      const options = { prefetch: this.#prefetch, ...(priority !== undefined && { priority }) };
+      const tag = await consume(channel, queue, options, (message) => {
         this.#arrived(channel, message, shared).catch((error) =>
           this.#options.logger.warn({ component: id, error: String(error) }, "a message could not be taken in"),
         );

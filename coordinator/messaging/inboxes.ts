@@ -14,6 +14,8 @@ export interface InboxesOptions {
   logger: Logger;
   /** What another coordinator of the site has ready for a component (handover.ts). */
   elsewhere: InboxOptions["elsewhere"];
+  /** Of a component's newest process. */
+  incarnationOf(id: string): number | undefined;
 }
 
 const deliveryPattern = /^([0-9a-f]{8})-[0-9a-z]+$/;
@@ -44,7 +46,7 @@ export class Inboxes {
    * @throws MusterError `too-many`, `broker-unavailable`.
    */
   async of({ id, type }: Provisioned): Promise<Inbox> {
-    const { broker, consumer, provisioning, logger, elsewhere } = this.#options;
+    const { broker, consumer, provisioning, logger, elsewhere, incarnationOf } = this.#options;
     await provisioning.declared({ id, type });
     const found = this.#inboxes.get(id);
     if (found !== undefined && found.component.type === type) return found;
@@ -62,6 +64,7 @@ export class Inboxes {
       consumer,
       logger,
       elsewhere,
+      priority: () => incarnationOf(id),
       deliveryId: () => `${this.token}-${(++this.#deliveries).toString(36)}`,
     });
     this.#inboxes.set(id, inbox);

@@ -6,6 +6,8 @@ export interface Member {
   site: string;
   state: "up" | "expired" | "gone";
   ttlMs: number;
+  /** Of its newest process. */
+  incarnation?: number;
   webhook?: { url: string; secret: string };
 }
 

@@ -123,7 +123,10 @@ export class Messaging {
     this.requester = new Requester({ broker, sender: this.sender, site });
     this.events = new Events({ broker, wallClock });
     const elsewhere: InboxesOptions["elsewhere"] = (...asked) => this.#handover.ask(...asked);
-    this.inboxes = new Inboxes({ broker, consumer, provisioning, logger, elsewhere });
+    this.inboxes = new Inboxes({
+      ...{ broker, consumer, provisioning, logger, elsewhere },
+      incarnationOf: (id) => members.get(id)?.incarnation,
+    });
     const { inboxes, requester } = this;
     this.#handover = new Handover({ broker, inboxes, logger });
     this.settling = new Settling({ broker, inboxes, requester, site, logger, wallClock });

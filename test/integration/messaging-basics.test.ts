@@ -75,6 +75,23 @@ describe("messages between components", function () {
     expect(await take(inbox, 0)).to.deep.equal([]);
   });
 
+  it("gives who polls everything while an older process of the component still consumes by AMQP", async () => {
+    const member = members.add({ incarnation: 2 });
+    const inbox = await messaging.inboxes.of(member);
+    const older = await foreignClient(vhost.url);
+    const ofOlder: unknown[] = [];
+    const queue = `muster.${member.id}.commands`;
+    await older.channel.consume(queue, (message) => void ofOlder.push(message), { priority: 1 });
+    const polled = take(inbox);
+    await eventually(async () => expect((await older.channel.checkQueue(queue)).consumerCount).to.equal(2));
+    for (let n = 0; n < 10; n += 1) await sendCommand({ component: member.id });
+    const ids = new Set((await polled).map(({ id }) => id));
+    while (ids.size < 10) for (const { id } of await take(inbox)) ids.add(id);
+    expect(ofOlder).to.deep.equal([]);
+    await older.close();
+    await messaging.inboxes.drop(member.id);
+  });
+
   it("keeps a command until its component polls", async () => {
     const member = members.add({ state: "gone" });
     await sendCommand({ component: member.id }, command("later"));
