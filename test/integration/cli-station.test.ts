@@ -189,5 +189,7 @@ describe("a station", function () {
     other.close();
     expect(taken.exitCode).to.equal(1);
     expect(taken.stderr).to.contain(`port ${port} on 127.0.0.1 is taken`);
+    // The same is said of a data directory that is in use.
+    expect(taken.stderr).to.match(/next: .*--http-port.*--data-dir/);
   });
 });
