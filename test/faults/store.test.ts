@@ -59,7 +59,8 @@ describe("a store that misbehaves", () => {
   });
 
   it("is away when its connection breaks", async () => {
-    nock(origin).get("/muster-config/a").replyWithError("socket hang up");
+    // A read is asked again twice.
+    nock(origin).get("/muster-config/a").times(3).replyWithError("socket hang up");
     const error = await failure(database.get("a"));
     expect(error.code).to.equal("store-unavailable");
     expect(error.retryAfterMs).to.be.greaterThan(0);

@@ -3,8 +3,8 @@ import { expect } from "chai";
 import type { Embedded } from "../../config-db/embedded/server.ts";
 import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
 import { eventually } from "../support/eventually.ts";
-import { type HoldingProxy, startHoldingProxy } from "../support/holding-proxy.ts";
 import { startSiteStore } from "../support/site-store.ts";
+import { type StoreFront, startStoreFront } from "../support/store-front.ts";
 
 let names = 0;
 const fresh = (what: string) => `${what}-${++names}`;
@@ -15,23 +15,23 @@ const done = async (at: ConfigSite, method: string, path: string, body?: object)
 
 describe("a coordinator to which the store's answers come late", () => {
   let embedded: Embedded;
-  let proxy: HoldingProxy;
+  let front: StoreFront;
   let other: ConfigSite;
   let late: ConfigSite;
   let hears: true | "late" = true;
 
   before(async () => {
     embedded = await startSiteStore();
-    proxy = await startHoldingProxy(embedded.url);
+    front = await startStoreFront(embedded.url);
     other = await startConfigSite({ storeUrl: embedded.url });
-    late = await startConfigSite({ storeUrl: proxy.url, leads: () => false, hears: () => hears });
+    late = await startConfigSite({ storeUrl: front.url, leads: () => false, hears: () => hears });
   });
   beforeEach(() => {
     hears = true;
   });
   after(async () => {
     await late?.close();
-    await proxy?.close();
+    await front?.close();
     await other?.close();
     await embedded?.close();
   });
@@ -53,13 +53,13 @@ describe("a coordinator to which the store's answers come late", () => {
 
   it("does not go back from what another wrote to what it wrote itself before", async () => {
     const { id, layer, told } = await start();
-    const { answered, release } = proxy.hold((method, path) => method === "PUT" && path.includes(`:${id}`));
+    const held = front.holdNext(new RegExp(`^PUT .*:${id}`));
     const written = done(late, "PUT", layer, { settings: { n: 2 } });
-    await answered;
+    await eventually(() => expect(held.count).to.equal(1));
     await eventually(() => expect(versionAt(other, id)).to.equal(2));
     await done(other, "PUT", layer, { settings: { n: 3 } });
     await eventually(() => expect(versionAt(late, id)).to.equal(3));
-    release();
+    held.release();
     await written;
     await hearAll();
     expect(versionAt(late, id)).to.equal(3);
@@ -72,14 +72,14 @@ describe("a coordinator to which the store's answers come late", () => {
     hears = "late";
     await done(other, "PUT", layer, { settings: { n: 2 } });
     await done(late, "PUT", layer, { settings: { n: 3 } });
-    const { release } = proxy.hold((method, path) => method === "GET" && path.endsWith(`:${id}`));
+    const held = front.holdNext(new RegExp(`^GET .*:${id}$`));
     // The feed gives version 2, older than what was written here.
     await hearAll();
     hears = true;
     await eventually(() => expect(versionAt(other, id)).to.equal(3));
     await done(other, "PUT", layer, { settings: { n: 4 } });
     await eventually(() => expect(versionAt(late, id)).to.equal(4));
-    release();
+    held.release();
     await hearAll();
     await late.configuration.close();
     expect(versionAt(late, id)).to.equal(4);

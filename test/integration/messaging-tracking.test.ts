@@ -7,7 +7,7 @@ import type { Messaging } from "../../coordinator/messaging/messaging.ts";
 import { useVhost } from "../support/broker.ts";
 import { eventually } from "../support/eventually.ts";
 import { expectError } from "../support/expect-error.ts";
-import { startHoldingProxy } from "../support/holding-proxy.ts";
+import { startStoreFront } from "../support/store-front.ts";
 import { createMessaging, foreignClient, unique, useMessaging } from "./messaging-fixture.ts";
 
 describe("tracked commands", function () {
@@ -125,29 +125,29 @@ describe("tracked commands", function () {
   });
 
   it("do not go back when the store's answer comes after what another coordinator wrote", async () => {
-    const proxy = await startHoldingProxy(site.store.url);
-    const late = createMessaging(vhost, site.members, new Store(proxy.url));
+    const front = await startStoreFront(site.store.url);
+    const late = createMessaging(vhost, site.members, new Store(front.url));
     try {
       await late.start();
       await late.ready();
       const member = site.members.add();
       const id = unique("command-number");
-      const { answered, release } = proxy.hold((method, path) => method === "POST" && path.endsWith("/_bulk_docs"));
+      const held = front.holdNext(/^POST .*\/_bulk_docs$/);
       const content = Buffer.from("1");
       const sent = late.commands.send({
         ...{ id, to: { component: member.id }, name: "work", content, contentType: "application/json" },
         fingerprint: "one",
       });
-      await answered;
+      await eventually(() => expect(held.count).to.equal(1));
       await messaging.tracking.outcome({ id, component: member.id, state: "done", at: new Date().toISOString() });
       const stateAtLate = async () => (await late.tracking.read(id)).targets[member.id]?.state;
       await eventually(async () => expect(await stateAtLate()).to.equal("done"));
-      release();
+      held.release();
       await sent;
       expect(await stateAtLate()).to.equal("done");
     } finally {
       await late.close();
-      await proxy.close();
+      await front.close();
     }
   });
 
