@@ -26,7 +26,7 @@ export type Fixed<Doc extends Document> = Stored<Doc> & { _revisions: { start: n
 export function withFixedRevision<Doc extends Document>(doc: Doc, parentPath: readonly string[] = []): Fixed<Doc> {
   const { _rev, ...content } = doc;
   const [parent] = parentPath;
-  const start = parent === undefined ? 1 : Number.parseInt(parent, 10) + 1;
+  const start = parent === undefined ? 1 : generationOf(parent) + 1;
   // 32 hexadecimal digits: the form of the engines' own.
   const hash = createHash("sha256")
     .update(canonicalize({ parent: parent ?? null, content }) as string)
@@ -44,6 +44,11 @@ export function generationOf(rev: string): number {
 /** CouchDB's own order of revisions, as a comparison: the greater one wins there. */
 export function compareRevisions(a: string, b: string): number {
   return generationOf(a) - generationOf(b) || (a < b ? -1 : a > b ? 1 : 0);
+}
+
+/** Orders a document's leaves: the greatest is the one that CouchDB gives, a deleted one where all are. */
+export function compareLeaves(a: Stored<Document>, b: Stored<Document>): number {
+  return Number(a._deleted !== true) - Number(b._deleted !== true) || compareRevisions(a._rev, b._rev);
 }
 
 /** A leaf's revision and those that it descends from, back to the oldest that the store still knows. */

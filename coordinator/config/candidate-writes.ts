@@ -2,6 +2,7 @@
 import { MusterError } from "../../config-db/errors.ts";
 import type { CandidateDocument, CandidateWrite } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
+import { generationOf } from "../../config-db/revision.ts";
 import { sameJson } from "./etag.ts";
 import type { WriteContext, WritesOptions } from "./guarded-write.ts";
 import { exactly, guardedWrite, versionAfter } from "./guarded-write.ts";
@@ -209,8 +210,9 @@ function originOf({ version, changedBy, changedAt }: StoredCandidate): Origin {
   return { version, changedBy, changedAt };
 }
 
-function generation(rev = "0"): number {
-  return Number.parseInt(rev, 10);
+/** Of nothing it is 0. */
+function generation(rev: string | undefined): number {
+  return rev === undefined ? 0 : generationOf(rev);
 }
 
 function beingPromoted(layer: LayerName): MusterError {

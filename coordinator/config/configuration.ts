@@ -207,14 +207,9 @@ export class Configuration {
     await this.#options.components.setConfigStatus(id, report);
   }
 
-  /** The dry run on what the store has now, not only on what was heard of it. */
+  /** What a write of a layer or a schema would change, and break, on what the store has now. Nothing is written. */
   async validate(request: ValidateRequest): Promise<DryRun> {
     await this.#options.upToDate?.();
-    return this.dryRun(request);
-  }
-
-  /** What a write of a layer or a schema would change, and break. Nothing is written. */
-  dryRun(request: ValidateRequest): DryRun {
     return dryRun(this.#effective, request);
   }
 

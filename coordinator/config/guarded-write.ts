@@ -1,7 +1,7 @@
 /** One write of one document, guarded by its revision. */
 import { setTimeout as delay } from "node:timers/promises";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
-import { nextVersion } from "../../config-db/revision.ts";
+import { generationOf, nextVersion } from "../../config-db/revision.ts";
 import type { Document, Stored } from "../../config-db/store.ts";
 import type { Contents } from "./contents.ts";
 import type { EffectiveSettings } from "./effective-settings.ts";
@@ -60,7 +60,7 @@ export function versionAfter(
 
 /** On this revision alone. */
 export function exactly(rev: string): Expected {
-  return { matches: (standing) => standing === rev, generation: Number.parseInt(rev, 10) };
+  return { matches: (standing) => standing === rev, generation: generationOf(rev) };
 }
 
 export interface GuardedWrite<Doc extends Document> {
@@ -94,7 +94,7 @@ export async function guardedWrite<Doc extends Document>(
     const last = newest();
     const standing = last?._deleted === true ? undefined : last;
     if (expected !== undefined && !expected.matches(standing?._rev)) {
-      const isNewer = standing === undefined || expected.generation > Number.parseInt(standing._rev, 10);
+      const isNewer = standing === undefined || expected.generation > generationOf(standing._rev);
       if (fresh || !isNewer) throw preconditionFailed(id, standing?._rev);
       fresh = true;
       await refresh(id);

@@ -7,7 +7,7 @@
 import { MusterError } from "../../config-db/errors.ts";
 import type { ContentList, HistoryDocument } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
-import { withFixedRevision } from "../../config-db/revision.ts";
+import { compareRevisions, withFixedRevision } from "../../config-db/revision.ts";
 import type { BulkRow, Database, Document, Stored } from "../../config-db/store.ts";
 import { batchLength } from "../batches.ts";
 import { isUsable } from "./arrival.ts";
@@ -132,8 +132,7 @@ export function newestFirst(
   a: Pick<KeptRevision, "version" | "rev">,
   b: Pick<KeptRevision, "version" | "rev">,
 ): number {
-  const generations = Number.parseInt(b.rev, 10) - Number.parseInt(a.rev, 10);
-  return b.version - a.version || generations || (a.rev < b.rev ? 1 : a.rev > b.rev ? -1 : 0);
+  return b.version - a.version || compareRevisions(b.rev, a.rev);
 }
 
 /** Settings may be a mebibyte each. Well under the 8 MiB that the embedded store takes in one body. */

@@ -11,7 +11,7 @@ import type { Logger } from "pino";
 import { type FieldError, isMusterError } from "../../config-db/errors.ts";
 import type { FaultDocument, ObjectionDocument } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
-import { type Fixed, withFixedRevision } from "../../config-db/revision.ts";
+import { compareLeaves, type Fixed, generationOf, withFixedRevision } from "../../config-db/revision.ts";
 import type { Change, Database, Document, Stored } from "../../config-db/store.ts";
 import { type Arrival, arrivalErrors, completeTombstone, kindOf } from "./arrival.ts";
 import type { Background } from "./background.ts";
@@ -148,7 +148,7 @@ export class Intake {
     const { database, records } = this.#options;
     for (;;) {
       const before = records.revOf(id);
-      const stored = (await database.get(id)) ?? winnerOf(await database.leaves(id));
+      const stored = (await database.get(id)) ?? (await database.leaves(id)).sort(compareLeaves).at(-1);
       // What came in meanwhile may be newer than what was read.
       if (records.revOf(id) !== before) continue;
       if (stored === undefined || stored._rev === before) return;
@@ -163,12 +163,12 @@ export class Intake {
     const { _id: id, _rev: rev } = doc as Arrival;
     const ahead = this.#ahead.get(id);
     if (ahead !== undefined && rev !== ahead) {
-      if (leaves.length > 1 || generation(rev) === generation(ahead)) {
+      if (leaves.length > 1 || generationOf(rev) === generationOf(ahead)) {
         // The winner of a conflict may have any generation.
         this.#readAgain(id);
         return;
       }
-      if (generation(rev) < generation(ahead)) return;
+      if (generationOf(rev) < generationOf(ahead)) return;
     }
     this.#ahead.delete(id);
     this.#take(doc as Arrival, "unjudged");
@@ -349,7 +349,7 @@ export class Intake {
     const { records } = this.#options;
     const judged = [...this.#objections.values()].filter(({ document, rev }) => {
       const newest = records.newest(document);
-      return newest !== undefined && generation(newest._rev) >= generation(rev);
+      return newest !== undefined && generationOf(newest._rev) >= generationOf(rev);
     });
     for (const { document, rev, active } of judged) {
       const newest = records.newest(document);
@@ -374,22 +374,22 @@ export class Intake {
       const about = { site, document, rev, ...(active === undefined ? {} : { active }) };
       const objection: ObjectionDocument = { _id, kind: "objection", schemaVersion: 1, ...about };
       this.#objections.set(_id, objection);
-      this.#write(`object to ${document}`, async () => {
-        try {
-          await database.put(objection);
-        } catch (error) {
+      const put = () =>
+        database.put(objection).catch((error) => {
           // Another coordinator of this site has said the same.
-          if (isMusterError(error, "conflict")) return;
-          this.#objections.delete(_id);
-          throw error;
-        }
-      });
+          if (!isMusterError(error, "conflict")) throw error;
+        });
+      this.#write(`object to ${document}`, put, () => this.#objections.delete(_id));
     }
   }
 
-  #write(what: string, work: () => Promise<unknown>): void {
+  /** @param undo takes back what memory has of it when it fails: the next review tries again */
+  #write(what: string, work: () => Promise<unknown>, undo: () => void): void {
     this.#options.background.run(what, () => {
-      const written = this.#writing.then(work);
+      const written = this.#writing.then(work).catch((error) => {
+        undo();
+        throw error;
+      });
       this.#writing = written.catch(() => undefined);
       return written;
     });
@@ -417,41 +417,37 @@ export class Intake {
       if (wanted.some(({ _id }) => _id === fault._id)) return false;
       // Replication may bring a fault before what it is about.
       const newest = records.newest(fault.document);
-      return newest !== undefined && generation(newest._rev) >= generation(fault.rev);
+      return newest !== undefined && generationOf(newest._rev) >= generationOf(fault.rev);
     });
     for (const fault of added) this.#faults.set(fault._id, fault);
     for (const fault of ended) this.#faults.delete(fault._id);
     for (const { _id } of answered) this.#objections.delete(_id);
     if (added.length > 0) {
-      this.#write("store faults", async () => {
-        try {
-          await this.#add(added);
-        } catch (error) {
-          // The next review tries again.
+      this.#write(
+        "store faults",
+        () => this.#add(added),
+        () => {
           for (const { _id } of added) this.#faults.delete(_id);
-          throw error;
-        }
-      });
+        },
+      );
     }
     if (ended.length > 0) {
-      this.#write("end faults", async () => {
-        try {
-          await this.#end(ended);
-        } catch (error) {
+      this.#write(
+        "end faults",
+        () => this.#end(ended),
+        () => {
           for (const fault of ended) this.#faults.set(fault._id, fault);
-          throw error;
-        }
-      });
+        },
+      );
     }
     if (answered.length > 0) {
-      this.#write("answer objections", async () => {
-        try {
-          await this.#end(answered);
-        } catch (error) {
+      this.#write(
+        "answer objections",
+        () => this.#end(answered),
+        () => {
           for (const objection of answered) this.#objections.set(objection._id, objection);
-          throw error;
-        }
-      });
+        },
+      );
     }
   }
 
@@ -487,22 +483,4 @@ const kindsInOrderOfRelease = ["schema:", "layer:", "candidate:"];
 function inOrderOfRelease(one: string, other: string): number {
   const place = (id: string) => kindsInOrderOfRelease.findIndex((kind) => id.startsWith(kind));
   return place(one) - place(other) || (one < other ? -1 : 1);
-}
-
-/** Of the leaves of a document the one that CouchDB gives: deleted ones last, then by generation, then by hash. */
-function winnerOf(leaves: Stored<Document>[]): Stored<Document> | undefined {
-  const place = ({ _deleted, _rev }: Stored<Document>): [number, number, string] => [
-    _deleted === true ? 0 : 1,
-    generation(_rev),
-    _rev,
-  ];
-  return leaves.toSorted((one, other) => {
-    const [live, depth, rev] = place(one);
-    const [otherLive, otherDepth, otherRev] = place(other);
-    return otherLive - live || otherDepth - depth || (rev < otherRev ? 1 : -1);
-  })[0];
-}
-
-function generation(rev: string): number {
-  return Number.parseInt(rev, 10);
 }

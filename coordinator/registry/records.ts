@@ -8,7 +8,7 @@ import type { Logger } from "pino";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
 import { databases, documentId } from "../../config-db/names.ts";
-import { compareRevisions, pathOf } from "../../config-db/revision.ts";
+import { compareLeaves, pathOf } from "../../config-db/revision.ts";
 import type { Change, Database, Document, Store, Stored } from "../../config-db/store.ts";
 import { check } from "../../config-db/validate.ts";
 import { EventLog, eventOf, type LogEntry, type Sight } from "./event-log.ts";
@@ -116,7 +116,7 @@ export class Records {
   /** @returns what is left of a removed component; whether there is a document that is no record. */
   async #read(id: string, options: { timeoutMs?: number } = {}): Promise<{ removed: Found[]; isMalformed: boolean }> {
     const branches = await this.#database.branches(documentId.component(id), options);
-    const leaves = branches.map(({ _revisions, ...leaf }): Found => leaf).sort(inOrderOfWinning);
+    const leaves = branches.map(({ _revisions, ...leaf }): Found => leaf).sort(compareLeaves);
     const winner = leaves.at(-1);
     if (winner === undefined) return { removed: [], isMalformed: false };
     const record = this.#recordOf(winner);
@@ -234,11 +234,6 @@ type Found = Stored<Document> & { id?: unknown; incarnation?: unknown };
 
 function incarnationOf({ incarnation }: Found): number {
   return Number.isSafeInteger(incarnation) ? (incarnation as number) : 0;
-}
-
-/** The last one is the winner, in CouchDB's own order. */
-function inOrderOfWinning(one: Found, other: Found): number {
-  return Number(one._deleted !== true) - Number(other._deleted !== true) || compareRevisions(one._rev, other._rev);
 }
 
 /** @throws MusterError `not-found` */

@@ -7,7 +7,7 @@ import { Gauge, type Registry as Metrics } from "prom-client";
 import { MusterError } from "../../config-db/errors.ts";
 import type { ConflictDocument, ConflictResolution, HistoryDocument } from "../../config-db/generated/types.ts";
 import { databases, documentId, type LayerName } from "../../config-db/names.ts";
-import { withFixedRevision } from "../../config-db/revision.ts";
+import { generationOf, withFixedRevision } from "../../config-db/revision.ts";
 import type { BulkRow, Change, Database, Document, Store, Stored } from "../../config-db/store.ts";
 import { check } from "../../config-db/validate.ts";
 import type { Leaf } from "./ancestry.ts";
@@ -173,7 +173,7 @@ export class Conflicts {
         continue;
       }
       const live = leaves.find(({ doc }) => doc._deleted !== true);
-      const newest = leaves.toSorted((a, b) => Number.parseInt(b.rev, 10) - Number.parseInt(a.rev, 10))[0];
+      const newest = leaves.toSorted((a, b) => generationOf(b.rev) - generationOf(a.rev))[0];
       return [live?.doc, live ?? newest];
     }
   }
