@@ -26,13 +26,15 @@ export interface KeptRevision {
   content: ContentList | undefined;
 }
 
+type HistoryDatabase = Pick<Database<Document>, "get" | "getMany" | "ids" | "bulk">;
+
 export class History {
-  readonly #database: Database<Document>;
+  readonly #database: HistoryDatabase;
   readonly #kept = new Map<LayerName, Map<string, KeptRevision>>();
   /** How often a revision was let go of, as far as was heard here. */
   #forgotten = 0;
 
-  constructor(database: Database<Document>) {
+  constructor(database: HistoryDatabase) {
     this.#database = database;
   }
 

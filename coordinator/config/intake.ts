@@ -16,7 +16,7 @@ import type { Change, Database, Document, Stored } from "../../config-db/store.t
 import { type Arrival, arrivalErrors, completeTombstone, kindOf } from "./arrival.ts";
 import type { Background } from "./background.ts";
 import type { EffectiveSettings } from "./effective-settings.ts";
-import { type History, layerOf, type StoredHistory } from "./history.ts";
+import { type History, type KeptRevision, layerOf, newestFirst, type StoredHistory } from "./history.ts";
 import { concernedBy, errorsOfStored } from "./judgement.ts";
 import {
   activeOf,
@@ -67,6 +67,8 @@ export class Intake {
   #alone = new Map<string, number>();
   /** Faults and objections are written one after the other, so that a fault is there before its objection is gone. */
   #writing: Promise<unknown> = Promise.resolve();
+  /** By document id: layers whose last valid version is being read. */
+  readonly #fallingBack = new Set<string>();
   #loaded = false;
 
   constructor(options: IntakeOptions) {
@@ -82,11 +84,17 @@ export class Intake {
     const found = history.layers().map(async (layer) => {
       const id = documentId.layer(layer);
       if (!records.unusable.has(id) && !this.#isUnjudged(records.layers.get(layer))) return [];
-      const last = history.revisions(layer).find(({ rev }) => !this.#faults.has(documentId.fault(id, rev)));
+      const last = this.#lastValid(layer);
       const kept = last && (await history.read(layer, last.rev));
       return kept === undefined ? [] : [layerOf(kept)];
     });
     return (await Promise.all(found)).flat();
+  }
+
+  /** The newest version that no fault is about. */
+  #lastValid(layer: LayerName): KeptRevision | undefined {
+    const id = documentId.layer(layer);
+    return this.#options.history.revisions(layer).find(({ rev }) => !this.#faults.has(documentId.fault(id, rev)));
   }
 
   /** All that the store has was given: from here on changes are judged, and told. @param last what `lastJudged` found */
@@ -332,6 +340,7 @@ export class Intake {
     const { records, leads, isCaughtUp = () => true } = this.#options;
     for (const id of this.#unread) this.#readAgain(id);
     this.#unread.clear();
+    for (const id of records.unusable.keys()) if (id.startsWith("layer:")) this.#fallBack(id);
     const decides = leads() && isCaughtUp();
     const answered = decides ? this.#judgeObjections() : [];
     const ordered = [...records.held].sort(([one], [other]) => inOrderOfRelease(one, other));
@@ -342,6 +351,32 @@ export class Intake {
     for (const [id, held] of stored) this.#lookAgain(id, held, decides);
     if (decides) this.#storeFaults(answered);
     if (!leads()) this.#object();
+  }
+
+  /** Of a layer that stands under what is none of its kind, versions that this site never saw stand come by history alone. */
+  #fallBack(id: string): void {
+    const { records, history, background } = this.#options;
+    const layer = id.slice("layer:".length) as LayerName;
+    const newer = () => {
+      const last = this.#lastValid(layer);
+      const current = records.layers.get(layer);
+      if (last === undefined || current === undefined) return last?.rev;
+      return newestFirst(last, { version: current.version, rev: current._rev }) < 0 ? last.rev : undefined;
+    };
+    const rev = newer();
+    if (rev === undefined || this.#fallingBack.has(id)) return;
+    this.#fallingBack.add(id);
+    background.run(`fall back on the last valid version of ${id}`, async () => {
+      const kept = await history.read(layer, rev).finally(() => this.#fallingBack.delete(id));
+      // Let go of meanwhile: the feed will say so.
+      if (kept === undefined) return;
+      const stored = layerOf(kept);
+      // What came in meanwhile may be usable, or newer.
+      if (records.unusable.has(id) && newer() === rev) {
+        this.#takeRevision(stored, true, () => records.layers.set(layer, stored));
+      }
+      this.review();
+    });
   }
 
   /** Holds what a coordinator of this site holds with reason. @returns the objections that need no more answer */

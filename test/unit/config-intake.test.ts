@@ -1,7 +1,7 @@
 import { expect } from "chai";
 import { pino } from "pino";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
-import { type Change, type Document, Store, type Stored } from "../../config-db/store.ts";
+import type { Change, Document, Stored } from "../../config-db/store.ts";
 import { Background } from "../../coordinator/config/background.ts";
 import { EffectiveSettings } from "../../coordinator/config/effective-settings.ts";
 import { History } from "../../coordinator/config/history.ts";
@@ -57,7 +57,7 @@ function intakeOf(
   const effective = new EffectiveSettings(records, { get: (id) => all.get(id), all: () => all.values() }, (ids) =>
     told.push(ids),
   );
-  const history = new History(new Store("http://127.0.0.1:9").database<Document>("muster-config"));
+  const history = new History({ ...database, ids: async () => [] });
   const background = new Background(logger);
   const now = { ms: 0 };
   const intake = new Intake({
@@ -165,6 +165,51 @@ describe("taking in the configuration database", () => {
       expect(records.unusable.size).to.equal(0);
     });
   }
+
+  it("falls back on versions that come by history alone, under a layer that is none of its kind", async () => {
+    const { intake, records, effective, told, played, background } = intakeOf({ a: {} });
+    const kept = (rev: string, settings: unknown) => ({
+      ...layer(rev, settings),
+      _id: `history:platform@${rev}`,
+      _rev: `1-${rev}`,
+      kind: "history",
+      rev,
+    });
+    intake.loaded();
+    intake.apply([change(layer("1-a", { n: 1 }))]);
+    played.leaves = [kept("3-c", { n: 3 })];
+    // As after a cut link: the newest revision is there before the history of what it replaced.
+    intake.apply([change(layer("4-d", "none"))]);
+    intake.apply([change(kept("2-b", { n: 2 })), change(kept("3-c", { n: 3 }))]);
+    await background.idle();
+    expect(effective.get("a").settings).to.deep.equal({ n: 3 });
+    expect(records.unusable.get("layer:platform")?.rev).to.equal("4-d");
+    expect(told).to.deep.equal([["a"], ["a"]]);
+    intake.apply([change({ _id: "history:platform@3-c", _rev: "2-x", _deleted: true })]);
+    await background.idle();
+    expect(effective.get("a").settings).to.deep.equal({ n: 3 });
+  });
+
+  it("holds a version that comes by history alone and breaks a component", async () => {
+    const { intake, records, effective, played, background } = intakeOf({ a: { type: "t" } });
+    const { settings: _, layer: __, ...written } = layer("1-s", {});
+    const schema = { _id: "schema:t", kind: "schema", type: "t", schema: { properties: { n: { type: "integer" } } } };
+    intake.apply([change({ ...written, ...schema })]);
+    intake.loaded();
+    intake.apply([change(layer("1-a", { n: 1 })), change(layer("3-d", "none"))]);
+    const kept = {
+      ...layer("2-b", { n: "two" }),
+      _id: "history:platform@2-b",
+      _rev: "1-h",
+      kind: "history",
+      rev: "2-b",
+    };
+    played.leaves = [kept];
+    intake.apply([change(kept)]);
+    await background.idle();
+    expect(effective.get("a").settings).to.deep.equal({ n: 1 });
+    expect(records.held.get("layer:platform")?.rev).to.equal("2-b");
+  });
 
   it("takes a candidate for gone whose newest revision is none of its kind, as whoever starts later does", () => {
     const { intake, records, effective } = intakeOf({ a: {} });
