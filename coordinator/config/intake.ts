@@ -1,78 +1,43 @@
 /**
  * Takes documents of the configuration database into memory: this coordinator's own writes at once, everyone's by the
  * changes feed. What a coordinator wrote was checked by it; what came in by replication or straight to CouchDB was not,
- * so here a revision that breaks components is held out of force, and they keep what they had.
+ * so a revision that breaks components is held out of force (quarantine.ts), and they keep what they had.
  *
  * Memory never goes back. What the feed gives is the order of the store. What memory learns before the feed gives it, by a
  * write or a read, counts where nothing else came in of that document since the store was asked; until the feed has come
  * to it, what the feed gives of that document is late where it is older, and where that cannot be told the store is asked.
  */
-import type { Logger } from "pino";
-import { type FieldError, isMusterError } from "../../config-db/errors.ts";
 import type { FaultDocument, ObjectionDocument } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
-import { compareLeaves, type Fixed, generationOf, withFixedRevision } from "../../config-db/revision.ts";
+import { compareLeaves, generationOf } from "../../config-db/revision.ts";
 import type { Change, Database, Document, Stored } from "../../config-db/store.ts";
 import { type Arrival, arrivalErrors, completeTombstone, kindOf } from "./arrival.ts";
-import type { Background } from "./background.ts";
-import type { EffectiveSettings } from "./effective-settings.ts";
 import { type History, type KeptRevision, layerOf, newestFirst, type StoredHistory } from "./history.ts";
-import { concernedBy, errorsOfStored } from "./judgement.ts";
-import {
-  activeOf,
-  type Held,
-  type Holdable,
-  type Records,
-  type StoredCandidate,
-  type StoredLayer,
-  type StoredSchema,
-  type StoredSecret,
-} from "./records.ts";
-import { compileSchema } from "./schema.ts";
+import { concernedBy } from "./judgement.ts";
+import { Quarantine, type QuarantineOptions } from "./quarantine.ts";
+import type { Holdable, StoredCandidate, StoredLayer, StoredSchema, StoredSecret } from "./records.ts";
 
-/**
- * A coordinator that does not lead and holds what its site's leader does not leaves the leader so long to say so first.
- */
-const objectAfterMs = 1_000;
-
-export interface IntakeOptions {
+export interface IntakeOptions extends Omit<QuarantineOptions, "change"> {
   database: Pick<Database<Document>, "get" | "getMany" | "leaves" | "put" | "bulk">;
-  records: Records;
-  effective: EffectiveSettings;
   history: History;
-  background: Background;
-  logger: Logger;
-  site: string;
-  leads(): boolean;
-  /** Monotonic, in milliseconds. */
-  clock(): number;
-  /** Whether what comes in is judged here by what it does to this component: each site judges for its own. */
-  judgesFor?(component: string | undefined): boolean;
-  /** Whether what other sites wrote is here. Until then a fault may be for want of what is still to come. Default: yes. */
-  isCaughtUp?(): boolean;
   /** Told of documents that hold raw content. */
   content(sha256: string, rev: string, deleted: boolean): void;
 }
 
 export class Intake {
   readonly #options: IntakeOptions;
+  readonly #quarantine: Quarantine;
   /** By document id, the revision that memory has and the feed has not given yet. */
   readonly #ahead = new Map<string, string>();
   /** By document id, what the feed gave and could not be read. */
   readonly #unread = new Set<string>();
-  readonly #faults = new Map<string, Stored<FaultDocument>>();
-  /** By document id, of this site: revisions that one of its coordinators holds and its leader has yet to judge. */
-  readonly #objections = new Map<string, ObjectionDocument>();
-  /** By the id of the fault that there is not: since when this coordinator holds a revision alone, by its clock. */
-  #alone = new Map<string, number>();
-  /** Faults and objections are written one after the other, so that a fault is there before its objection is gone. */
-  #writing: Promise<unknown> = Promise.resolve();
   /** By document id: layers whose last valid version is being read. */
   readonly #fallingBack = new Set<string>();
   #loaded = false;
 
   constructor(options: IntakeOptions) {
     this.#options = options;
+    this.#quarantine = new Quarantine({ ...options, change: (id, make) => this.#change(id, make) });
   }
 
   /**
@@ -94,7 +59,7 @@ export class Intake {
   /** The newest version that no fault is about. */
   #lastValid(layer: LayerName): KeptRevision | undefined {
     const id = documentId.layer(layer);
-    return this.#options.history.revisions(layer).find(({ rev }) => !this.#faults.has(documentId.fault(id, rev)));
+    return this.#options.history.revisions(layer).find(({ rev }) => !this.#quarantine.isFaulty(id, rev));
   }
 
   /** All that the store has was given: from here on changes are judged, and told. @param last what `lastJudged` found */
@@ -117,7 +82,7 @@ export class Intake {
   #isUnjudged(stored: StoredLayer | undefined): boolean {
     if (stored === undefined || stored.mergedInto !== undefined) return false;
     const { layer, _id, _rev } = stored;
-    return !this.#options.history.has(layer, _rev) && !this.#faults.has(documentId.fault(_id, _rev));
+    return !this.#options.history.has(layer, _rev) && !this.#quarantine.isFaulty(_id, _rev);
   }
 
   /** A batch of the changes feed. */
@@ -247,110 +212,26 @@ export class Intake {
       this.#options.content(doc._id.slice("content:".length), doc._rev, doc._deleted === true);
     },
     history: (doc) => this.#options.history.apply(doc as unknown as StoredHistory),
-    fault: (doc) => {
-      const { records } = this.#options;
-      const fault = doc as unknown as Stored<FaultDocument>;
-      const { document, rev, active } = fault;
-      const held = records.held.get(document);
-      if (fault._deleted === true) {
-        // Whether it can be in force here is for the review to say: what it broke may not have changed here yet.
-        this.#faults.delete(fault._id);
-        return;
-      }
-      this.#faults.set(fault._id, fault);
-      // Of a revision that is not the newest here it is old, or comes before what it is about.
-      if (records.newest(document)?._rev !== rev) return;
-      // Held here already, it may be in favour of another version than the store says.
-      if (held?.rev === rev && held.active?.rev === active?.rev) return;
-      this.#change(document, () => records.held.set(document, { rev, active, errors: [] }));
-    },
-    objection: (doc) => {
-      const { records, site } = this.#options;
-      const objection = doc as unknown as Stored<ObjectionDocument>;
-      const { _id, document, rev } = objection;
-      if (objection.site !== site) return;
-      if (objection._deleted !== true) {
-        this.#objections.set(_id, objection);
-        return;
-      }
-      this.#objections.delete(_id);
-      // The leader has answered: what it found broken has a fault by now.
-      if (records.held.get(document)?.rev !== rev || this.#faults.has(documentId.fault(document, rev))) return;
-      this.#change(document, () => records.held.delete(document));
-    },
+    fault: (doc) => this.#quarantine.takeFault(doc as unknown as Stored<FaultDocument>),
+    objection: (doc) => this.#quarantine.takeObjection(doc as unknown as Stored<ObjectionDocument>),
   };
 
   /** A revision of a layer, a schema or a candidate: in force unless it breaks components that it would newly concern. */
   #takeRevision(stored: Holdable, judge: boolean, put: () => void): void {
-    const { records, logger } = this.#options;
+    const { records } = this.#options;
     const { _id: id, _rev: rev } = stored;
     if (records.newest(id)?._rev === rev) return;
-    const fault = this.#faults.get(documentId.fault(id, rev));
-    const errors = judge && fault === undefined ? this.#own(this.#errorsOf(stored)) : [];
-    if (fault === undefined && errors.length === 0) {
-      this.#change(id, put);
-      return;
-    }
-    const active = fault === undefined ? records.active(id) : fault.active;
+    const held = this.#quarantine.admit(stored, judge);
     this.#change(id, () => {
       put();
-      records.held.set(id, { rev, active, errors });
+      if (held !== undefined) records.held.set(id, held);
     });
-    if (errors.length === 0) return;
-    logger.warn({ id, rev, errors: errors.length }, "a revision that breaks components came in; it is held");
-  }
-
-  /** Those of components that this site judges for. */
-  #own(errors: FieldError[]): FieldError[] {
-    const { judgesFor = () => true } = this.#options;
-    return errors.filter(({ component }) => judgesFor(component));
-  }
-
-  #errorsOf(stored: Holdable): FieldError[] {
-    const active = activeOf(stored);
-    if (stored.kind === "schema" && active !== undefined) {
-      try {
-        compileSchema(active.content);
-      } catch (error) {
-        if (isMusterError(error)) return error.errors ?? [];
-        throw error;
-      }
-    }
-    return errorsOfStored(this.#options.effective, stored);
   }
 
   #change(id: string, make: () => void): void {
     const { effective } = this.#options;
     if (this.#loaded) effective.change(concernedBy(effective, id), make);
     else make();
-  }
-
-  /**
-   * Puts held revisions in force that break nothing any more, and keeps the faults in the store as they are in memory.
-   *
-   * Of two that contradict each other each coordinator of a site holds what it saw second. The faults in the store decide:
-   * what only this coordinator holds is looked at first, with all out of force that a fault is about, and a fault is ended
-   * by none but a leader. To what the leader has in force, a coordinator that holds it objects, and the leader judges it over
-   * what was in force there: it holds it too, or all put it in force. Leaders of sites that each hold what the other has in
-   * force learn so from each other's faults and hold both: all then put the same in force, since all go through them in one
-   * order.
-   */
-  review(): void {
-    if (!this.#loaded) return;
-    const { records, leads, isCaughtUp = () => true } = this.#options;
-    for (const id of this.#unread) this.#readAgain(id);
-    this.#unread.clear();
-    for (const id of records.unusable.keys()) if (id.startsWith("layer:")) this.#fallBack(id);
-    const decides = leads() && isCaughtUp();
-    const answered = decides ? this.#judgeObjections() : [];
-    const ordered = [...records.held].sort(([one], [other]) => inOrderOfRelease(one, other));
-    const [stored, provisional] = [true, false].map((has) =>
-      ordered.filter(([id, { rev }]) => this.#faults.has(documentId.fault(id, rev)) === has),
-    ) as [typeof ordered, typeof ordered];
-    for (const [id, held] of provisional) this.#lookAgain(id, held, true);
-    for (const [id, held] of stored) this.#lookAgain(id, held, decides);
-    if (decides) this.#storeFaults(answered);
-    if (!leads()) this.#object();
   }
 
   /** Of a layer that stands under what is none of its kind, versions that this site never saw stand come by history alone. */
@@ -379,143 +260,12 @@ export class Intake {
     });
   }
 
-  /** Holds what a coordinator of this site holds with reason. @returns the objections that need no more answer */
-  #judgeObjections(): ObjectionDocument[] {
-    const { records } = this.#options;
-    const judged = [...this.#objections.values()].filter(({ document, rev }) => {
-      const newest = records.newest(document);
-      return newest !== undefined && generationOf(newest._rev) >= generationOf(rev);
-    });
-    for (const { document, rev, active } of judged) {
-      const newest = records.newest(document);
-      if (newest?._rev !== rev || records.isHeld(newest)) continue;
-      const supposed = { rev, active, errors: [] };
-      const errors = this.#own(records.supposing(document, supposed, () => this.#errorsOf(newest)));
-      if (errors.length > 0) this.#change(document, () => records.held.set(document, { ...supposed, errors }));
-    }
-    return judged;
+  /** To be called when something may have changed that this depends on: components, who leads, the time. */
+  review(): void {
+    if (!this.#loaded) return;
+    for (const id of this.#unread) this.#readAgain(id);
+    this.#unread.clear();
+    for (const id of this.#options.records.unusable.keys()) if (id.startsWith("layer:")) this.#fallBack(id);
+    this.#quarantine.review();
   }
-
-  /** Tells the leader of what is held here, and has no fault that the leader would have written. */
-  #object(): void {
-    const { records, database, site, clock } = this.#options;
-    const alone = [...records.held].filter(([id, { rev }]) => !this.#faults.has(documentId.fault(id, rev)));
-    const sinceMs = ([id, { rev }]: [string, Held]) => this.#alone.get(documentId.fault(id, rev)) ?? clock();
-    this.#alone = new Map(alone.map((one) => [documentId.fault(one[0], one[1].rev), sinceMs(one)]));
-    for (const one of alone) {
-      const [document, { rev, active }] = one;
-      const _id = documentId.objection(site, document, rev);
-      if (clock() - sinceMs(one) < objectAfterMs || this.#objections.has(_id)) continue;
-      const about = { site, document, rev, ...(active === undefined ? {} : { active }) };
-      const objection: ObjectionDocument = { _id, kind: "objection", schemaVersion: 1, ...about };
-      this.#objections.set(_id, objection);
-      const put = () =>
-        database.put(objection).catch((error) => {
-          // Another coordinator of this site has said the same.
-          if (!isMusterError(error, "conflict")) throw error;
-        });
-      this.#write(`object to ${document}`, put, () => this.#objections.delete(_id));
-    }
-  }
-
-  /** @param undo takes back what memory has of it when it fails: the next review tries again */
-  #write(what: string, work: () => Promise<unknown>, undo: () => void): void {
-    this.#options.background.run(what, () => {
-      const written = this.#writing.then(work).catch((error) => {
-        undo();
-        throw error;
-      });
-      this.#writing = written.catch(() => undefined);
-      return written;
-    });
-  }
-
-  #lookAgain(id: string, held: Held, mayRelease: boolean): void {
-    const { records } = this.#options;
-    const newest = records.newest(id);
-    const isReplaced = newest?._rev !== held.rev;
-    const errors = isReplaced ? [] : this.#errorsOf(newest);
-    if (errors.length === 0 && (isReplaced || mayRelease)) this.#change(id, () => records.held.delete(id));
-    else records.held.set(id, { ...held, errors });
-  }
-
-  /** @param answered objections that are done with when these faults are stored */
-  #storeFaults(answered: ObjectionDocument[]): void {
-    const { records } = this.#options;
-    const wanted = [...records.held].map(([document, { rev, active }]) => {
-      const _id = documentId.fault(document, rev);
-      const fault: FaultDocument = { _id, kind: "fault", schemaVersion: 1, document, rev };
-      return withFixedRevision<FaultDocument>(active === undefined ? fault : { ...fault, active });
-    });
-    const added = wanted.filter(({ _id }) => !this.#faults.has(_id));
-    const ended = [...this.#faults.values()].filter((fault) => {
-      if (wanted.some(({ _id }) => _id === fault._id)) return false;
-      // Replication may bring a fault before what it is about.
-      const newest = records.newest(fault.document);
-      return newest !== undefined && generationOf(newest._rev) >= generationOf(fault.rev);
-    });
-    for (const fault of added) this.#faults.set(fault._id, fault);
-    for (const fault of ended) this.#faults.delete(fault._id);
-    for (const { _id } of answered) this.#objections.delete(_id);
-    if (added.length > 0) {
-      this.#write(
-        "store faults",
-        () => this.#add(added),
-        () => {
-          for (const { _id } of added) this.#faults.delete(_id);
-        },
-      );
-    }
-    if (ended.length > 0) {
-      this.#write(
-        "end faults",
-        () => this.#end(ended),
-        () => {
-          for (const fault of ended) this.#faults.set(fault._id, fault);
-        },
-      );
-    }
-    if (answered.length > 0) {
-      this.#write(
-        "answer objections",
-        () => this.#end(answered),
-        () => {
-          for (const objection of answered) this.#objections.set(objection._id, objection);
-        },
-      );
-    }
-  }
-
-  async #add(faults: Fixed<FaultDocument>[]): Promise<void> {
-    const { database } = this.#options;
-    await database.bulk(faults, { newEdits: false });
-    // Of one that was ended before the first revision is there already, under its tombstone.
-    const there = new Set((await database.getMany(faults.map(({ _id }) => _id))).map(({ _id }) => _id));
-    const again = faults.filter(({ _id }) => !there.has(_id)).map(({ _rev, _revisions, ...fault }) => fault);
-    await database.bulk(again);
-  }
-
-  /** In every leaf: of what two sites found broken over different versions there are two. */
-  async #end(docs: (FaultDocument | ObjectionDocument)[]): Promise<void> {
-    const { database } = this.#options;
-    for (const { _id } of docs) {
-      const live = (await database.leaves(_id)).filter(({ _deleted }) => _deleted !== true);
-      const tombstones = (live as Stored<FaultDocument>[]).map(({ active: _, ...kept }) => ({
-        ...kept,
-        _deleted: true,
-      }));
-      await database.bulk(tombstones);
-    }
-  }
-}
-
-/**
- * Schemas first: of a schema and a layer that breaks it, both held, the layer stays so and components keep its last valid version.
- * Candidates last: they are tried on what stands.
- */
-const kindsInOrderOfRelease = ["schema:", "layer:", "candidate:"];
-
-function inOrderOfRelease(one: string, other: string): number {
-  const place = (id: string) => kindsInOrderOfRelease.findIndex((kind) => id.startsWith(kind));
-  return place(one) - place(other) || (one < other ? -1 : 1);
 }
