@@ -7,6 +7,7 @@ import { EventSourceParserStream } from "eventsource-parser/stream";
 import { basicAuthorization } from "../../config-db/basic-auth.ts";
 import { type ErrorCode, errorCodes, isErrorCode, MusterError } from "../../config-db/errors.ts";
 import type { Problem } from "../../config-db/generated/types.ts";
+import { TimedOut, type TimeLimit, timeLimit } from "../../config-db/time-limit.ts";
 
 export interface BridgeOptions {
   /** Coordinators of one site, the first that can be connected to is asked. */
@@ -52,14 +53,6 @@ export interface StreamEvent<Data = unknown> {
   event: string;
   id?: string;
   data: Data;
-}
-
-interface Limit {
-  signal: AbortSignal;
-  /** Time counts no longer. */
-  meet(): void;
-  /** Nothing aborts it any more. */
-  release(): void;
 }
 
 interface OpenStream {
@@ -176,20 +169,9 @@ export class BridgeClient {
     }
   }
 
-  /** Ctrl-C and the time limit as one signal. Not AbortSignal.any: in Node 20 what it makes can be collected while it is waited on. */
-  #limit({ timeoutMs = this.#options.timeoutMs }: BridgeRequest): Limit {
-    const { signal } = this.#options;
-    const ending = new AbortController();
-    const end = () => ending.abort(signal.reason);
-    const timer = setTimeout(() => ending.abort(new TimedOut(timeoutMs)), timeoutMs);
-    signal.addEventListener("abort", end);
-    if (signal.aborted) end();
-    const meet = () => clearTimeout(timer);
-    const release = () => {
-      meet();
-      signal.removeEventListener("abort", end);
-    };
-    return { signal: ending.signal, meet, release };
+  #limit({ method = "GET", path, timeoutMs = this.#options.timeoutMs }: BridgeRequest): TimeLimit {
+    const late = `${this.url} gave no answer to ${method} ${path} within ${timeoutMs} ms`;
+    return timeLimit(timeoutMs, late, this.#options.signal);
   }
 
   async #open(request: BridgeRequest, headers: Record<string, string>, signal: AbortSignal): Promise<Response> {
@@ -232,27 +214,16 @@ export class BridgeClient {
     return await fetch(target, { method, headers, body: sent, signal });
   }
 
-  #failure(error: unknown, { method = "GET", path }: BridgeRequest, limit?: Limit): MusterError {
+  #failure(error: unknown, { method = "GET", path }: BridgeRequest, limit?: TimeLimit): MusterError {
     this.#options.signal.throwIfAborted();
     if (error instanceof MusterError) return error;
-    const timedOut: unknown = limit?.signal.reason;
-    if (timedOut instanceof TimedOut) {
-      const told = `${this.url} gave no answer to ${method} ${path} within ${timedOut.timeoutMs} ms`;
-      return new MusterError("deadline-exceeded", told, { cause: error });
-    }
+    const late: unknown = limit?.signal.reason;
+    if (late instanceof TimedOut) return new MusterError("deadline-exceeded", late.message, { cause: error });
     const told =
       error instanceof SyntaxError
         ? `${this.url} answered ${method} ${path} with broken JSON: ${error.message}`
         : `no coordinator answers at ${this.#options.urls.map(shown).join(", ")}: ${reason(error).message}`;
     return new MusterError("unreachable", told, { cause: error });
-  }
-}
-
-class TimedOut extends Error {
-  readonly timeoutMs: number;
-  constructor(timeoutMs: number) {
-    super(`no answer within ${timeoutMs} ms`);
-    this.timeoutMs = timeoutMs;
   }
 }
 

@@ -1,6 +1,7 @@
 /** The HTTP side of a coordinator: one request to whichever of the given coordinators answers. */
 import { type ErrorCode, errorCodes, isErrorCode, MusterError } from "../../../config-db/errors.ts";
 import type { Problem } from "../../../config-db/generated/types.ts";
+import { TimedOut, timeLimit } from "../../../config-db/time-limit.ts";
 
 export interface BridgeOptions {
   /** Base URLs of coordinators of one site, without `/v1`; the one that answered last is asked first. */
@@ -90,20 +91,7 @@ export class Bridge {
     for (const [name, value] of Object.entries(query)) {
       if (value !== undefined) target.searchParams.set(name, String(value));
     }
-    // Not AbortSignal.any: in Node 20 what it makes can be collected while it is waited on, and then never aborts.
-    const ending = new AbortController();
-    const end = () => ending.abort();
-    let isLate = false;
-    const timer = setTimeout(() => {
-      isLate = true;
-      end();
-    }, timeoutMs);
-    signal?.addEventListener("abort", end);
-    if (signal?.aborted === true) end();
-    const close = () => {
-      signal?.removeEventListener("abort", end);
-      end();
-    };
+    const limit = timeLimit(timeoutMs, `no answer within ${timeoutMs} ms`, signal);
     let response: Response;
     try {
       response = await fetch(target, {
@@ -114,21 +102,21 @@ export class Bridge {
           ...headers,
         },
         ...(body !== undefined && { body: JSON.stringify(body) }),
-        signal: ending.signal,
+        signal: limit.signal,
       });
     } catch (error) {
-      close();
+      limit.end();
       if (signal?.aborted === true) throw unreachable(`the request to ${target.origin}${path} was called off`, error);
-      const reason = isLate ? `no answer within ${timeoutMs} ms` : reasonOf(error);
+      const late: unknown = limit.signal.reason;
+      const reason = reasonOf(late instanceof TimedOut ? late : error);
       throw unreachable(`no coordinator answers at ${url}: ${reason}`, error);
-    } finally {
-      clearTimeout(timer);
     }
-    if (response.ok || response.status === 304) return { response, close };
+    limit.meet();
+    if (response.ok || response.status === 304) return { response, close: limit.end };
     try {
       throw await problemOf(response);
     } finally {
-      close();
+      limit.end();
     }
   }
 }

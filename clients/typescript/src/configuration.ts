@@ -1,6 +1,7 @@
 /** The component's effective configuration: read, checked, given to the component, reported on, kept on disk. */
 import { isMusterError, MusterError } from "../../../config-db/errors.ts";
 import type { Settings } from "../../../config-db/generated/types.ts";
+import { timeLimit } from "../../../config-db/time-limit.ts";
 import { backoffMs, pause } from "./backoff.ts";
 import type { Bridge } from "./bridge.ts";
 import type { DiskCache } from "./disk-cache.ts";
@@ -332,22 +333,17 @@ export class Configuration<S extends object = Settings> {
   ): Promise<void> {
     const closed = this.#closed.signal;
     closed.throwIfAborted();
-    // Not AbortSignal.any: in Node 20 what it makes can be collected while it is waited on, and then never aborts.
-    const ending = new AbortController();
-    const { signal } = ending;
-    const end = () => ending.abort(closed.reason);
-    closed.addEventListener("abort", end);
+    const limit = timeLimit(timeoutMs, `the handler took longer than ${timeoutMs} ms`, closed);
+    const { signal } = limit;
     const given = new Promise<void>((resolve, reject) => {
       signal.addEventListener("abort", () => reject(signal.reason));
       new Promise<void>((take) => take(handler(settings, { ...change, signal }))).then(resolve, reject);
     });
-    const timer = setTimeout(() => ending.abort(new Error(`the handler took longer than ${timeoutMs} ms`)), timeoutMs);
     this.#calls.add(given);
     try {
       await given;
     } finally {
-      clearTimeout(timer);
-      closed.removeEventListener("abort", end);
+      limit.release();
       this.#calls.delete(given);
     }
   }
