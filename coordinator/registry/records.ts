@@ -66,6 +66,16 @@ export class Records {
     return this.#memory.incarnationOfRemoved(id);
   }
 
+  /** The tombstone of `id` while its removal is under way. */
+  removing(id: string): StoredComponent | undefined {
+    return this.#memory.removing(id);
+  }
+
+  /** The tombstones of all removals that are under way, of every site. */
+  allRemoving(): StoredComponent[] {
+    return this.#memory.allRemoving();
+  }
+
   async close(): Promise<void> {
     await this.#commit.close();
   }
@@ -91,6 +101,7 @@ export class Records {
         rev: found._rev,
         record: () => this.#recordOf(found),
         incarnation: incarnationOf(found),
+        removing: () => removingOf(found),
       };
       entries.push(this.#note(this.#memory.follow(sighting, leaves ?? [found._rev])));
     }
@@ -109,8 +120,7 @@ export class Records {
   /** What the store keeps of a removed component; undefined when a record stands there, or never did. */
   async tombstone(id: string): Promise<ComponentDocument | undefined> {
     const { removed } = await this.#read(id);
-    const sound = removed.filter((leaf): leaf is StoredComponent => check("component-document", leaf).length === 0);
-    return sound.sort((one, other) => other.incarnation - one.incarnation)[0];
+    return removed.filter(isSound).sort((one, other) => other.incarnation - one.incarnation)[0];
   }
 
   /** @returns what is left of a removed component; whether there is a document that is no record. */
@@ -126,6 +136,7 @@ export class Records {
       rev: winner._rev,
       record: () => record,
       incarnation: Math.max(0, ...deleted.map(incarnationOf)),
+      removing: () => removingOf(winner),
     };
     const replaced = branches.flatMap((branch) => pathOf(branch).slice(1));
     this.#tell([this.#note(this.#memory.runAhead(sighting, { replaced, branches: leaves.length }))]);
@@ -156,6 +167,7 @@ export class Records {
           rev: record._rev,
           record: () => (record._deleted === true ? undefined : record),
           incarnation: record.incarnation,
+          removing: () => removingOf(record),
         };
         const replaced = planned._rev === undefined ? [] : [planned._rev];
         this.#tell([this.#note(this.#memory.runAhead(sighting, { over, replaced }))]);
@@ -218,11 +230,9 @@ export class Records {
   /** What others wrote straight into the database is checked before it is believed; what does not fit is as if absent. */
   #recordOf(document: Found): StoredComponent | undefined {
     if (document._deleted === true) return undefined;
-    const errors = check("component-document", document);
-    const sound = errors.length === 0 && document._id === documentId.component(String(document.id));
-    if (sound) return document as unknown as StoredComponent;
+    if (isSound(document)) return document;
     this.#options.logger.warn(
-      { id: document._id, errors },
+      { id: document._id, errors: check("component-document", document) },
       "a component's record does not fit its schema; it is ignored",
     );
     return undefined;
@@ -230,7 +240,17 @@ export class Records {
 }
 
 /** A document as it is stored, whoever wrote it. */
-type Found = Stored<Document> & { id?: unknown; incarnation?: unknown };
+type Found = Stored<Document> & { id?: unknown; incarnation?: unknown; removing?: unknown };
+
+function isSound(document: Found): document is StoredComponent {
+  return (
+    check("component-document", document).length === 0 && document._id === documentId.component(String(document.id))
+  );
+}
+
+function removingOf(document: Found): StoredComponent | undefined {
+  return document._deleted === true && document.removing === true && isSound(document) ? document : undefined;
+}
 
 function incarnationOf({ incarnation }: Found): number {
   return Number.isSafeInteger(incarnation) ? (incarnation as number) : 0;

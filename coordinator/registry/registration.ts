@@ -99,7 +99,8 @@ export function withState(
 
 /**
  * What is left of a removed component: the fields that replication filters look at, nothing of what it said. Written by
- * PUT, because `DELETE` would leave no fields and a filtered replication would never hear of the removal.
+ * PUT, because `DELETE` would leave no fields and a filtered replication would never hear of the removal. It says that the
+ * removal is under way, until `removed`.
  */
 export function tombstone(current: ComponentDocument, { epoch, at }: { epoch: number; at: string }): ComponentDocument {
   const { _id, _rev, kind, schemaVersion, id, type, subsystem, site, ttlMs, state, incarnation, registeredAt } =
@@ -108,6 +109,7 @@ export function tombstone(current: ComponentDocument, { epoch, at }: { epoch: nu
     _id,
     ...(_rev === undefined ? {} : { _rev }),
     _deleted: true,
+    removing: true,
     kind,
     schemaVersion,
     id,
@@ -121,4 +123,9 @@ export function tombstone(current: ComponentDocument, { epoch, at }: { epoch: nu
     changedAt: at,
     epoch,
   };
+}
+
+/** The tombstone of a component whose queues are gone too. */
+export function removed({ removing: _, ...tombstone }: ComponentDocument): ComponentDocument {
+  return tombstone;
 }

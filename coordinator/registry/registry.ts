@@ -25,6 +25,7 @@ import { notFound, Records } from "./records.ts";
 import { isSameProcess, register, tombstone, withState } from "./registration.ts";
 import { RegistryMetrics } from "./registry-metrics.ts";
 import { Relay } from "./relay.ts";
+import { Removals } from "./removals.ts";
 import type { Retention } from "./retention.ts";
 
 export interface RegistryOptions {
@@ -45,7 +46,7 @@ export interface RegistryOptions {
   onRenewal?(listener: (renewal: RenewalMessage) => void): () => Promise<void>;
   /** Resolves when the renewals by message that were sent before have been given; see judgement.ts. */
   renewalsHeard?(signal: AbortSignal): Promise<void>;
-  /** Ends what a removed component has beside its record. May be called again for the same one. */
+  /** Ends what a removed component has beside its record; see removals.ts. */
   remove?(component: { id: string; type: string }): Promise<void>;
   metrics?: Metrics;
   /** Monotonic, milliseconds. */
@@ -87,6 +88,7 @@ const keptRecordsMax = 20_000;
 export class Registry {
   readonly #options: RegistryOptions & { clock(): number; wallClock(): Date };
   readonly #records: Records;
+  readonly #removals: Removals;
   readonly #judgement: Judgement;
   readonly #health: HealthReports;
   readonly #metrics: RegistryMetrics | undefined;
@@ -111,8 +113,15 @@ export class Registry {
       ...(publishRenewal === undefined ? {} : { publish: publishRenewal }),
       ...(operatorToken === undefined ? {} : { operatorToken }),
     });
+    this.#removals = new Removals({
+      records: this.#records,
+      site,
+      logger,
+      ...(remove === undefined ? {} : { remove }),
+    });
     this.#judgement = new Judgement({
       records: this.#records,
+      removals: this.#removals,
       site,
       leadership,
       logger,
@@ -120,7 +129,6 @@ export class Registry {
       wallClock,
       ...(time === undefined ? {} : { time }),
       ...(retention === undefined ? {} : { retention }),
-      ...(remove === undefined ? {} : { remove }),
       ...(renewalsHeard === undefined ? {} : { renewalsHeard }),
     });
     this.#health = new HealthReports({ records: this.#records, site, leadership, logger, wallClock });
@@ -145,6 +153,7 @@ export class Registry {
     await this.#stopListening?.();
     this.#relay.close();
     await Promise.all([this.#judgement.close(), this.#health.close()]);
+    await this.#removals.close();
     await this.#records.close();
   }
 
@@ -290,7 +299,8 @@ export class Registry {
 
   /**
    * Ends the registration: the component is `gone` and keeps its queues, or with `purge` is removed with them. A purge that
-   * failed may be called again, also of one whose record is gone already: its queues are then taken away.
+   * failed may be called again, also of one whose record is gone already: its queues are then taken away. Where nobody does,
+   * the site's leader finishes it.
    * @param options `incarnation` of the process that leaves: it must not take a newer one with it.
    * @throws MusterError `not-found`, `superseded`, `refused` when its home is another site, `store-unavailable`,
    *   `broker-unavailable` when it is removed, but its queues stand
@@ -304,7 +314,7 @@ export class Registry {
     if (known === undefined) {
       const left = purge ? await this.#records.tombstone(id) : undefined;
       if (left === undefined || !isInReach(left.site)) throw notFound(id);
-      await this.#removeQueues(left);
+      await this.#removals.finish(left);
       return;
     }
     const { written, before = known } = await this.#records.update(id, (current) => {
@@ -318,13 +328,7 @@ export class Registry {
     });
     if (written) logger.info({ component: id, purge }, "deregistered");
     // The queues go last: a removal that is refused or fails must not cost the living what waits for them.
-    if (purge) await this.#removeQueues(before);
-  }
-
-  async #removeQueues({ id, type }: ComponentDocument): Promise<void> {
-    const { remove } = this.#options;
-    // Who is registered again by now keeps them.
-    if (remove !== undefined && (await this.#records.refresh(id)) === undefined) await remove({ id, type });
+    if (purge) await this.#removals.finish(before);
   }
 
   /** @returns the record as it is read, with its etag. @throws MusterError `not-found` */
