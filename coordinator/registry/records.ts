@@ -8,7 +8,7 @@ import type { Logger } from "pino";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
 import { databases, documentId } from "../../config-db/names.ts";
-import { compareLeaves, pathOf } from "../../config-db/revision.ts";
+import { compareLeaves, generationOf, pathOf } from "../../config-db/revision.ts";
 import type { Change, Database, Document, Store, Stored } from "../../config-db/store.ts";
 import { check } from "../../config-db/validate.ts";
 import { EventLog, eventOf, type LogEntry, type Sight } from "./event-log.ts";
@@ -145,21 +145,25 @@ export class Records {
   }
 
   /**
-   * Changes the record of `id` by compare-and-set. `plan` is asked what the record shall be, given what it is, and is
-   * asked again when another writer was faster; undefined leaves it as it is. Resolves, once the store has
-   * acknowledged, with the record and whether it was written.
+   * Changes the record of `id` by compare-and-set. `plan` is asked what the record shall be, given what it is and the
+   * highest incarnation that was removed; undefined leaves it as it is. It is asked again when another writer was faster,
+   * and when the record turns out to be made upon a tombstone of no lower incarnation that was not known. Resolves, once the
+   * store has acknowledged, with the record and whether it was written.
    * @throws MusterError `store-unavailable`, `too-many`; `conflict` when others kept being faster; `refused` when what is
    *   stored does not fit its schema. Nothing was written.
    */
   async update(
     id: string,
-    plan: (current: StoredComponent | undefined) => ComponentDocument | undefined,
+    plan: (current: StoredComponent | undefined, removed: number) => ComponentDocument | undefined,
   ): Promise<{ record: StoredComponent | undefined; written: boolean; before: StoredComponent | undefined }> {
+    let removed = 0;
+    let isMade = false;
     for (let attempt = 1; ; attempt += 1) {
-      const before = this.roster.get(id);
+      const current = this.roster.get(id);
+      const before = isMade ? undefined : current;
       const over = this.#memory.revisionOf(id);
-      const planned = plan(before);
-      if (planned === undefined) return { record: before, written: false, before };
+      const planned = plan(current, Math.max(removed, this.incarnationOfRemoved(id) ?? 0));
+      if (planned === undefined) return { record: current, written: isMade, before };
       try {
         const record = { ...planned, _rev: await this.#commit.write(planned) };
         const sighting = {
@@ -171,7 +175,11 @@ export class Records {
         };
         const replaced = planned._rev === undefined ? [] : [planned._rev];
         this.#tell([this.#note(this.#memory.runAhead(sighting, { over, replaced }))]);
-        return { record, written: true, before };
+        if (planned._rev !== undefined || !isUponUnknown(record._rev, over)) return { record, written: true, before };
+        removed = await this.#incarnationBefore(record);
+        if (removed < record.incarnation) return { record, written: true, before };
+        isMade = true;
+        continue;
       } catch (error) {
         if (!isMusterError(error, "conflict") || attempt === attemptsMax) throw error;
       }
@@ -181,6 +189,18 @@ export class Records {
         throw new MusterError("refused", `${told}: mend or delete it there, or use another id`);
       }
     }
+  }
+
+  /** The highest incarnation that was removed before this record was made upon the tombstone of one. */
+  async #incarnationBefore({ _id, _rev }: StoredComponent): Promise<number> {
+    const branches = await this.#database.branches(_id);
+    const path = branches.map(pathOf).find((revs) => revs.includes(_rev)) ?? [];
+    const former = path[path.indexOf(_rev) + 1];
+    if (former === undefined) return 0;
+    const tombstone: Found | undefined = await this.#database.get(_id, { rev: former });
+    // Compacted away: of incarnations there were no more than of revisions.
+    const last = tombstone === undefined ? generationOf(former) : incarnationOf(tombstone);
+    return Math.max(last, ...branches.filter(({ _deleted }) => _deleted === true).map(incarnationOf));
   }
 
   /** Tells of records whose reading changed without a write: their site fell silent or is heard again. */
@@ -250,6 +270,12 @@ function isSound(document: Found): document is StoredComponent {
 
 function removingOf(document: Found): StoredComponent | undefined {
   return document._deleted === true && document.removing === true && isSound(document) ? document : undefined;
+}
+
+/** Whether what was written without a revision stands upon a tombstone that is none that we knew. */
+function isUponUnknown(rev: string, known: string | undefined): boolean {
+  const generation = generationOf(rev);
+  return generation > 1 && (known === undefined || generationOf(known) !== generation - 1);
 }
 
 function incarnationOf({ incarnation }: Found): number {

@@ -55,7 +55,7 @@ export function register(
   { site, epoch, at, removed = 0 }: RegistrationContext,
 ): ComponentDocument | undefined {
   const says = words({ ttlMs: limits.ttlMs.default, ...registration });
-  const continues = current !== undefined && isSameProcess(registration, current);
+  const continues = current !== undefined && isSameProcess(registration, current) && current.incarnation > removed;
   if (continues && current.site === site && current.lease === undefined && isDeepStrictEqual(words(current), says)) {
     return undefined;
   }
@@ -68,7 +68,7 @@ export function register(
     site,
     ...says,
     state: "up",
-    incarnation: continues ? current.incarnation : (current?.incarnation ?? removed) + 1,
+    incarnation: continues ? current.incarnation : Math.max(current?.incarnation ?? 0, removed) + 1,
     registeredAt: continues ? current.registeredAt : at,
     changedAt: at,
     epoch,

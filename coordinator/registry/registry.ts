@@ -187,18 +187,15 @@ export class Registry {
       throw new MusterError("too-many", `${componentsMax} components are registered, the limit; remove some first`);
     }
     const at = wallClock().toISOString();
-    const plan = (current: ComponentDocument | undefined) => {
-      // Asked each time: that it was removed may be what the attempt before has found.
-      const removed = this.#records.incarnationOfRemoved(id);
-      return register(id, registration, current, { site, epoch: leadership.epoch, at, removed });
-    };
+    const plan = (current: ComponentDocument | undefined, removed: number) =>
+      register(id, registration, current, { site, epoch: leadership.epoch, at, removed });
     try {
       let updated = await this.#records.update(id, plan);
       if (!updated.written && !(await this.#isRenewed(updated.record as ComponentDocument))) {
         // Its expiry may be decided and not written yet: that spares whatever was written since.
         updated = await this.#records.update(
           id,
-          (current) => plan(current) ?? (current && { ...current, changedAt: at }),
+          (current, removed) => plan(current, removed) ?? (current && { ...current, changedAt: at }),
         );
       }
       const { record, written, before } = updated;

@@ -68,6 +68,12 @@ describe("a registration", () => {
     expect(register("c1", said, undefined, { ...context, removed: 4 })?.incarnation).to.equal(5);
   });
 
+  it("raises the incarnation of the same process when one that was removed had it", () => {
+    const current = registered(said);
+    expect(register("c1", said, current, { ...context, removed: 1 })?.incarnation).to.equal(2);
+    expect(register("c1", said, current, { ...context, removed: 0 })).to.equal(undefined);
+  });
+
   it("takes a process that does not name itself for the same one, and for another than a named one", () => {
     const { instance: _, ...unnamed } = said;
     const current = registered(unnamed);
