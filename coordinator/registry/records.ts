@@ -149,21 +149,29 @@ export class Records {
    * highest incarnation that was removed; undefined leaves it as it is. It is asked again when another writer was faster,
    * and when the record turns out to be made upon a tombstone of no lower incarnation that was not known. Resolves, once the
    * store has acknowledged, with the record and whether it was written.
+   * @param options `isCertain`: a record is left as it is only when the store says so; memory may be behind.
    * @throws MusterError `store-unavailable`, `too-many`; `conflict` when others kept being faster; `refused` when what is
    *   stored does not fit its schema. Nothing was written.
    */
   async update(
     id: string,
     plan: (current: StoredComponent | undefined, removed: number) => ComponentDocument | undefined,
+    { isCertain = false }: { isCertain?: boolean } = {},
   ): Promise<{ record: StoredComponent | undefined; written: boolean; before: StoredComponent | undefined }> {
     let removed = 0;
     let isMade = false;
+    let isRead = false;
     for (let attempt = 1; ; attempt += 1) {
       const current = this.roster.get(id);
       const before = isMade ? undefined : current;
       const over = this.#memory.revisionOf(id);
       const planned = plan(current, Math.max(removed, this.incarnationOfRemoved(id) ?? 0));
-      if (planned === undefined) return { record: current, written: isMade, before };
+      if (planned === undefined) {
+        if (isRead || !isCertain) return { record: current, written: isMade, before };
+        isRead = true;
+        await this.#read(id, { timeoutMs: writeTimeoutMs });
+        continue;
+      }
       try {
         const record = { ...planned, _rev: await this.#commit.write(planned) };
         const sighting = {

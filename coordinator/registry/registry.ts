@@ -190,7 +190,8 @@ export class Registry {
     const plan = (current: ComponentDocument | undefined, removed: number) =>
       register(id, registration, current, { site, epoch: leadership.epoch, at, removed });
     try {
-      let updated = await this.#records.update(id, plan);
+      // Another coordinator may be ending the registration: what was not written stands in the store all the same.
+      let updated = await this.#records.update(id, plan, { isCertain: true });
       if (!updated.written && !(await this.#isRenewed(updated.record as ComponentDocument))) {
         // Its expiry may be decided and not written yet: that spares whatever was written since.
         updated = await this.#records.update(

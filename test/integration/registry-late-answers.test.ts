@@ -155,6 +155,24 @@ describe("a coordinator that the store answers late", () => {
     expect(record.incarnation).to.equal(3);
   });
 
+  it("answers nobody that it is registered who has been deregistered at another", async () => {
+    const contest = new PlayedContest();
+    const site = "repeated";
+    const leader = await startMember({ storeUrl: front.url, site, contest });
+    const follower = await startMember({ storeUrl: embedded.url, site, contest: new PlayedContest() });
+    contest.choose();
+    await eventually(() => expect(leader.leadership.leading).to.equal(true));
+    await leader.registry.register(id, registration("p1"));
+    await eventually(() => expect(known(follower)).to.equal("up/1"));
+    const held = front.hold(/GET \/muster-registry\/_changes/);
+    await follower.registry.deregister(id);
+    expect((await leader.registry.register(id, registration("p1"))).record).to.include({ state: "up", incarnation: 2 });
+    await eventually(() => expect(known(follower)).to.equal("up/2"));
+    held.release();
+    await leader.close();
+    await follower.close();
+  });
+
   for (const [what, arrange, incarnation] of [
     ["the tombstone keeps", () => () => true, 3],
     // The tombstone is the fourth revision: it cannot have been more than so many incarnations.
