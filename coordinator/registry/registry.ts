@@ -7,7 +7,7 @@ import { isDeepStrictEqual } from "node:util";
 import { LRUCache } from "lru-cache";
 import type { Logger } from "pino";
 import type { Registry as Metrics } from "prom-client";
-import { isMusterError, MusterError } from "../../config-db/errors.ts";
+import { type ErrorCode, isMusterError, MusterError } from "../../config-db/errors.ts";
 import type {
   ComponentDocument,
   ConfigStatusReport,
@@ -42,8 +42,11 @@ export interface RegistryOptions {
   publishRenewal?(renewal: RenewalMessage): Promise<unknown>;
   /** For asking the leader over HTTP. */
   operatorToken?: string;
-  /** Gives renewals that come by message, until what it returns is called: done while this coordinator leads. */
-  onRenewal?(listener: (renewal: RenewalMessage) => void): () => Promise<void>;
+  /**
+   * Gives renewals that come by message, until what it returns is called: done while this coordinator leads. `listener`
+   * says why one is void.
+   */
+  onRenewal?(listener: (renewal: RenewalMessage) => ErrorCode | undefined): () => Promise<void>;
   /** Resolves when the renewals by message that were sent before have been given; see judgement.ts. */
   renewalsHeard?(signal: AbortSignal): Promise<void>;
   /** Ends what a removed component has beside its record; see removals.ts. */
@@ -250,21 +253,27 @@ export class Registry {
     }
   }
 
-  /** Takes a renewal that came by message: nobody waits for an answer. */
-  hear(message: RenewalMessage): void {
+  /** Takes a renewal that came by message. @returns why it is void; undefined when it counts, or is for another to judge. */
+  hear(message: RenewalMessage): ErrorCode | undefined {
     const { id, ...renewal } = message;
-    if (this.#options.leadership.standing.role !== "leading") return;
+    if (this.#options.leadership.standing.role !== "leading") return undefined;
     try {
       this.#renewHere(id, this.#records.get(id), renewal);
+      return undefined;
     } catch (error) {
       if (!isMusterError(error)) throw error;
       this.#options.logger.debug({ component: id, code: error.code }, "a renewal by message is void");
+      return error.code;
     }
   }
 
-  /** Counts a poll of `id` as a renewal. Says nothing of components that hold no lease here. */
-  touch(id: string): void {
+  /**
+   * Counts a poll of `id` as a renewal. Says nothing of components that hold no lease here.
+   * @param incarnation of the process that polls, where it is known. @throws MusterError `superseded`
+   */
+  touch(id: string, incarnation?: number): void {
     const record = this.#records.get(id);
+    this.#refuseOlder(id, record, incarnation);
     if (record?.state !== "up" || record.site !== this.#options.site) return;
     if (this.#options.leadership.standing.role === "leading") {
       this.#judgement.renew(id);
@@ -317,7 +326,7 @@ export class Registry {
     }
     const { written, before = known } = await this.#records.update(id, (current) => {
       if (current === undefined) return undefined;
-      if ((options.incarnation ?? current.incarnation) < current.incarnation) throw superseded(id, current, options);
+      this.#refuseOlder(id, current, options.incarnation);
       if (!isInReach(current.site)) {
         throw new MusterError("refused", `"${id}" is registered at the site "${current.site}": deregister it there`);
       }
@@ -369,13 +378,17 @@ export class Registry {
     return this.#records.revision;
   }
 
+  /** @throws MusterError `superseded` when a newer process has the id than the one of this incarnation. */
+  #refuseOlder(id: string, record: ComponentDocument | undefined, incarnation: number | undefined): void {
+    if (record === undefined || (incarnation ?? record.incarnation) >= record.incarnation) return;
+    this.#options.logger.warn({ component: id, incarnation, newer: record.incarnation }, "superseded");
+    throw superseded(id, record, incarnation);
+  }
+
   /** @returns the milliseconds left, or undefined when another coordinator leads and has to be told. */
   #renewHere(id: string, record: ComponentDocument | undefined, renewal: Renewal): number | undefined {
-    const { site, leadership, logger } = this.#options;
-    if (record !== undefined && (renewal.incarnation ?? record.incarnation) < record.incarnation) {
-      logger.warn({ component: id, incarnation: renewal.incarnation, newer: record.incarnation }, "superseded");
-      throw superseded(id, record, renewal);
-    }
+    const { site, leadership } = this.#options;
+    this.#refuseOlder(id, record, renewal.incarnation);
     if (record?.state !== "up" || record.site !== site) throw notHere(id, record);
     this.#metrics?.renewals.inc();
     if (leadership.standing.role !== "leading") return undefined;
@@ -388,8 +401,8 @@ export class Registry {
   }
 }
 
-function superseded(id: string, record: ComponentDocument, said: { incarnation?: number }): MusterError {
-  const told = `"${id}" was registered by a newer process: incarnation ${record.incarnation}, yours is ${said.incarnation}`;
+function superseded(id: string, record: ComponentDocument, incarnation: number | undefined): MusterError {
+  const told = `"${id}" was registered by a newer process: incarnation ${record.incarnation}, yours is ${incarnation}`;
   return new MusterError("superseded", `${told}; end this process or register again to take the id back`);
 }
 

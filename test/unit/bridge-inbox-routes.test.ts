@@ -1,4 +1,5 @@
 import { expect } from "chai";
+import { MusterError } from "../../config-db/errors.ts";
 import { inboxRoutes } from "../../coordinator/bridge/inbox-routes.ts";
 import type { Answer, RequestContext, Route } from "../../coordinator/bridge/route.ts";
 import type { Inbox } from "../../coordinator/messaging/inbox.ts";
@@ -13,7 +14,7 @@ describe("a poll of an inbox", () => {
   let open: (inbox: Inbox) => void;
 
   /** Polls the inbox of `id`, whose queues stand when the test calls `open`. */
-  async function poll(id: string): Promise<Answer> {
+  async function poll(id: string, query: RequestContext["query"] = {}): Promise<Answer> {
     const opened = new Promise<Inbox>((resolve) => {
       open = resolve;
     });
@@ -21,9 +22,15 @@ describe("a poll of an inbox", () => {
       messaging: { inboxes: { of: () => opened } } as unknown as Messaging,
       members: { get: (known) => (known === member.id ? member : undefined), all: () => [member] },
       site: "here",
-      signs: { touch: (alive) => void touched.push(alive), ttlMsOf: () => 3 },
+      signs: {
+        touch: ({ id: alive, incarnation = 2 }) => {
+          if (incarnation < 2) throw new MusterError("superseded", "a newer process has it");
+          touched.push(alive);
+        },
+        ttlMsOf: () => 3,
+      },
     }) as [Route];
-    const request = { params: { id }, query: {}, header: () => undefined, signal: new AbortController().signal };
+    const request = { params: { id }, query, header: () => undefined, signal: new AbortController().signal };
     return await route.handle(request as unknown as RequestContext);
   }
 
@@ -37,6 +44,11 @@ describe("a poll of an inbox", () => {
     open({ poll: async () => [] } as unknown as Inbox);
     expect(await answer).to.deep.equal({ status: 200, body: { messages: [] } });
     expect(new Set(touched)).to.deep.equal(new Set(["a"]));
+  });
+
+  it("is refused to an older process, before its queues are looked for", async () => {
+    expect(await codeOf(poll("a", { incarnation: 1 }))).to.equal("superseded");
+    expect(touched).to.deep.equal([]);
   });
 
   it("is no sign of life of who is not registered", async () => {
