@@ -58,8 +58,8 @@ function effectiveRoutes(configuration: Configuration, signs: SignsOfLife): Rout
         };
         // Who names what it has is the component itself; an operator who looks must not keep a dead one alive.
         const follows = request.header("if-none-match") !== undefined && !explained;
-        const answer = () => answerOrWait(request, source);
-        return follows ? whileAlive(signs, signIn(request), answer) : answer();
+        if (!follows) return answerOrWait(request, source);
+        return whileAlive(signs, signIn(request), (superseded) => answerOrWait(request, source, superseded));
       },
     },
   ];

@@ -102,8 +102,10 @@ export function inboxRoutes({ messaging, members, site, signs }: InboxRoutesOpti
         }
         const max = Number(request.query.max ?? inboxLimits.max.default);
         const waitMs = Number(request.query.waitMs ?? 0);
-        const { signal } = request;
-        const messages = await whileAlive(signs, sign, () => inbox.poll({ max, waitMs, visibilityMs, signal }));
+        const messages = await whileAlive(signs, sign, (superseded) => {
+          const signal = AbortSignal.any([request.signal, superseded]);
+          return inbox.poll({ max, waitMs, visibilityMs, signal });
+        });
         return { status: 200, body: { messages } };
       },
     },

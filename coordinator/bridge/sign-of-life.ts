@@ -33,27 +33,38 @@ export function signIn({ params, query }: { params: Record<string, string>; quer
 
 /**
  * Renews at once, then three times a TTL until what it returns is called, or until a newer process has the id.
- * @throws MusterError `superseded`: it has it already.
+ * @param superseded is told that, when it comes later. @throws MusterError `superseded`: it has it already.
  */
-export function keepAlive(signs: SignsOfLife, sign: Sign): () => void {
+export function keepAlive(signs: SignsOfLife, sign: Sign, superseded: (error: unknown) => void = () => {}): () => void {
   signs.touch(sign);
   const stop = () => clearInterval(timer);
   const timer = setInterval(() => {
     try {
       signs.touch(sign);
-    } catch {
-      // It is told when it polls next.
+    } catch (error) {
       stop();
+      superseded(error);
     }
   }, signs.ttlMsOf(sign.id) / 3);
   return stop;
 }
 
-/** Renews for as long as `answering` takes. @throws MusterError `superseded`: it has not begun. */
-export async function whileAlive<T>(signs: SignsOfLife, sign: Sign, answering: () => Promise<T>): Promise<T> {
-  const stop = keepAlive(signs, sign);
+/**
+ * Renews for as long as `answering` takes.
+ * @param answering is given a signal that aborts when a newer process has the id: it must end without effect then.
+ * @throws MusterError `superseded`
+ */
+export async function whileAlive<T>(
+  signs: SignsOfLife,
+  sign: Sign,
+  answering: (superseded: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const ending = new AbortController();
+  const stop = keepAlive(signs, sign, (error) => ending.abort(error));
   try {
-    return await answering();
+    const answer = await answering(ending.signal);
+    ending.signal.throwIfAborted();
+    return answer;
   } finally {
     stop();
   }

@@ -11,6 +11,7 @@ import { eventually } from "../support/eventually.ts";
 describe("a poll of an inbox", () => {
   const member: Member = { id: "a", type: "t", site: "here", state: "up", ttlMs: 1_000 };
   let touched: string[];
+  let newest: number;
   let open: (inbox: Inbox) => void;
 
   /** Polls the inbox of `id`, whose queues stand when the test calls `open`. */
@@ -23,8 +24,8 @@ describe("a poll of an inbox", () => {
       members: { get: (known) => (known === member.id ? member : undefined), all: () => [member] },
       site: "here",
       signs: {
-        touch: ({ id: alive, incarnation = 2 }) => {
-          if (incarnation < 2) throw new MusterError("superseded", "a newer process has it");
+        touch: ({ id: alive, incarnation = newest }) => {
+          if (incarnation < newest) throw new MusterError("superseded", "a newer process has it");
           touched.push(alive);
         },
         ttlMsOf: () => 3,
@@ -36,6 +37,7 @@ describe("a poll of an inbox", () => {
 
   beforeEach(() => {
     touched = [];
+    newest = 2;
   });
 
   it("keeps the lease while its queues are declared", async () => {
@@ -49,6 +51,17 @@ describe("a poll of an inbox", () => {
   it("is refused to an older process, before its queues are looked for", async () => {
     expect(await codeOf(poll("a", { incarnation: 1 }))).to.equal("superseded");
     expect(touched).to.deep.equal([]);
+  });
+
+  it("ends, while it waits, when a newer process has the id", async () => {
+    const answer = codeOf(poll("a", { incarnation: 2 }));
+    open({
+      poll: ({ signal }: { signal: AbortSignal }) =>
+        new Promise((resolve) => signal.addEventListener("abort", () => resolve([]))),
+    } as unknown as Inbox);
+    await eventually(() => expect(touched.length).to.be.above(3));
+    newest = 3;
+    expect(await answer).to.equal("superseded");
   });
 
   it("is no sign of life of who is not registered", async () => {
