@@ -719,7 +719,6 @@ export interface SiteDocument {
    */
   decided?: {
     id: Id;
-    type: Id;
     incarnation: Count;
     /**
      * Of the component's record that was judged.

@@ -24,7 +24,6 @@ import { defaultRetention, overdueForRemoval, type Retention, WallClockWatch } f
 /** What the leader has decided of a component: of this incarnation of it, no later one. */
 export interface Decision {
   id: string;
-  type: string;
   incarnation: number;
   /** Of the record that was judged. */
   rev?: string;
@@ -302,8 +301,8 @@ export class Judgement {
   }
 }
 
-function decision({ _rev, id, type, incarnation }: ComponentDocument, to: Decision["to"]): Decision {
-  return { id, type, incarnation, ...(_rev === undefined ? {} : { rev: _rev }), to };
+function decision({ _rev, id, incarnation }: ComponentDocument, to: Decision["to"]): Decision {
+  return { id, incarnation, ...(_rev === undefined ? {} : { rev: _rev }), to };
 }
 
 function refreshed(was: ComponentDocument, is: ComponentDocument): boolean {

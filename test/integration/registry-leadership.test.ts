@@ -166,9 +166,7 @@ describe("the coordinators of a site", () => {
   it("take over what a leader had decided and did not live to write, and spare whoever registered since", async () => {
     const first = await join();
     for (const id of ["c-dead", "c-again"]) await first.registry.register(id, { type: "t", ttlMs: 60_000 });
-    await first.leadership.decide(
-      ["c-dead", "c-again"].map((id) => ({ id, type: "t", incarnation: 1, to: "expired" as const })),
-    );
+    await first.leadership.decide(["c-dead", "c-again"].map((id) => ({ id, incarnation: 1, to: "expired" as const })));
     await first.registry.register("c-again", { type: "t", ttlMs: 60_000, instance: "p2" });
     await first.close();
     const second = await join();
@@ -201,7 +199,7 @@ describe("the coordinators of a site", () => {
     const database = new Store(embedded.url).database<SiteDocument>(databases.registry);
     const record = (await siteRecord()) as SiteDocument;
     await database.put({ ...record, epoch: record.epoch + 1, leader: "successor" });
-    const decision = { id: "c-live", type: "t", incarnation: 1, to: "expired" as const };
+    const decision = { id: "c-live", incarnation: 1, to: "expired" as const };
     expect(await codeOf(first.leadership.decide([decision]))).to.equal("not-leading");
     expect(leads(first.leadership)).to.equal(false);
     expect(await siteRecord())
