@@ -87,11 +87,6 @@ export class Memory {
     return this.#absent.get(id)?.incarnation;
   }
 
-  /** The tombstone of `id` whose removal is under way. */
-  removing(id: string): StoredComponent | undefined {
-    return this.#removing.get(id);
-  }
-
   /** The tombstones of all removals that are under way, of every site. */
   allRemoving(): StoredComponent[] {
     return [...this.#removing.values()];

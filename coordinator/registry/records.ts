@@ -8,12 +8,13 @@ import type { Logger } from "pino";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
 import { databases, documentId } from "../../config-db/names.ts";
-import { compareLeaves, generationOf, pathOf } from "../../config-db/revision.ts";
+import { compareLeaves, generationOf, pathOf, withFixedRevision } from "../../config-db/revision.ts";
 import type { Change, Database, Document, Store, Stored } from "../../config-db/store.ts";
 import { check } from "../../config-db/validate.ts";
 import { EventLog, eventOf, type LogEntry, type Sight } from "./event-log.ts";
 import { GroupCommit } from "./group-commit.ts";
 import { Memory, type Replaced } from "./memory.ts";
+import { removed } from "./registration.ts";
 import type { Roster, StoredComponent } from "./roster.ts";
 
 export interface RecordsOptions {
@@ -64,11 +65,6 @@ export class Records {
   /** The incarnation that a record of `id` had when it was removed; undefined while one is there. */
   incarnationOfRemoved(id: string): number | undefined {
     return this.#memory.incarnationOfRemoved(id);
-  }
-
-  /** The tombstone of `id` while its removal is under way. */
-  removing(id: string): StoredComponent | undefined {
-    return this.#memory.removing(id);
   }
 
   /** The tombstones of all removals that are under way, of every site. */
@@ -197,6 +193,23 @@ export class Records {
         throw new MusterError("refused", `${told}: mend or delete it there, or use another id`);
       }
     }
+  }
+
+  /**
+   * Writes that the removal of this incarnation of `id` is done, where its tombstone still stands and says otherwise. CouchDB
+   * takes no tombstone over a tombstone, but as a revision that was made elsewhere. That needs no guard: beside a
+   * record that was made at the same moment it is a deleted branch.
+   * @throws MusterError `store-unavailable`
+   */
+  async endRemoval(id: string, incarnation: number): Promise<void> {
+    const branches = await this.#database.branches(documentId.component(id));
+    const found = branches.find((leaf) => removingOf(leaf)?.incarnation === incarnation);
+    if (found === undefined) return;
+    const { _revisions, ...tombstone } = found;
+    const ended = withFixedRevision(removed(tombstone), pathOf(found));
+    const [fault] = await this.#database.bulk([ended], { newEdits: false, timeoutMs: writeTimeoutMs });
+    if (fault !== undefined && "error" in fault) throw new MusterError("refused", `${tombstone._id}: ${fault.reason}`);
+    await this.#read(id);
   }
 
   /** The highest incarnation that was removed before this record was made upon the tombstone of one. */

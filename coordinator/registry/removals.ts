@@ -7,7 +7,6 @@ import type { Logger } from "pino";
 import { isMusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
 import type { Records } from "./records.ts";
-import { removed } from "./registration.ts";
 
 export interface RemovalsOptions {
   records: Records;
@@ -44,11 +43,8 @@ export class Removals {
     await remove?.({ id, type });
     // Those at another site are for its leader to find.
     if (site !== this.#options.site) return;
-    await records.update(id, () => {
-      const tombstone = records.removing(id);
-      // It may have been registered and removed again meanwhile: those queues are of another removal.
-      return tombstone?.incarnation === incarnation ? removed(tombstone) : undefined;
-    });
+    // It may have been registered and removed again meanwhile: those queues are of another removal.
+    await records.endRemoval(id, incarnation);
   }
 
   /** Finishes, in the background, all removals of this site that are under way: for its leader, from time to time. */
