@@ -229,7 +229,7 @@ export class Coordinator {
     });
 
     const signs: SignsOfLife = {
-      touch: (id) => registry.touch(id),
+      touch: ({ id, incarnation }) => registry.touch(id, incarnation),
       ttlMsOf: (id) => registry.get(id)?.ttlMs ?? limits.ttlMs.default,
     };
     return {

@@ -304,6 +304,10 @@ export interface ComponentDocument {
   lease?: "self";
   renewal?: number;
   /**
+   * Of a tombstone: at the component's home site its queues may still stand. The last write of a removal takes it away.
+   */
+  removing?: true;
+  /**
    * Of the leader that wrote it: a lower one is refused.
    */
   epoch?: number;
@@ -715,7 +719,6 @@ export interface SiteDocument {
    */
   decided?: {
     id: Id;
-    type: Id;
     incarnation: Count;
     /**
      * Of the component's record that was judged.

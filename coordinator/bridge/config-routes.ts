@@ -6,7 +6,7 @@ import { etagOf } from "../config/etag.ts";
 import { layerRoutes } from "./config-layer-routes.ts";
 import { schemaRoutes, secretRoutes } from "./config-schema-routes.ts";
 import type { RequestContext, Route, ServerSentEvent } from "./route.ts";
-import { type SignsOfLife, whileAlive } from "./sign-of-life.ts";
+import { incarnationParameter, type SignsOfLife, signIn, whileAlive } from "./sign-of-life.ts";
 import { answerOrWait, type Watchable, waitParameter, wantsStream } from "./watch.ts";
 
 export interface ConfigRoutesOptions {
@@ -33,10 +33,15 @@ function effectiveRoutes(configuration: Configuration, signs: SignsOfLife): Rout
       summary: "The effective settings of a component",
       query: {
         explain: { description: "Names the layer that each value came from.", schema: { type: "boolean" } },
+        ...incarnationParameter,
         ...waitParameter,
       },
       streams: true,
-      answers: { 200: { description: "the settings", schema: { type: "object" } }, 304: { description: "unchanged" } },
+      answers: {
+        200: { description: "the settings", schema: { type: "object" } },
+        304: { description: "unchanged" },
+        409: { description: "a newer process has this id" },
+      },
       handle: (request) => {
         const id = request.params.id as string;
         if (wantsStream(request)) return streamEffective(configuration, id, request);
@@ -53,7 +58,8 @@ function effectiveRoutes(configuration: Configuration, signs: SignsOfLife): Rout
         };
         // Who names what it has is the component itself; an operator who looks must not keep a dead one alive.
         const follows = request.header("if-none-match") !== undefined && !explained;
-        return follows ? whileAlive(signs, id, () => answerOrWait(request, source)) : answerOrWait(request, source);
+        if (!follows) return answerOrWait(request, source);
+        return whileAlive(signs, signIn(request), (superseded) => answerOrWait(request, source, superseded));
       },
     },
   ];

@@ -8,7 +8,7 @@ import type { Messaging } from "../messaging/messaging.ts";
 import type { Settlement } from "../messaging/settling.ts";
 import { bufferedStream, contentOf } from "./message-body.ts";
 import type { QueryParameter, RequestContext, Route } from "./route.ts";
-import { keepAlive, type SignsOfLife, whileAlive } from "./sign-of-life.ts";
+import { incarnationParameter, keepAlive, type Sign, type SignsOfLife, signIn, whileAlive } from "./sign-of-life.ts";
 import { wantsStream } from "./watch.ts";
 
 export interface InboxRoutesOptions {
@@ -21,6 +21,7 @@ export interface InboxRoutesOptions {
 
 export function inboxRoutes({ messaging, members, site, signs }: InboxRoutesOptions): Route[] {
   const query: Record<string, QueryParameter> = {
+    ...incarnationParameter,
     max: {
       description: "At most so many messages; also how many deliveries of a queue may be open at once.",
       schema: {
@@ -44,7 +45,8 @@ export function inboxRoutes({ messaging, members, site, signs }: InboxRoutesOpti
       },
     },
   };
-  const inboxOf = async (id: string): Promise<Inbox> => {
+  const inboxOf = async (sign: Sign): Promise<Inbox> => {
+    const { id } = sign;
     const member = registered(members, id);
     if (member.state !== "up")
       throw new MusterError("not-registered", `the component "${id}" is ${member.state}: register it again`);
@@ -54,11 +56,11 @@ export function inboxRoutes({ messaging, members, site, signs }: InboxRoutesOpti
         `the component "${id}" is at home at the site "${member.site}": poll there`,
       );
     // Its queues may have to be declared first, for longer than its lease.
-    return whileAlive(signs, id, () => messaging.inboxes.of(member));
+    return whileAlive(signs, sign, () => messaging.inboxes.of(member));
   };
   const settled = async (request: RequestContext, settlement: Settlement) => {
     const { id = "", delivery = "" } = request.params;
-    signs.touch(id);
+    signs.touch({ id });
     await messaging.settling.settle(id, delivery, settlement);
     return { status: 204 };
   };
@@ -76,17 +78,20 @@ export function inboxRoutes({ messaging, members, site, signs }: InboxRoutesOpti
       summary: "Take messages: commands, requests, broadcasts and signals for this component",
       query,
       streams: true,
-      answers: { 200: { description: "{messages}, or server-sent events `message`" } },
+      answers: {
+        200: { description: "{messages}, or server-sent events `message`" },
+        409: { description: "a newer process has this id" },
+      },
       handle: async (request) => {
-        const { id = "" } = request.params;
+        const sign = signIn(request);
         const visibilityMs = Number(request.query.visibilityMs ?? inboxLimits.visibilityMs.default);
-        const inbox = await inboxOf(id);
+        const inbox = await inboxOf(sign);
         if (wantsStream(request)) {
           return bufferedStream<InboxMessage>(
             request,
             async (give) => {
               const end = await inbox.stream({ visibilityMs, give });
-              const stop = keepAlive(signs, id);
+              const stop = keepAlive(signs, sign);
               return () => {
                 stop();
                 end();
@@ -97,8 +102,10 @@ export function inboxRoutes({ messaging, members, site, signs }: InboxRoutesOpti
         }
         const max = Number(request.query.max ?? inboxLimits.max.default);
         const waitMs = Number(request.query.waitMs ?? 0);
-        const { signal } = request;
-        const messages = await whileAlive(signs, id, () => inbox.poll({ max, waitMs, visibilityMs, signal }));
+        const messages = await whileAlive(signs, sign, (superseded) => {
+          const signal = AbortSignal.any([request.signal, superseded]);
+          return inbox.poll({ max, waitMs, visibilityMs, signal });
+        });
         return { status: 200, body: { messages } };
       },
     },

@@ -34,13 +34,20 @@ export function namesEtag(header: string, etag: string): boolean {
 /**
  * Answers with what stands there, with 304 when the client has it, or, given `waitMs`, with whatever stands there when
  * it first differs from what the client has. Without `If-None-Match` it answers at once.
+ * @param ends ends the wait early, as its client does by going.
  */
-export async function answerOrWait(request: RequestContext, source: Watchable): Promise<JsonAnswer> {
+export async function answerOrWait(
+  request: RequestContext,
+  source: Watchable,
+  ends?: AbortSignal,
+): Promise<JsonAnswer> {
   const known = request.header("if-none-match");
   const waitMs = Number(request.query.waitMs ?? 0);
   const first = answer(source, known);
   if (first.status !== 304 || waitMs === 0) return first;
 
+  // A request's own is made when it is first asked for.
+  const signal = ends === undefined ? request.signal : AbortSignal.any([request.signal, ends]);
   return new Promise((resolve, reject) => {
     let settled = false;
     let unsubscribe = () => {};
@@ -48,7 +55,7 @@ export async function answerOrWait(request: RequestContext, source: Watchable): 
       if (settled) return;
       settled = true;
       clearTimeout(timer);
-      request.signal.removeEventListener("abort", end);
+      signal.removeEventListener("abort", end);
       // `source` may tell before `subscribe` returns, so this waits for it.
       queueMicrotask(() => unsubscribe());
       give();
@@ -63,7 +70,7 @@ export async function answerOrWait(request: RequestContext, source: Watchable): 
     };
     const end = () => settle(() => resolve(first));
     const timer = setTimeout(end, waitMs);
-    request.signal.addEventListener("abort", end);
+    signal.addEventListener("abort", end);
     unsubscribe = source.subscribe(look);
     // A change between the first look and the subscription must not be slept through.
     look();

@@ -25,7 +25,7 @@ import { type MessagingFigures, registerMetrics } from "./messaging-metrics.ts";
 import { type Provisioned, Provisioning } from "./provisioning.ts";
 import { Remote } from "./remote.ts";
 import { removeQueues } from "./removal.ts";
-import { Renewals } from "./renewals.ts";
+import { type RenewalListener, Renewals } from "./renewals.ts";
 import { Requester } from "./request.ts";
 import { Sender } from "./send.ts";
 import { Settling } from "./settling.ts";
@@ -299,7 +299,7 @@ export class Messaging {
   }
 
   /** Gives every renewal that comes by AMQP while listening: the site's leader alone does. @returns what ends it. */
-  onRenewal(listener: (renewal: RenewalMessage) => void): () => Promise<void> {
+  onRenewal(listener: RenewalListener): () => Promise<void> {
     return this.#renewals.listen(listener);
   }
 

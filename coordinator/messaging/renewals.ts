@@ -2,7 +2,7 @@
 import { randomUUID } from "node:crypto";
 import type { ConsumeMessage } from "amqplib";
 import type { Logger } from "pino";
-import { MusterError } from "../../config-db/errors.ts";
+import { type ErrorCode, MusterError } from "../../config-db/errors.ts";
 import type { RenewalMessage } from "../../config-db/generated/types.ts";
 import { exchanges, queues } from "../../config-db/names.ts";
 import { check } from "../../config-db/validate.ts";
@@ -19,6 +19,15 @@ const echoTimeoutMs = 2_000;
 /** Longer than missed heartbeats take to end the connections of a broker that froze. */
 const defaultUnheardMaxMs = 45_000;
 
+/**
+ * Where the broker has put that a sender hears answers on the channel that it published on. Nothing else is answered: a
+ * queue's name would let a component have the coordinator write to queues that it may not write to itself.
+ */
+const directReplies = "amq.rabbitmq.reply-to.";
+
+/** Takes a renewal. @returns why it is void; undefined when it counts. */
+export type RenewalListener = (renewal: RenewalMessage) => ErrorCode | undefined;
+
 export interface RenewalsOptions {
   broker: Broker;
   /** Resolves when the queue of renewals stands. */
@@ -30,7 +39,7 @@ export interface RenewalsOptions {
 
 export class Renewals {
   readonly #options: RenewalsOptions;
-  readonly #listeners = new Set<(renewal: RenewalMessage) => void>();
+  readonly #listeners = new Set<RenewalListener>();
   /** What to call when the echo of this id is back. */
   readonly #echoes = new Map<string, () => void>();
   /** Nothing has come through for so long that it is waited for no more. */
@@ -50,7 +59,7 @@ export class Renewals {
   }
 
   /** Consumes while somebody listens: only the leader of a site should. @returns what ends it. */
-  listen(listener: (renewal: RenewalMessage) => void): () => Promise<void> {
+  listen(listener: RenewalListener): () => Promise<void> {
     this.#listeners.add(listener);
     const { broker, ready } = this.#options;
     this.#opened ??= broker.channel({
@@ -124,7 +133,8 @@ export class Renewals {
 
   #take({ content, properties }: ConsumeMessage): void {
     if (properties.type !== echoType) {
-      this.#give(content);
+      const code = this.#give(content);
+      if (code !== undefined) this.#refuse(code, properties.replyTo);
       return;
     }
     this.#deaf = false;
@@ -132,13 +142,27 @@ export class Renewals {
     this.#echoes.get(properties.messageId)?.();
   }
 
-  #give(content: Buffer): void {
+  /** Tells the sender, if it listens, that its renewal is void: it asks over HTTP then. Nobody waits for it. */
+  #refuse(code: ErrorCode, replyTo: unknown): void {
+    if (typeof replyTo !== "string" || !replyTo.startsWith(directReplies)) return;
+    const { broker, logger } = this.#options;
+    const options = { persistent: false, contentType: "application/json" };
+    const content = Buffer.from(JSON.stringify({ code }));
+    broker
+      .publish({ exchange: "", key: replyTo, content, options, timeoutMs: publishTimeoutMs })
+      .catch((error: unknown) => logger.debug({ error: String(error) }, "a void renewal was not answered"));
+  }
+
+  /** @returns why it is void; undefined when it counts, or is none. */
+  #give(content: Buffer): ErrorCode | undefined {
     const renewal = content.length <= renewalBytesMax ? parseJson(content) : undefined;
     if (renewal === undefined || check("renewal-message", renewal).length > 0) {
       this.malformed += 1;
-      return;
+      return undefined;
     }
-    for (const listener of this.#listeners) listener(renewal as RenewalMessage);
+    return [...this.#listeners]
+      .map((listener) => listener(renewal as RenewalMessage))
+      .find((code) => code !== undefined);
   }
 }
 

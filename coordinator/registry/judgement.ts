@@ -18,12 +18,12 @@ import type { RegistryEvent } from "./event-log.ts";
 import { LeaseJudge } from "./lease-judge.ts";
 import type { Records } from "./records.ts";
 import { tombstone, withState } from "./registration.ts";
+import type { Removals } from "./removals.ts";
 import { defaultRetention, overdueForRemoval, type Retention, WallClockWatch } from "./retention.ts";
 
 /** What the leader has decided of a component: of this incarnation of it, no later one. */
 export interface Decision {
   id: string;
-  type: string;
   incarnation: number;
   /** Of the record that was judged. */
   rev?: string;
@@ -51,6 +51,7 @@ export interface Leadership {
 
 export interface JudgementOptions {
   records: Records;
+  removals: Removals;
   site: string;
   leadership: Leadership;
   logger: Logger;
@@ -61,8 +62,6 @@ export interface JudgementOptions {
   retention?: Retention;
   /** Resolves when the renewals by message that were sent before have been given, or when that cannot be known. */
   renewalsHeard?(signal: AbortSignal): Promise<void>;
-  /** Ends what a removed component has beside its record: its queues. May be called again for the same one. */
-  remove?(component: { id: string; type: string }): Promise<void>;
 }
 
 /** Half of the 100 ms within which an expiry should be noticed; a tick with nothing due costs microseconds. */
@@ -85,8 +84,6 @@ export class Judgement {
   readonly #judge: LeaseJudge;
   /** Decided or being decided; neither granted nor renewed until that is carried out. */
   readonly #decided = new Set<string>();
-  /** Removals whose queues the broker, being away, has kept. They stay decided, and are tried again with the next sweep. */
-  #unfinished: Decision[] = [];
   readonly #wallClockWatch = new WallClockWatch();
   #ends: (() => void)[] = [];
   #running: Promise<void> | undefined;
@@ -145,21 +142,22 @@ export class Judgement {
   }
 
   async #judgeNow(sweeps: boolean): Promise<void> {
+    const { records, leadership } = this.#options;
     await this.#inherited;
     if (sweeps) await this.#sweep();
     if (this.#judge.due(1).length === 0 || !(await this.#hasHeard())) return;
-    const decisions = this.#judge.due(decisionsMax - this.#unfinished.length).flatMap((id): Decision[] => {
-      const record = this.#options.records.get(id);
+    const decisions = this.#judge.due(decisionsMax).flatMap((id): Decision[] => {
+      const record = records.get(id);
       if (this.#isJudged(record)) return [decision(record, "expired")];
       this.#judge.drop(id);
       return [];
     });
     if (decisions.length === 0) return;
-    await this.#decide(decisions);
+    await leadership.decide(decisions);
     // Whoever renewed while that was written is late, and spared.
     const due = new Set(this.#judge.due());
     const standing = decisions.filter(({ id }) => due.has(id));
-    if (standing.length < decisions.length) await this.#decide(standing);
+    if (standing.length < decisions.length) await leadership.decide(standing);
     await this.#carryOut(standing);
   }
 
@@ -182,23 +180,18 @@ export class Judgement {
     return standing.role === "leading" && standing.judging;
   }
 
-  /** What is decided and not done stays decided: a successor finds it in the site's record. */
-  async #decide(decisions: Decision[]): Promise<void> {
-    await this.#options.leadership.decide([...this.#unfinished, ...decisions]);
-  }
-
   async #carryOut(decisions: Decision[]): Promise<void> {
     for (const { id } of decisions) {
       this.#decided.add(id);
       this.#judge.drop(id);
     }
     await Promise.all(decisions.map((decision) => this.#carryOutOne(decision)));
-    if (this.#unfinished.length === 0) this.#options.leadership.carriedOut();
+    this.#options.leadership.carriedOut();
   }
 
   /** Until it is done, somebody else leads, or the coordinator closes: then the successor finds it in the site's record. */
   async #carryOutOne(decision: Decision): Promise<void> {
-    const { records, logger, leadership, wallClock, remove } = this.#options;
+    const { records, logger, leadership, wallClock } = this.#options;
     while (!this.#closing.signal.aborted && leadership.standing.role === "leading") {
       try {
         const { written } = await records.update(decision.id, (current) => {
@@ -211,16 +204,9 @@ export class Judgement {
           return current.state === "up" ? withState(current, "expired", mark) : undefined;
         });
         if (written) logger.info({ component: decision.id, incarnation: decision.incarnation }, decision.to);
-        // The queues go last: a successor that inherits this finds the tombstone, and them as far as they are left.
-        if (decision.to === "removed" && (await records.refresh(decision.id)) === undefined) await remove?.(decision);
         break;
       } catch (error) {
         this.#report(error);
-        if (decision.to === "removed" && isMusterError(error, "broker-unavailable")) {
-          // Expiry must not wait for the broker.
-          this.#unfinished.push(decision);
-          break;
-        }
         await delay(retryMs);
       }
     }
@@ -231,28 +217,31 @@ export class Judgement {
   }
 
   async #sweep(): Promise<void> {
-    const { records, site, clock, wallClock, logger, retention = defaultRetention } = this.#options;
+    const { records, removals, leadership, site, clock, wallClock, logger } = this.#options;
+    const { retention = defaultRetention } = this.#options;
     const now = wallClock();
-    if (!this.#wallClockWatch.isSteady(clock(), now.getTime())) {
+    if (this.#wallClockWatch.isSteady(clock(), now.getTime())) {
+      const overdue = overdueForRemoval(records.roster.all(), site, retention, now);
+      const decisions = overdue.slice(0, decisionsMax).map((record) => decision(record, "removed"));
+      if (decisions.length > 0) {
+        await leadership.decide(decisions);
+        await this.#carryOut(decisions);
+      }
+    } else {
       logger.warn("the system clock jumped: removals wait until it has been steady for an hour");
-      return;
     }
-    const overdue = overdueForRemoval(records.roster.all(), site, retention, now);
-    const room = decisionsMax - this.#unfinished.length;
-    const decisions = overdue.slice(0, room).map((record) => decision(record, "removed"));
-    if (decisions.length > 0) await this.#decide(decisions);
-    const all = [...this.#unfinished, ...decisions];
-    this.#unfinished = [];
-    if (all.length > 0) await this.#carryOut(all);
+    // The queues go last, and those of others' removals that were not finished. Expiry must not wait for the broker.
+    removals.resume();
   }
 
   #stand(standing: Standing): void {
     const { logger, records } = this.#options;
     if (standing.role === "following") {
       this.#judge.clear();
-      this.#unfinished = [];
       return;
     }
+    // What the predecessor, or the time without a broker, has left is not waited for.
+    this.#sweptMs = Number.NEGATIVE_INFINITY;
     // Whoever is up gets a full TTL: this judge has not heard them renew before now.
     const inherited = standing.inherited.filter(({ id }) => !this.#decided.has(id));
     for (const { id } of inherited) this.#decided.add(id);
@@ -312,8 +301,8 @@ export class Judgement {
   }
 }
 
-function decision({ _rev, id, type, incarnation }: ComponentDocument, to: Decision["to"]): Decision {
-  return { id, type, incarnation, ...(_rev === undefined ? {} : { rev: _rev }), to };
+function decision({ _rev, id, incarnation }: ComponentDocument, to: Decision["to"]): Decision {
+  return { id, incarnation, ...(_rev === undefined ? {} : { rev: _rev }), to };
 }
 
 function refreshed(was: ComponentDocument, is: ComponentDocument): boolean {

@@ -27,6 +27,8 @@ export interface Sighting {
   record(): StoredComponent | undefined;
   /** For when there is no record: the incarnation of what was there; 0 where that is not known. */
   incarnation: number;
+  /** The tombstone, when that is the winner and says that the removal is under way. Asked only when it is taken in. */
+  removing?(): StoredComponent | undefined;
 }
 
 export interface Replaced {
@@ -63,12 +65,15 @@ interface Ahead {
 
 /** Removed ids that are known: some 15 MB. A process that was removed longer ago has been told 404 since. */
 const absentMax = 100_000;
+/** Removals that are under way, while no broker is there all of them: what is beyond is found at the next start. */
+const removingMax = 100_000;
 /** As many as can be written or read while the feed is away; of one beyond it the feed may tell what was before. */
 const aheadMax = 100_000;
 
 export class Memory {
   readonly roster = new Roster();
   readonly #absent = new LRUCache<string, Absence>({ max: absentMax });
+  readonly #removing = new LRUCache<string, StoredComponent>({ max: removingMax });
   /** Documents of which more is known than the feed has brought: mostly those written in the last milliseconds. */
   readonly #ahead = new LRUCache<string, Ahead>({ max: aheadMax });
 
@@ -80,6 +85,11 @@ export class Memory {
   /** The last incarnation of a component that was removed, as far as it is known; undefined for one that is there. */
   incarnationOfRemoved(id: string): number | undefined {
     return this.#absent.get(id)?.incarnation;
+  }
+
+  /** The tombstones of all removals that are under way, of every site. */
+  allRemoving(): StoredComponent[] {
+    return [...this.#removing.values()];
   }
 
   /**
@@ -114,7 +124,9 @@ export class Memory {
   #take({ id, rev, incarnation, ...sighting }: Sighting): Replaced | undefined {
     if (this.revisionOf(id) === rev) return undefined;
     const before = this.roster.get(id);
-    const record = sighting.record();
+    const [record, removing] = [sighting.record(), sighting.removing?.()];
+    if (removing === undefined) this.#removing.delete(id);
+    else this.#removing.set(id, removing);
     if (record !== undefined) {
       this.#absent.delete(id);
       this.roster.set(record);

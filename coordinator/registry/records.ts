@@ -8,12 +8,13 @@ import type { Logger } from "pino";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
 import { databases, documentId } from "../../config-db/names.ts";
-import { compareLeaves, pathOf } from "../../config-db/revision.ts";
+import { compareLeaves, generationOf, pathOf, withFixedRevision } from "../../config-db/revision.ts";
 import type { Change, Database, Document, Store, Stored } from "../../config-db/store.ts";
 import { check } from "../../config-db/validate.ts";
 import { EventLog, eventOf, type LogEntry, type Sight } from "./event-log.ts";
 import { GroupCommit } from "./group-commit.ts";
 import { Memory, type Replaced } from "./memory.ts";
+import { removed } from "./registration.ts";
 import type { Roster, StoredComponent } from "./roster.ts";
 
 export interface RecordsOptions {
@@ -66,6 +67,11 @@ export class Records {
     return this.#memory.incarnationOfRemoved(id);
   }
 
+  /** The tombstones of all removals that are under way, of every site. */
+  allRemoving(): StoredComponent[] {
+    return this.#memory.allRemoving();
+  }
+
   async close(): Promise<void> {
     await this.#commit.close();
   }
@@ -91,6 +97,7 @@ export class Records {
         rev: found._rev,
         record: () => this.#recordOf(found),
         incarnation: incarnationOf(found),
+        removing: () => removingOf(found),
       };
       entries.push(this.#note(this.#memory.follow(sighting, leaves ?? [found._rev])));
     }
@@ -109,8 +116,7 @@ export class Records {
   /** What the store keeps of a removed component; undefined when a record stands there, or never did. */
   async tombstone(id: string): Promise<ComponentDocument | undefined> {
     const { removed } = await this.#read(id);
-    const sound = removed.filter((leaf): leaf is StoredComponent => check("component-document", leaf).length === 0);
-    return sound.sort((one, other) => other.incarnation - one.incarnation)[0];
+    return removed.filter(isSound).sort((one, other) => other.incarnation - one.incarnation)[0];
   }
 
   /** @returns what is left of a removed component; whether there is a document that is no record. */
@@ -126,6 +132,7 @@ export class Records {
       rev: winner._rev,
       record: () => record,
       incarnation: Math.max(0, ...deleted.map(incarnationOf)),
+      removing: () => removingOf(winner),
     };
     const replaced = branches.flatMap((branch) => pathOf(branch).slice(1));
     this.#tell([this.#note(this.#memory.runAhead(sighting, { replaced, branches: leaves.length }))]);
@@ -134,21 +141,33 @@ export class Records {
   }
 
   /**
-   * Changes the record of `id` by compare-and-set. `plan` is asked what the record shall be, given what it is, and is
-   * asked again when another writer was faster; undefined leaves it as it is. Resolves, once the store has
-   * acknowledged, with the record and whether it was written.
+   * Changes the record of `id` by compare-and-set. `plan` is asked what the record shall be, given what it is and the
+   * highest incarnation that was removed; undefined leaves it as it is. It is asked again when another writer was faster,
+   * and when the record turns out to be made upon a tombstone of no lower incarnation that was not known. Resolves, once the
+   * store has acknowledged, with the record and whether it was written.
+   * @param options `isCertain`: a record is left as it is only when the store says so; memory may be behind.
    * @throws MusterError `store-unavailable`, `too-many`; `conflict` when others kept being faster; `refused` when what is
    *   stored does not fit its schema. Nothing was written.
    */
   async update(
     id: string,
-    plan: (current: StoredComponent | undefined) => ComponentDocument | undefined,
+    plan: (current: StoredComponent | undefined, removed: number) => ComponentDocument | undefined,
+    { isCertain = false }: { isCertain?: boolean } = {},
   ): Promise<{ record: StoredComponent | undefined; written: boolean; before: StoredComponent | undefined }> {
+    let removed = 0;
+    let isMade = false;
+    let isRead = false;
     for (let attempt = 1; ; attempt += 1) {
-      const before = this.roster.get(id);
+      const current = this.roster.get(id);
+      const before = isMade ? undefined : current;
       const over = this.#memory.revisionOf(id);
-      const planned = plan(before);
-      if (planned === undefined) return { record: before, written: false, before };
+      const planned = plan(current, Math.max(removed, this.incarnationOfRemoved(id) ?? 0));
+      if (planned === undefined) {
+        if (isRead || !isCertain) return { record: current, written: isMade, before };
+        isRead = true;
+        await this.#read(id, { timeoutMs: writeTimeoutMs });
+        continue;
+      }
       try {
         const record = { ...planned, _rev: await this.#commit.write(planned) };
         const sighting = {
@@ -156,10 +175,15 @@ export class Records {
           rev: record._rev,
           record: () => (record._deleted === true ? undefined : record),
           incarnation: record.incarnation,
+          removing: () => removingOf(record),
         };
         const replaced = planned._rev === undefined ? [] : [planned._rev];
         this.#tell([this.#note(this.#memory.runAhead(sighting, { over, replaced }))]);
-        return { record, written: true, before };
+        if (planned._rev !== undefined || !isUponUnknown(record._rev, over)) return { record, written: true, before };
+        removed = await this.#incarnationBefore(record);
+        if (removed < record.incarnation) return { record, written: true, before };
+        isMade = true;
+        continue;
       } catch (error) {
         if (!isMusterError(error, "conflict") || attempt === attemptsMax) throw error;
       }
@@ -169,6 +193,35 @@ export class Records {
         throw new MusterError("refused", `${told}: mend or delete it there, or use another id`);
       }
     }
+  }
+
+  /**
+   * Writes that the removal of this incarnation of `id` is done, where its tombstone still stands and says otherwise. CouchDB
+   * takes no tombstone over a tombstone, but as a revision that was made elsewhere. That needs no guard: beside a
+   * record that was made at the same moment it is a deleted branch.
+   * @throws MusterError `store-unavailable`
+   */
+  async endRemoval(id: string, incarnation: number): Promise<void> {
+    const branches = await this.#database.branches(documentId.component(id));
+    const found = branches.find((leaf) => removingOf(leaf)?.incarnation === incarnation);
+    if (found === undefined) return;
+    const { _revisions, ...tombstone } = found;
+    const ended = withFixedRevision(removed(tombstone), pathOf(found));
+    const [fault] = await this.#database.bulk([ended], { newEdits: false, timeoutMs: writeTimeoutMs });
+    if (fault !== undefined && "error" in fault) throw new MusterError("refused", `${tombstone._id}: ${fault.reason}`);
+    await this.#read(id);
+  }
+
+  /** The highest incarnation that was removed before this record was made upon the tombstone of one. */
+  async #incarnationBefore({ _id, _rev }: StoredComponent): Promise<number> {
+    const branches = await this.#database.branches(_id);
+    const path = branches.map(pathOf).find((revs) => revs.includes(_rev)) ?? [];
+    const former = path[path.indexOf(_rev) + 1];
+    if (former === undefined) return 0;
+    const tombstone: Found | undefined = await this.#database.get(_id, { rev: former });
+    // Compacted away: of incarnations there were no more than of revisions.
+    const last = tombstone === undefined ? generationOf(former) : incarnationOf(tombstone);
+    return Math.max(last, ...branches.filter(({ _deleted }) => _deleted === true).map(incarnationOf));
   }
 
   /** Tells of records whose reading changed without a write: their site fell silent or is heard again. */
@@ -218,11 +271,9 @@ export class Records {
   /** What others wrote straight into the database is checked before it is believed; what does not fit is as if absent. */
   #recordOf(document: Found): StoredComponent | undefined {
     if (document._deleted === true) return undefined;
-    const errors = check("component-document", document);
-    const sound = errors.length === 0 && document._id === documentId.component(String(document.id));
-    if (sound) return document as unknown as StoredComponent;
+    if (isSound(document)) return document;
     this.#options.logger.warn(
-      { id: document._id, errors },
+      { id: document._id, errors: check("component-document", document) },
       "a component's record does not fit its schema; it is ignored",
     );
     return undefined;
@@ -230,7 +281,23 @@ export class Records {
 }
 
 /** A document as it is stored, whoever wrote it. */
-type Found = Stored<Document> & { id?: unknown; incarnation?: unknown };
+type Found = Stored<Document> & { id?: unknown; incarnation?: unknown; removing?: unknown };
+
+function isSound(document: Found): document is StoredComponent {
+  return (
+    check("component-document", document).length === 0 && document._id === documentId.component(String(document.id))
+  );
+}
+
+function removingOf(document: Found): StoredComponent | undefined {
+  return document._deleted === true && document.removing === true && isSound(document) ? document : undefined;
+}
+
+/** Whether what was written without a revision stands upon a tombstone that is none that we knew. */
+function isUponUnknown(rev: string, known: string | undefined): boolean {
+  const generation = generationOf(rev);
+  return generation > 1 && (known === undefined || generationOf(known) !== generation - 1);
+}
 
 function incarnationOf({ incarnation }: Found): number {
   return Number.isSafeInteger(incarnation) ? (incarnation as number) : 0;

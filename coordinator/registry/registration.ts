@@ -55,7 +55,7 @@ export function register(
   { site, epoch, at, removed = 0 }: RegistrationContext,
 ): ComponentDocument | undefined {
   const says = words({ ttlMs: limits.ttlMs.default, ...registration });
-  const continues = current !== undefined && isSameProcess(registration, current);
+  const continues = current !== undefined && isSameProcess(registration, current) && current.incarnation > removed;
   if (continues && current.site === site && current.lease === undefined && isDeepStrictEqual(words(current), says)) {
     return undefined;
   }
@@ -68,7 +68,7 @@ export function register(
     site,
     ...says,
     state: "up",
-    incarnation: continues ? current.incarnation : (current?.incarnation ?? removed) + 1,
+    incarnation: continues ? current.incarnation : Math.max(current?.incarnation ?? 0, removed) + 1,
     registeredAt: continues ? current.registeredAt : at,
     changedAt: at,
     epoch,
@@ -99,7 +99,8 @@ export function withState(
 
 /**
  * What is left of a removed component: the fields that replication filters look at, nothing of what it said. Written by
- * PUT, because `DELETE` would leave no fields and a filtered replication would never hear of the removal.
+ * PUT, because `DELETE` would leave no fields and a filtered replication would never hear of the removal. It says that the
+ * removal is under way, until `removed`.
  */
 export function tombstone(current: ComponentDocument, { epoch, at }: { epoch: number; at: string }): ComponentDocument {
   const { _id, _rev, kind, schemaVersion, id, type, subsystem, site, ttlMs, state, incarnation, registeredAt } =
@@ -108,6 +109,7 @@ export function tombstone(current: ComponentDocument, { epoch, at }: { epoch: nu
     _id,
     ...(_rev === undefined ? {} : { _rev }),
     _deleted: true,
+    removing: true,
     kind,
     schemaVersion,
     id,
@@ -121,4 +123,9 @@ export function tombstone(current: ComponentDocument, { epoch, at }: { epoch: nu
     changedAt: at,
     epoch,
   };
+}
+
+/** The tombstone of a component whose queues are gone too. */
+export function removed({ removing: _, ...tombstone }: ComponentDocument): ComponentDocument {
+  return tombstone;
 }

@@ -7,7 +7,7 @@ import { isDeepStrictEqual } from "node:util";
 import { LRUCache } from "lru-cache";
 import type { Logger } from "pino";
 import type { Registry as Metrics } from "prom-client";
-import { isMusterError, MusterError } from "../../config-db/errors.ts";
+import { type ErrorCode, isMusterError, MusterError } from "../../config-db/errors.ts";
 import type {
   ComponentDocument,
   ConfigStatusReport,
@@ -25,6 +25,7 @@ import { notFound, Records } from "./records.ts";
 import { isSameProcess, register, tombstone, withState } from "./registration.ts";
 import { RegistryMetrics } from "./registry-metrics.ts";
 import { Relay } from "./relay.ts";
+import { Removals } from "./removals.ts";
 import type { Retention } from "./retention.ts";
 
 export interface RegistryOptions {
@@ -41,11 +42,14 @@ export interface RegistryOptions {
   publishRenewal?(renewal: RenewalMessage): Promise<unknown>;
   /** For asking the leader over HTTP. */
   operatorToken?: string;
-  /** Gives renewals that come by message, until what it returns is called: done while this coordinator leads. */
-  onRenewal?(listener: (renewal: RenewalMessage) => void): () => Promise<void>;
+  /**
+   * Gives renewals that come by message, until what it returns is called: done while this coordinator leads. `listener`
+   * says why one is void.
+   */
+  onRenewal?(listener: (renewal: RenewalMessage) => ErrorCode | undefined): () => Promise<void>;
   /** Resolves when the renewals by message that were sent before have been given; see judgement.ts. */
   renewalsHeard?(signal: AbortSignal): Promise<void>;
-  /** Ends what a removed component has beside its record. May be called again for the same one. */
+  /** Ends what a removed component has beside its record; see removals.ts. */
   remove?(component: { id: string; type: string }): Promise<void>;
   metrics?: Metrics;
   /** Monotonic, milliseconds. */
@@ -87,6 +91,7 @@ const keptRecordsMax = 20_000;
 export class Registry {
   readonly #options: RegistryOptions & { clock(): number; wallClock(): Date };
   readonly #records: Records;
+  readonly #removals: Removals;
   readonly #judgement: Judgement;
   readonly #health: HealthReports;
   readonly #metrics: RegistryMetrics | undefined;
@@ -111,8 +116,15 @@ export class Registry {
       ...(publishRenewal === undefined ? {} : { publish: publishRenewal }),
       ...(operatorToken === undefined ? {} : { operatorToken }),
     });
+    this.#removals = new Removals({
+      records: this.#records,
+      site,
+      logger,
+      ...(remove === undefined ? {} : { remove }),
+    });
     this.#judgement = new Judgement({
       records: this.#records,
+      removals: this.#removals,
       site,
       leadership,
       logger,
@@ -120,7 +132,6 @@ export class Registry {
       wallClock,
       ...(time === undefined ? {} : { time }),
       ...(retention === undefined ? {} : { retention }),
-      ...(remove === undefined ? {} : { remove }),
       ...(renewalsHeard === undefined ? {} : { renewalsHeard }),
     });
     this.#health = new HealthReports({ records: this.#records, site, leadership, logger, wallClock });
@@ -145,6 +156,7 @@ export class Registry {
     await this.#stopListening?.();
     this.#relay.close();
     await Promise.all([this.#judgement.close(), this.#health.close()]);
+    await this.#removals.close();
     await this.#records.close();
   }
 
@@ -178,18 +190,16 @@ export class Registry {
       throw new MusterError("too-many", `${componentsMax} components are registered, the limit; remove some first`);
     }
     const at = wallClock().toISOString();
-    const plan = (current: ComponentDocument | undefined) => {
-      // Asked each time: that it was removed may be what the attempt before has found.
-      const removed = this.#records.incarnationOfRemoved(id);
-      return register(id, registration, current, { site, epoch: leadership.epoch, at, removed });
-    };
+    const plan = (current: ComponentDocument | undefined, removed: number) =>
+      register(id, registration, current, { site, epoch: leadership.epoch, at, removed });
     try {
-      let updated = await this.#records.update(id, plan);
+      // Another coordinator may be ending the registration: what was not written stands in the store all the same.
+      let updated = await this.#records.update(id, plan, { isCertain: true });
       if (!updated.written && !(await this.#isRenewed(updated.record as ComponentDocument))) {
         // Its expiry may be decided and not written yet: that spares whatever was written since.
         updated = await this.#records.update(
           id,
-          (current) => plan(current) ?? (current && { ...current, changedAt: at }),
+          (current, removed) => plan(current, removed) ?? (current && { ...current, changedAt: at }),
         );
       }
       const { record, written, before } = updated;
@@ -243,21 +253,27 @@ export class Registry {
     }
   }
 
-  /** Takes a renewal that came by message: nobody waits for an answer. */
-  hear(message: RenewalMessage): void {
+  /** Takes a renewal that came by message. @returns why it is void; undefined when it counts, or is for another to judge. */
+  hear(message: RenewalMessage): ErrorCode | undefined {
     const { id, ...renewal } = message;
-    if (this.#options.leadership.standing.role !== "leading") return;
+    if (this.#options.leadership.standing.role !== "leading") return undefined;
     try {
       this.#renewHere(id, this.#records.get(id), renewal);
+      return undefined;
     } catch (error) {
       if (!isMusterError(error)) throw error;
       this.#options.logger.debug({ component: id, code: error.code }, "a renewal by message is void");
+      return error.code;
     }
   }
 
-  /** Counts a poll of `id` as a renewal. Says nothing of components that hold no lease here. */
-  touch(id: string): void {
+  /**
+   * Counts a poll of `id` as a renewal. Says nothing of components that hold no lease here.
+   * @param incarnation of the process that polls, where it is known. @throws MusterError `superseded`
+   */
+  touch(id: string, incarnation?: number): void {
     const record = this.#records.get(id);
+    this.#refuseOlder(id, record, incarnation);
     if (record?.state !== "up" || record.site !== this.#options.site) return;
     if (this.#options.leadership.standing.role === "leading") {
       this.#judgement.renew(id);
@@ -290,7 +306,8 @@ export class Registry {
 
   /**
    * Ends the registration: the component is `gone` and keeps its queues, or with `purge` is removed with them. A purge that
-   * failed may be called again, also of one whose record is gone already: its queues are then taken away.
+   * failed may be called again, also of one whose record is gone already: its queues are then taken away. Where nobody does,
+   * the site's leader finishes it.
    * @param options `incarnation` of the process that leaves: it must not take a newer one with it.
    * @throws MusterError `not-found`, `superseded`, `refused` when its home is another site, `store-unavailable`,
    *   `broker-unavailable` when it is removed, but its queues stand
@@ -304,12 +321,12 @@ export class Registry {
     if (known === undefined) {
       const left = purge ? await this.#records.tombstone(id) : undefined;
       if (left === undefined || !isInReach(left.site)) throw notFound(id);
-      await this.#removeQueues(left);
+      await this.#removals.finish(left);
       return;
     }
     const { written, before = known } = await this.#records.update(id, (current) => {
       if (current === undefined) return undefined;
-      if ((options.incarnation ?? current.incarnation) < current.incarnation) throw superseded(id, current, options);
+      this.#refuseOlder(id, current, options.incarnation);
       if (!isInReach(current.site)) {
         throw new MusterError("refused", `"${id}" is registered at the site "${current.site}": deregister it there`);
       }
@@ -318,13 +335,7 @@ export class Registry {
     });
     if (written) logger.info({ component: id, purge }, "deregistered");
     // The queues go last: a removal that is refused or fails must not cost the living what waits for them.
-    if (purge) await this.#removeQueues(before);
-  }
-
-  async #removeQueues({ id, type }: ComponentDocument): Promise<void> {
-    const { remove } = this.#options;
-    // Who is registered again by now keeps them.
-    if (remove !== undefined && (await this.#records.refresh(id)) === undefined) await remove({ id, type });
+    if (purge) await this.#removals.finish(before);
   }
 
   /** @returns the record as it is read, with its etag. @throws MusterError `not-found` */
@@ -367,13 +378,17 @@ export class Registry {
     return this.#records.revision;
   }
 
+  /** @throws MusterError `superseded` when a newer process has the id than the one of this incarnation. */
+  #refuseOlder(id: string, record: ComponentDocument | undefined, incarnation: number | undefined): void {
+    if (record === undefined || (incarnation ?? record.incarnation) >= record.incarnation) return;
+    this.#options.logger.warn({ component: id, incarnation, newer: record.incarnation }, "superseded");
+    throw superseded(id, record, incarnation);
+  }
+
   /** @returns the milliseconds left, or undefined when another coordinator leads and has to be told. */
   #renewHere(id: string, record: ComponentDocument | undefined, renewal: Renewal): number | undefined {
-    const { site, leadership, logger } = this.#options;
-    if (record !== undefined && (renewal.incarnation ?? record.incarnation) < record.incarnation) {
-      logger.warn({ component: id, incarnation: renewal.incarnation, newer: record.incarnation }, "superseded");
-      throw superseded(id, record, renewal);
-    }
+    const { site, leadership } = this.#options;
+    this.#refuseOlder(id, record, renewal.incarnation);
     if (record?.state !== "up" || record.site !== site) throw notHere(id, record);
     this.#metrics?.renewals.inc();
     if (leadership.standing.role !== "leading") return undefined;
@@ -386,8 +401,8 @@ export class Registry {
   }
 }
 
-function superseded(id: string, record: ComponentDocument, said: { incarnation?: number }): MusterError {
-  const told = `"${id}" was registered by a newer process: incarnation ${record.incarnation}, yours is ${said.incarnation}`;
+function superseded(id: string, record: ComponentDocument, incarnation: number | undefined): MusterError {
+  const told = `"${id}" was registered by a newer process: incarnation ${record.incarnation}, yours is ${incarnation}`;
   return new MusterError("superseded", `${told}; end this process or register again to take the id back`);
 }
 

@@ -29,6 +29,7 @@ describe("the client over AMQP", function () {
     onReached: () => Promise.resolve(),
     onMissing: () => undefined,
     onReturned: () => undefined,
+    onVoidRenewal: () => undefined,
     incarnation: () => undefined,
   };
   let proxy: FaultProxy;
@@ -308,6 +309,21 @@ describe("the client over AMQP", function () {
       });
     });
     expect(coordinator.seen("PUT", `${component.id}/lease`).length - asked).to.be.at.most(1);
+  });
+
+  it("asks the coordinator at once when the leader says that a renewal is void", async () => {
+    coordinator.renewEveryMs = 20;
+    const component = await join();
+    const lead = (message: ConsumeMessage | null) => {
+      if (message === null || JSON.parse(message.content.toString()).id !== component.id) return;
+      // It has asked a moment ago, or it would not have renewed by a message.
+      coordinator.override = ({ path }) =>
+        path === `/v1/components/${component.id}/lease` ? problem(409, "superseded") : undefined;
+      channel.publish("", message.properties.replyTo, Buffer.from(JSON.stringify({ code: "superseded" })));
+    };
+    const { consumerTag } = await channel.consume(queues.renewals, lead, { noAck: true });
+    await eventually(() => expect(component.state).to.be.oneOf(["superseded", "closed"]));
+    await channel.cancel(consumerTag);
   });
 
   it("reads its configuration at a signal, but not at one of a leader that was replaced", async () => {

@@ -271,12 +271,35 @@ describe("messages between components", function () {
 
   it("gives renewals to who listens, and counts what is none", async () => {
     const renewed: string[] = [];
-    const end = messaging.onRenewal(({ id }) => renewed.push(id));
+    const end = messaging.onRenewal(({ id }) => {
+      renewed.push(id);
+      return undefined;
+    });
     const foreign = await foreignClient(vhost.url);
     foreign.channel.publish("muster.renewals", "", Buffer.from("{nonsense"));
     await messaging.publishRenewal({ id: "abc", incarnation: 1 });
     await eventually(() => expect(renewed).to.deep.equal(["abc"]));
     await foreign.close();
+    await end();
+  });
+
+  it("tells who listens on its channel that its renewal is void, and writes to no queue that it names", async () => {
+    const end = messaging.onRenewal(({ incarnation }) => (incarnation === 1 ? "superseded" : undefined));
+    const { channel, consume, close } = await foreignClient(vhost.url);
+    const told: unknown[] = [];
+    await channel.consume("amq.rabbitmq.reply-to", (message) => told.push(JSON.parse(`${message?.content}`)), {
+      noAck: true,
+    });
+    const { queue } = await channel.assertQueue("", { exclusive: true });
+    await consume(queue, () => told.push("in a queue"));
+    const renew = (incarnation: number, replyTo: string) =>
+      channel.publish("muster.renewals", "", Buffer.from(JSON.stringify({ id: "abc", incarnation })), { replyTo });
+    renew(1, queue);
+    renew(2, "amq.rabbitmq.reply-to");
+    renew(1, "amq.rabbitmq.reply-to");
+    await eventually(() => expect(told).to.deep.equal([{ code: "superseded" }]));
+    expect(await channel.checkQueue(queue)).to.include({ messageCount: 0 });
+    await close();
     await end();
   });
 

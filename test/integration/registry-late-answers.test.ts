@@ -154,4 +154,47 @@ describe("a coordinator that the store answers late", () => {
     held.release();
     expect(record.incarnation).to.equal(3);
   });
+
+  it("answers nobody that it is registered who has been deregistered at another", async () => {
+    const contest = new PlayedContest();
+    const site = "repeated";
+    const leader = await startMember({ storeUrl: front.url, site, contest });
+    const follower = await startMember({ storeUrl: embedded.url, site, contest: new PlayedContest() });
+    contest.choose();
+    await eventually(() => expect(leader.leadership.leading).to.equal(true));
+    await leader.registry.register(id, registration("p1"));
+    await eventually(() => expect(known(follower)).to.equal("up/1"));
+    const held = front.hold(/GET \/muster-registry\/_changes/);
+    await follower.registry.deregister(id);
+    expect((await leader.registry.register(id, registration("p1"))).record).to.include({ state: "up", incarnation: 2 });
+    await eventually(() => expect(known(follower)).to.equal("up/2"));
+    held.release();
+    await leader.close();
+    await follower.close();
+  });
+
+  for (const [what, arrange, incarnation] of [
+    ["the tombstone keeps", () => () => true, 3],
+    // The tombstone is the fourth revision: it cannot have been more than so many incarnations.
+    [
+      "there can have been, where the store has compacted the tombstone away",
+      () => front.answerOnce(/rev=4-/, 404, {}),
+      5,
+    ],
+  ] as const) {
+    it(`goes on from the incarnations that ${what} when it has never heard of the id`, async () => {
+      const held = front.hold(/GET \/muster-registry\/_changes/);
+      await other.registry.register(id, registration("p1"));
+      await other.registry.register(id, registration("p2"));
+      await other.registry.deregister(id, { purge: true });
+      const isAnswered = arrange();
+      const { record, created } = await late.registry.register(id, registration("p3"));
+      expect(isAnswered()).to.equal(true);
+      expect([record.incarnation, created, known(late)]).to.deep.equal([incarnation, true, `up/${incarnation}`]);
+      await eventually(() => expect(known(other)).to.equal(`up/${incarnation}`));
+      held.release();
+      const again = await late.registry.register(id, registration("p3"));
+      expect([again.record.incarnation, again.created]).to.deep.equal([incarnation, false]);
+    });
+  }
 });

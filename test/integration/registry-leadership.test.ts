@@ -1,7 +1,7 @@
 import { expect } from "chai";
 import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
 import { MusterError } from "../../config-db/errors.ts";
-import type { RenewalMessage, SiteDocument } from "../../config-db/generated/types.ts";
+import type { ComponentDocument, RenewalMessage, SiteDocument } from "../../config-db/generated/types.ts";
 import { install } from "../../config-db/installer.ts";
 import { databases } from "../../config-db/names.ts";
 import { Store } from "../../config-db/store.ts";
@@ -37,6 +37,12 @@ describe("the coordinators of a site", () => {
 
   const siteRecord = () =>
     new Store(embedded.url).database<SiteDocument>(databases.registry).get<SiteDocument>(`site:${site}`);
+  const tombstone = async (id: string) => {
+    const database = new Store(embedded.url).database<ComponentDocument>(databases.registry);
+    const [leaf] = await database.leaves(`component:${id}`);
+    expect(leaf).to.include({ _deleted: true });
+    return leaf;
+  };
   const leads = ({ standing }: Leadership) => standing.role === "leading";
 
   it("follow the newest where there is no broker", async () => {
@@ -160,9 +166,7 @@ describe("the coordinators of a site", () => {
   it("take over what a leader had decided and did not live to write, and spare whoever registered since", async () => {
     const first = await join();
     for (const id of ["c-dead", "c-again"]) await first.registry.register(id, { type: "t", ttlMs: 60_000 });
-    await first.leadership.decide(
-      ["c-dead", "c-again"].map((id) => ({ id, type: "t", incarnation: 1, to: "expired" as const })),
-    );
+    await first.leadership.decide(["c-dead", "c-again"].map((id) => ({ id, incarnation: 1, to: "expired" as const })));
     await first.registry.register("c-again", { type: "t", ttlMs: 60_000, instance: "p2" });
     await first.close();
     const second = await join();
@@ -195,7 +199,7 @@ describe("the coordinators of a site", () => {
     const database = new Store(embedded.url).database<SiteDocument>(databases.registry);
     const record = (await siteRecord()) as SiteDocument;
     await database.put({ ...record, epoch: record.epoch + 1, leader: "successor" });
-    const decision = { id: "c-live", type: "t", incarnation: 1, to: "expired" as const };
+    const decision = { id: "c-live", incarnation: 1, to: "expired" as const };
     expect(await codeOf(first.leadership.decide([decision]))).to.equal("not-leading");
     expect(leads(first.leadership)).to.equal(false);
     expect(await siteRecord())
@@ -272,12 +276,61 @@ describe("the coordinators of a site", () => {
     await eventually(() => expect(tries).to.equal(1));
     await second.registry.register("c-silent", { type: "t", ttlMs: 1_000 });
     await eventually(() => expect(second.registry.get("c-silent")?.state).to.equal("expired"));
-    await new Promise((resolve) => setTimeout(resolve, 500)); // Two beats, which leave out what is done.
-    expect((await siteRecord())?.decided?.map(({ id }) => id)).to.include("c-stuck");
+    await eventually(async () => expect(await siteRecord()).not.to.have.property("decided"));
+    expect(await tombstone("c-stuck")).to.include({ removing: true });
     await second.close();
     const removed: string[] = [];
     await join({ retention: { goneMs: 0, expiredMs: 60_000 }, remove: async ({ id }) => void removed.push(id) });
     await eventually(() => expect(removed).to.deep.equal(["c-stuck"]));
-    await eventually(async () => expect(await siteRecord()).not.to.have.property("decided"));
+    await eventually(async () => expect(await tombstone("c-stuck")).not.to.have.property("removing"));
   }).timeout(20_000);
+
+  /** Of a coordinator that does not live to take the queues away. */
+  const neverRemoves = () => Promise.reject(new MusterError("broker-unavailable", "away"));
+
+  it("finish a purge that another was killed in, but not of what is registered again", async () => {
+    const killed = await join({ contest: new PlayedContest(), remove: neverRemoves });
+    for (const id of ["c-again", "c-half"]) {
+      await killed.registry.register(id, { type: "t", ttlMs: 60_000 });
+      expect(await codeOf(killed.registry.deregister(id, { purge: true }))).to.equal("broker-unavailable");
+      expect(await tombstone(id)).to.include({ removing: true });
+    }
+    await killed.close();
+    const again = await join({ contest: new PlayedContest() });
+    await again.registry.register("c-again", { type: "t", ttlMs: 60_000 });
+    const removed: string[] = [];
+    await join({ remove: async ({ id, type }) => void removed.push(`${type}/${id}`) });
+    await eventually(async () => expect(await tombstone("c-half")).not.to.have.property("removing"));
+    expect(removed).to.deep.equal(["t/c-half"]);
+  });
+
+  it("finish a purge when they take the lead", async () => {
+    const contest = new PlayedContest();
+    const removed: string[] = [];
+    const successor = await join({ contest, remove: async ({ id }) => void removed.push(id) });
+    const killed = await join({ remove: neverRemoves });
+    await killed.registry.register("c-left", { type: "t", ttlMs: 60_000 });
+    expect(await codeOf(killed.registry.deregister("c-left", { purge: true }))).to.equal("broker-unavailable");
+    await eventually(() => expect(successor.registry.get("c-left")?.state).to.equal(undefined));
+    await killed.close();
+    expect(removed).to.deep.equal([]);
+    contest.choose();
+    await eventually(async () => expect(await tombstone("c-left")).not.to.have.property("removing"));
+    expect(removed).to.deep.equal(["c-left"]);
+  });
+
+  it("take the queues away of what another site removed while it did not hear this one", async () => {
+    const home = await join();
+    await home.registry.register("c-far", { type: "t", ttlMs: 60_000 });
+    await home.close();
+    const sites = { hears: (name: string) => name !== site, subscribe: () => () => undefined };
+    const elsewhere: string[] = [];
+    const other = await join({ site: `${site}-other`, sites, remove: async ({ id }) => void elsewhere.push(id) });
+    await other.registry.deregister("c-far", { purge: true });
+    expect(await tombstone("c-far")).to.include({ removing: true, site });
+    const removed: string[] = [];
+    await join({ remove: async ({ id }) => void removed.push(id) });
+    await eventually(() => expect(removed).to.deep.equal(["c-far"]));
+    await eventually(async () => expect(await tombstone("c-far")).not.to.have.property("removing"));
+  });
 });

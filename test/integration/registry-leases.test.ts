@@ -130,6 +130,8 @@ describe("the registry of a site", () => {
     const id = freshId("ghost");
     await register(id);
     await register(id, { instance: "p2" });
+    expect(member.registry.hear({ id, incarnation: 2 })).to.equal(undefined);
+    expect(member.registry.hear({ id, incarnation: 1 })).to.equal("superseded");
     const ghost = setInterval(() => member.registry.hear({ id, incarnation: 1 }), 100);
     await eventually(() => expect(stateOf(id)).to.equal("expired"));
     clearInterval(ghost);

@@ -20,6 +20,25 @@ describe("a sign of life", () => {
     expect(await stateOf("follower")).to.equal("up");
   });
 
+  it("is told by who is superseded, at its next poll, and does not keep the newer process up", async () => {
+    const put = (instance: string) =>
+      coordinator.call("PUT", "/v1/components/twice", { type: "polls", ttlMs: 1_000, instance });
+    await put("p1");
+    const { headers } = await coordinator.call("GET", "/v1/components/twice/config");
+    const known = { "if-none-match": headers.get("etag") ?? "" };
+    const poll = (more = "") =>
+      coordinator.call("GET", `/v1/components/twice/config?incarnation=1${more}`, undefined, known);
+    expect((await poll()).status).to.equal(304);
+    const waiting = poll("&waitMs=60000");
+    await put("p2");
+    await eventually(async () => {
+      const { status, body } = await poll();
+      expect([status, body.code]).to.deep.equal([409, "superseded"]);
+      expect(await stateOf("twice")).to.equal("expired");
+    });
+    expect(await waiting).to.deep.include({ status: 409 });
+  });
+
   it("is not a look at somebody's configuration", async () => {
     await coordinator.call("PUT", "/v1/components/silent", { type: "polls", ttlMs: 1_000 });
     await eventually(async () => {

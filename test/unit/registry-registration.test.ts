@@ -1,6 +1,6 @@
 import { expect } from "chai";
 import type { ComponentDocument, Registration } from "../../config-db/generated/types.ts";
-import { register, tombstone, withState } from "../../coordinator/registry/registration.ts";
+import { register, removed, tombstone, withState } from "../../coordinator/registry/registration.ts";
 
 const context = { site: "here", epoch: 3, at: "2024-01-01T00:00:00.000Z" };
 const later = { ...context, at: "2024-01-02T00:00:00.000Z" };
@@ -68,6 +68,12 @@ describe("a registration", () => {
     expect(register("c1", said, undefined, { ...context, removed: 4 })?.incarnation).to.equal(5);
   });
 
+  it("raises the incarnation of the same process when one that was removed had it", () => {
+    const current = registered(said);
+    expect(register("c1", said, current, { ...context, removed: 1 })?.incarnation).to.equal(2);
+    expect(register("c1", said, current, { ...context, removed: 0 })).to.equal(undefined);
+  });
+
   it("takes a process that does not name itself for the same one, and for another than a named one", () => {
     const { instance: _, ...unnamed } = said;
     const current = registered(unnamed);
@@ -92,13 +98,15 @@ describe("a registration", () => {
 });
 
 describe("a tombstone", () => {
-  it("keeps what filters look at and nothing of what the component said", () => {
+  it("keeps what filters look at, nothing of what the component said, and that its removal is under way until it is done", () => {
     const current: ComponentDocument = {
       ...registered({ ...said, subsystem: "edge", webhook: { url: "http://x/", secret: "0123456789abcdef" } }),
       _rev: "2-x",
       state: "gone",
     };
-    expect(tombstone(current, { epoch: 4, at: later.at })).to.deep.equal({
+    const underWay = tombstone(current, { epoch: 4, at: later.at });
+    expect(underWay.removing).to.equal(true);
+    expect(removed(underWay)).to.deep.equal({
       _id: "component:c1",
       _rev: "2-x",
       _deleted: true,

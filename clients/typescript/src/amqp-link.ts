@@ -13,6 +13,7 @@ export interface AmqpLinkOptions {
   onMissing(): void;
   onMessage(message: ConsumeMessage, session: AmqpSession): void;
   onReturned(messageId: string): void;
+  onVoidRenewal(): void;
   /** A session is open, or has ended. */
   onSession(session: AmqpSession | undefined): void;
   /** Connecting failed once more. */

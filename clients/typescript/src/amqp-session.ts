@@ -1,8 +1,9 @@
 /** One life of the connections to the broker: from the moment it consumes until either connection ends. */
 import type { Channel, ChannelModel, ConfirmChannel, ConsumeMessage, Options } from "amqplib";
-import { queues } from "../../../config-db/names.ts";
+import { exchanges, queues } from "../../../config-db/names.ts";
 import { closeConnection, connectBroker } from "./amqp-connection.ts";
 import { backoffMs, pause } from "./backoff.ts";
+import { json } from "./message.ts";
 
 export interface SessionOptions {
   url: string;
@@ -19,6 +20,8 @@ export interface SessionOptions {
   onMessage(message: ConsumeMessage, session: AmqpSession): void;
   /** No queue took an unconfirmed message. */
   onReturned(messageId: string): void;
+  /** The leading coordinator says that a renewal was void. */
+  onVoidRenewal(): void;
 }
 
 /**
@@ -31,6 +34,8 @@ export type PublishFailure = "returned" | "refused" | "lost" | "invalid";
 const queueWaitMs = 5_000;
 const queueRetryMs = 50;
 const ackDelayMs = 5;
+/** RabbitMQ's own: what is published with it is answered to the channel that it came by, without a queue. */
+const directReplies = "amq.rabbitmq.reply-to";
 const owedRetry = { firstMs: 500, maxMs: 5_000 };
 const missingEveryMs = 1_000;
 
@@ -104,12 +109,13 @@ export class AmqpSession {
         { ...own, queue: queues.any(type), isShared: true },
         { ...own, queue: queues.broadcasts(id) },
       ];
-      await this.#consume(consuming, lasting, () => {});
+      await this.#consume(consuming, lasting, async () => {});
       const passing = [
         { ...own, queue: queues.requests(id) },
         { ...own, queue: queues.replies(id), noAck: true },
       ];
-      await this.#consume(publishing, passing, (channel) => {
+      await this.#consume(publishing, passing, async (channel) => {
+        await channel.consume(directReplies, (answer) => answer && this.#options.onVoidRenewal(), { noAck: true });
         channel.on("return", ({ properties }) => this.#options.onReturned(properties.messageId as string));
         this.#direct = channel;
       });
@@ -147,6 +153,12 @@ export class AmqpSession {
     } catch (error) {
       settled(this.#failed(error));
     }
+  }
+
+  /** Renews the lease; the leading coordinator answers, on this channel, only when that is void. @returns whether it was sent. */
+  renew(content: Buffer): boolean {
+    const options = { deliveryMode: 1, contentType: json, replyTo: directReplies };
+    return this.publishUnconfirmed(exchanges.renewals, "", content, options) === undefined;
   }
 
   /**
@@ -339,7 +351,7 @@ export class AmqpSession {
   async #consume(
     connection: ChannelModel,
     sources: readonly Pick<Source, "queue" | "noAck" | "isShared">[],
-    use: (channel: Channel) => void,
+    use: (channel: Channel) => Promise<void>,
   ): Promise<void> {
     const giveUpAtMs = performance.now() + queueWaitMs;
     for (let isTold = false; ; isTold = true) {
@@ -347,7 +359,7 @@ export class AmqpSession {
       channel.on("error", () => undefined);
       try {
         await channel.prefetch(this.#options.prefetch);
-        use(channel);
+        await use(channel);
         for (const planned of sources) {
           const source = { ...planned, channel, tag: planned.queue };
           this.#sources.set(planned.queue, source);

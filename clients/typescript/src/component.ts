@@ -67,6 +67,7 @@ export class Component<S extends object = Settings> {
       incarnation: () => this.incarnation,
       longestHandlerMs: () => this.#dispatcher.longestTimeoutMs,
       onWay: (way) => this.#wayChanged(way),
+      onLeaseLost: () => this.#membership.check(),
       onTrouble: () => void this.#membership.register().catch(() => undefined),
       logger,
     });

@@ -12,6 +12,10 @@ export interface HttpInboxOptions {
   bridge: Bridge;
   id: string;
   receiver: Receiver;
+  /** Of this process: an older one is given no messages of a newer one's. */
+  incarnation(): number | undefined;
+  /** A coordinator says that another process has the id. */
+  onSuperseded(): void;
   /** Messages in hand at a time. */
   prefetch: number;
   /** The longest that a handler may take now. */
@@ -105,6 +109,7 @@ export class HttpInbox {
         attempt = 0;
       } catch (error) {
         if (signal.aborted) return;
+        if (isMusterError(error, "superseded")) this.#options.onSuperseded();
         this.#options.logger.debug({ error }, "the inbox cannot be read now");
         const retryAfterMs = isMusterError(error) ? Math.min(error.retryAfterMs ?? 0, retry.maxMs) : 0;
         await pause(Math.max(retryAfterMs, backoffMs(attempt, retry)), signal);
@@ -114,11 +119,11 @@ export class HttpInbox {
   }
 
   async #poll(max: number): Promise<void> {
-    const { bridge, id, receiver, longestHandlerMs } = this.#options;
+    const { bridge, id, receiver, longestHandlerMs, incarnation } = this.#options;
     const visibilityMs = Math.min(visibilityMaxMs, longestHandlerMs() + visibilityMarginMs);
     const { body } = await bridge.ask<{ messages: InboxMessage[] }>({
       path: `/v1/components/${id}/inbox`,
-      query: { max, waitMs, visibilityMs },
+      query: { max, waitMs, visibilityMs, incarnation: incarnation() },
       timeoutMs: waitMs + 10_000,
       signal: this.#ending.signal,
     });

@@ -50,7 +50,7 @@ export class Membership {
   #registered: Registered | undefined;
   #state: MemberState = "offline";
   #loop: Promise<void> = Promise.resolve();
-  /** When a coordinator last answered for the lease. Messages that renew are answered by nobody. */
+  /** When a coordinator last answered for the lease. Messages that renew are answered only when they are void. */
   #answeredAtMs = Number.NEGATIVE_INFINITY;
   #wake: (() => void) | undefined;
 
@@ -139,8 +139,8 @@ export class Membership {
   }
 
   /**
-   * By message where the broker can be reached, and within each TTL by a request: its answer alone can say that the
-   * lease is gone or that another process has the id, and a broker that froze loses all messages before it is noticed.
+   * By message where the broker can be reached, and within each TTL by a request: a broker that froze loses all messages,
+   * and what the leader answers to those that are void, before it is noticed.
    */
   async #renew(registered: Registered): Promise<Registered> {
     const { id, incarnation, lease } = registered;

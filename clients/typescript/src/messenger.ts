@@ -2,7 +2,7 @@
 import type { ConsumeMessage } from "amqplib";
 import { isErrorCode, MusterError } from "../../../config-db/errors.ts";
 import type { Health, Settings } from "../../../config-db/generated/types.ts";
-import { exchanges, queues } from "../../../config-db/names.ts";
+import { queues } from "../../../config-db/names.ts";
 import { AmqpDelivery } from "./amqp-delivery.ts";
 import { AmqpLink } from "./amqp-link.ts";
 import { type Arrived, draftOf, readArrived, routeOf } from "./amqp-message.ts";
@@ -14,7 +14,7 @@ import type { Receiver } from "./delivery.ts";
 import { HttpInbox } from "./http-inbox.ts";
 import { HttpSender } from "./http-sender.ts";
 import type { Logger } from "./logger.ts";
-import { json, type Outgoing } from "./message.ts";
+import type { Outgoing } from "./message.ts";
 import { Outbox, type OutboxOptions } from "./outbox.ts";
 import type { Reply, Sent } from "./transport.ts";
 
@@ -33,6 +33,8 @@ export interface MessengerOptions {
   receiver: Receiver;
   longestHandlerMs(): number;
   onWay(way: Way): void;
+  /** A coordinator says that this process holds the lease no more; asked, it says why. */
+  onLeaseLost(): void;
   onTrouble(): void;
   logger: Logger;
 }
@@ -65,7 +67,7 @@ export class Messenger {
 
   constructor(options: MessengerOptions) {
     this.#options = options;
-    const { bridge, id, type, prefetch, incarnation, outbox, onTrouble, logger } = options;
+    const { bridge, id, type, prefetch, incarnation, outbox, onLeaseLost, onTrouble, logger } = options;
     this.#outbox = new Outbox(outbox);
     this.#http = new HttpSender(bridge, id);
     this.#link = new AmqpLink({
@@ -81,6 +83,7 @@ export class Messenger {
       onMissing: () => this.#lookForQueues(),
       onMessage: (message, session) => this.#arrived(message, session),
       onReturned: (messageId) => this.#returned(messageId),
+      onVoidRenewal: onLeaseLost,
       onSession: (session) => this.#sessionChanged(session),
       onFailed: (error) => this.#connectFailed(error),
       onTrouble,
@@ -152,10 +155,7 @@ export class Messenger {
 
   /** @returns false when there is no broker to take it. */
   renew(renewal: { id: string; incarnation: number; health?: Health }): boolean {
-    const content = Buffer.from(JSON.stringify(renewal));
-    const options = { deliveryMode: 1, contentType: json };
-    const { session } = this.#link;
-    return session !== undefined && session.publishUnconfirmed(exchanges.renewals, "", content, options) === undefined;
+    return this.#link.session?.renew(Buffer.from(JSON.stringify(renewal))) ?? false;
   }
 
   /** Takes no more messages, where `replies` is not false except those; sending and settling go on. */
@@ -241,8 +241,9 @@ export class Messenger {
   }
 
   #openInbox(): void {
-    const { bridge, id, receiver, prefetch, longestHandlerMs, logger } = this.#options;
-    this.#inbox = new HttpInbox({ bridge, id, receiver, prefetch, longestHandlerMs, logger });
+    const { bridge, id, receiver, prefetch, longestHandlerMs, incarnation, onLeaseLost, logger } = this.#options;
+    const asked = { bridge, id, receiver, prefetch, longestHandlerMs, incarnation, logger };
+    this.#inbox = new HttpInbox({ ...asked, onSuperseded: onLeaseLost });
     this.#inbox.start();
   }
 
