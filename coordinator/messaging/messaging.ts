@@ -254,16 +254,21 @@ export class Messaging {
   }
 
   /**
-   * Gives back what the component's inbox holds: it polls no more, or consumes by itself from now on. In the background its
-   * queues and bindings are looked for; what is missing is declared again.
+   * Has every coordinator of the site give back what it holds of the component's inbox: it polls no more, consumes by itself
+   * from now on, or lost an answer. In the background the queues and bindings of a component of this site are looked for; what
+   * is missing is declared again.
+   * @throws MusterError `broker-unavailable`: it is not known of all of them.
    */
-  async release(component: Provisioned): Promise<void> {
-    await this.inboxes.drop(component.id);
-    this.#provisioning
-      .mend(component)
-      .catch((error: unknown) =>
-        this.#options.logger.debug({ component: component.id, error: String(error) }, "its queues were not looked for"),
-      );
+  async release(id: string): Promise<void> {
+    const { members, site, logger } = this.#options;
+    const member = members.get(id);
+    if (member?.site === site)
+      this.#provisioning
+        .mend(member)
+        .catch((error: unknown) =>
+          logger.debug({ component: id, error: String(error) }, "its queues were not looked for"),
+        );
+    await this.#handover.release(id);
   }
 
   /** The component's record is gone. Who removed it takes its queues away, and we those that we were declaring just then. */
