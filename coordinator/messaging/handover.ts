@@ -73,6 +73,11 @@ export class Handover {
     await this.#opened?.close();
   }
 
+  /** Tokens of the site's other coordinators. */
+  get others(): ReadonlySet<string> {
+    return this.#others;
+  }
+
   /**
    * What other coordinators have ready for the component, at most `max` unless it is asked for the `last` time. None when nobody
    * else consumes, or whoever did lets go.
