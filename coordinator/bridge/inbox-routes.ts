@@ -44,6 +44,14 @@ export function inboxRoutes({ messaging, members, site, signs }: InboxRoutesOpti
         default: inboxLimits.visibilityMs.default,
       },
     },
+    again: {
+      description: "Begin with what was handed out and not settled: an answer was lost, or the process that had it.",
+      schema: { type: "boolean" },
+    },
+    last: {
+      description: "Hand out all that any coordinator of the site has taken, without waiting, and take no more.",
+      schema: { type: "boolean" },
+    },
   };
   const inboxOf = async (sign: Sign): Promise<Inbox> => {
     const { id } = sign;
@@ -102,9 +110,10 @@ export function inboxRoutes({ messaging, members, site, signs }: InboxRoutesOpti
         }
         const max = Number(request.query.max ?? inboxLimits.max.default);
         const waitMs = Number(request.query.waitMs ?? 0);
+        const { again = false, last = false } = request.query as { again?: boolean; last?: boolean };
         const messages = await whileAlive(signs, sign, (superseded) => {
           const signal = AbortSignal.any([request.signal, superseded]);
-          return inbox.poll({ max, waitMs, visibilityMs, signal });
+          return inbox.poll({ max, waitMs, visibilityMs, again, last, signal });
         });
         return { status: 200, body: { messages } };
       },
@@ -112,13 +121,11 @@ export function inboxRoutes({ messaging, members, site, signs }: InboxRoutesOpti
     {
       method: "delete",
       path: "/v1/components/{id}/inbox",
-      summary: "Poll no more: what was taken and not settled goes back to its queue at once",
-      answers: { 204: { description: "Given back, or nothing was open" } },
+      summary:
+        "Poll no more, or anew: what any coordinator of the site took and nobody settled goes back to its queue at once",
+      answers: { 204: { description: "No coordinator of the site holds anything of the inbox" } },
       handle: async ({ params }) => {
-        const id = params.id as string;
-        const member = members.get(id);
-        if (member?.site === site) await messaging.release(member);
-        else await messaging.inboxes.drop(id);
+        await messaging.release(params.id as string);
         return { status: 204 };
       },
     },

@@ -129,7 +129,12 @@ export class Consumer {
     return afterFailure(delivery.letter.envelope, retry, { ...asked, random: random(), nowMs: this.#nowMs() });
   }
 
-  async fail(delivery: Delivery, verdict: AfterFailure, failure: { code: string; reason: string }): Promise<void> {
+  /**
+   * @returns false when no queue takes the retry, because it is full or was removed meanwhile: the message stays unacked, to be
+   * tried again later.
+   * @throws MusterError `broker-unavailable`: the same.
+   */
+  async fail(delivery: Delivery, verdict: AfterFailure, failure: { code: string; reason: string }): Promise<boolean> {
     const { letter, component, sharedBy } = delivery;
     const { envelope, content } = letter;
     switch (verdict.action) {
@@ -140,21 +145,21 @@ export class Consumer {
         const [exchange, key] = sharedBy === undefined ? [exchanges.unicast, component] : [exchanges.any, sharedBy];
         const again = { envelope: { ...envelope, attempt: verdict.attempt }, content };
         const outcome = await this.#republish(exchange, key, again).catch(tooLong);
-        if (outcome === "too long") return this.deadLetter(delivery, failure.reason);
-        // Full, or removed meanwhile: the message stays with the queue that it is in.
-        if (outcome !== "routed") {
-          settle(() => delivery.channel.reject(delivery.message, true));
-          return;
+        if (outcome === "too long") {
+          await this.deadLetter(delivery, failure.reason);
+          return true;
         }
+        if (outcome !== "routed") return false;
         break;
       }
       case "dead-letter":
         await this.deadLetter(delivery, failure.reason);
-        return;
+        return true;
       case "drop":
         break;
     }
     settle(() => delivery.channel.ack(delivery.message));
+    return true;
   }
 
   /** Publishes the message to the dead letters, as it came, with the reason; then acks it. */

@@ -2,16 +2,19 @@
  * Passes a component that polls from one coordinator of the site to another. Behind a load balancer the next poll reaches
  * any of them. The former one has messages ready, and given back to the queue they would come after those that the broker
  * has under way, and each time count as a delivery: so a coordinator that begins asks whoever consumes already, which
- * hands out what it has ready, or lets go.
+ * hands out what it has ready, or lets go. Who polls no more, or lost an answer, has all of them let go: for that each
+ * coordinator knows the others.
  */
 import { randomUUID } from "node:crypto";
 import type { ConsumeMessage, Options } from "amqplib";
 import type { Logger } from "pino";
-import { exchanges, queues } from "../../config-db/names.ts";
+import { MusterError } from "../../config-db/errors.ts";
+import { exchanges } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
-import { type InboxMessage, inboxLimits, type Wanted } from "./inbox.ts";
+import { type Inbox, type InboxMessage, inboxLimits, type Wanted } from "./inbox.ts";
 import { type Inboxes, tokenOf } from "./inboxes.ts";
 import { consume } from "./lasting-channel.ts";
+import type { PublishOutcome } from "./publisher.ts";
 
 export interface HandoverOptions {
   broker: Broker;
@@ -19,19 +22,30 @@ export interface HandoverOptions {
   logger: Logger;
 }
 
-/** What coordinators tell each other. `token` is whose question it is; `back` are deliveries that came too late for it. */
+/**
+ * What coordinators tell each other. `token` is whose question it is; `back` are deliveries that came too late for it; `present`
+ * is the token of one that is there, and wants to know who else is when it `greets`.
+ */
 type Told =
   | ({ component: string; token: string } & Wanted)
+  | { component: string; token: string; release: true }
   | { component: string; messages: InboxMessage[] }
-  | { component: string; back: string[] };
+  | { component: string; back: string[] }
+  | { present: string; greets: boolean };
 
 const prefetch = 100;
-/** Who consumes may be an AMQP client of the component, which does not answer. */
 const answerMaxMs = 500;
+/** Below what a client waits for the answer to its `DELETE`. */
+const releaseMaxMs = 1_000;
+const tokenPattern = /^[0-9a-f]{8}$/;
+/** Anyone may say that he is there; a site has a few coordinators. */
+const othersMax = 100;
 
 export class Handover {
   readonly #options: HandoverOptions;
   readonly #asked = new Map<string, (messages: InboxMessage[]) => void>();
+  /** Tokens of the site's other coordinators, those among them that have gone since nobody asked them anything. */
+  readonly #others = new Set<string>();
   #opened: ReturnType<Broker["channel"]> | undefined;
 
   constructor(options: HandoverOptions) {
@@ -49,6 +63,8 @@ export class Handover {
         await consume(channel, queue, { prefetch, noAck: true }, (message) => {
           this.#take(message).catch((error) => logger.warn({ error: String(error) }, "an inbox was not handed over"));
         });
+        // Of two that begin at a time the later one is heard by the other.
+        await this.#tell(keyOf(), { present: inboxes.token, greets: true });
       },
     });
   }
@@ -57,62 +73,143 @@ export class Handover {
     await this.#opened?.close();
   }
 
-  /** What another coordinator has ready for the component. None when nobody else consumes, or whoever did lets go. */
+  /** Tokens of the site's other coordinators. */
+  get others(): ReadonlySet<string> {
+    return this.#others;
+  }
+
+  /**
+   * What other coordinators have ready for the component, at most `max` unless it is asked for the `last` time. None when nobody
+   * else consumes, or whoever did lets go.
+   * @throws MusterError `broker-unavailable` when one does not answer who asks `again` or for the `last` time.
+   */
   async ask(component: string, wanted: Wanted, signal: AbortSignal): Promise<InboxMessage[]> {
-    const { inboxes, logger } = this.#options;
-    try {
-      const { consumerCount } = (await this.#opened?.channel.current?.checkQueue(queues.commands(component))) ?? {};
-      if (consumerCount === undefined || consumerCount === 0) return [];
-      const id = randomUUID();
-      return await new Promise((resolve, reject) => {
-        const end = (messages: InboxMessage[]) => {
-          clearTimeout(timer);
-          signal.removeEventListener("abort", none);
-          this.#asked.delete(id);
-          resolve(messages);
-        };
-        const none = () => end([]);
-        const timer = setTimeout(none, answerMaxMs);
-        signal.addEventListener("abort", none);
-        this.#asked.set(id, end);
-        this.#tell(
-          keyOf(),
-          { component, token: inboxes.token, ...wanted },
-          { messageId: id, expiration: answerMaxMs },
-        ).catch(reject);
-      });
-    } catch (error) {
-      logger.debug({ component, error: String(error) }, "other coordinators were not asked for what they have ready");
-      return [];
+    const question = { component, token: this.#options.inboxes.token, ...wanted };
+    const asked = [...this.#others].map((other) => this.#askOne(other, question, { timeoutMs: answerMaxMs, signal }));
+    const isOwed = wanted.again === true || wanted.last === true;
+    const messages: InboxMessage[] = [];
+    for (const answer of await Promise.allSettled(asked)) {
+      if (answer.status === "fulfilled") messages.push(...answer.value);
+      else if (isOwed) {
+        await this.#giveBack(component, messages);
+        throw answer.reason;
+      } else {
+        const error = String(answer.reason);
+        this.#options.logger.debug({ component, error }, "another coordinator was not asked for what it has ready");
+      }
     }
+    if (wanted.last !== true) await this.#giveBack(component, messages.splice(wanted.max));
+    return messages;
+  }
+
+  /**
+   * Resolves when no coordinator of the site holds anything of the component's inbox any more: what was taken and not settled
+   * is in its queues again.
+   * @throws MusterError `broker-unavailable`: this one holds nothing, of another one that is not known.
+   */
+  async release(component: string): Promise<void> {
+    const question = { component, token: this.#options.inboxes.token, release: true } as const;
+    const others = [...this.#others].map((other) => this.#askOne(other, question, { timeoutMs: releaseMaxMs }));
+    const ends = await Promise.allSettled([this.#options.inboxes.drop(component), ...others]);
+    for (const end of ends) if (end.status === "rejected") throw end.reason;
+    // Its messages are in their queues by the loss of the connection; but there may be coordinators that it has not heard of.
+    if (this.#opened?.channel.current === undefined)
+      throw unknown("this coordinator has no connection to the broker, by which it asks the others");
+  }
+
+  /** @throws MusterError `broker-unavailable` without an answer. */
+  async #askOne(
+    other: string,
+    question: Extract<Told, { token: string }>,
+    options: { timeoutMs: number; signal?: AbortSignal },
+  ): Promise<InboxMessage[]> {
+    const answer = await this.#question(keyOf(other), question, options);
+    if (answer === "none") throw unknown(`another coordinator of the site did not answer in ${options.timeoutMs} ms`);
+    if (answer !== "gone") return answer;
+    // Its queue ends with the connection by which it consumes.
+    this.#others.delete(other);
+    return [];
+  }
+
+  /** @returns the answer; `gone` when nobody has the key, `none` when no answer came in time or before `signal` aborted. */
+  async #question(
+    key: string,
+    told: Told,
+    { timeoutMs, signal }: { timeoutMs: number; signal?: AbortSignal },
+  ): Promise<InboxMessage[] | "gone" | "none"> {
+    const id = randomUUID();
+    type Answer = InboxMessage[] | "gone" | "none";
+    return await new Promise<Answer>((resolve, reject) => {
+      const end = (answer: Answer) => {
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", none);
+        this.#asked.delete(id);
+        resolve(answer);
+      };
+      const none = () => end("none");
+      const timer = setTimeout(none, timeoutMs);
+      signal?.addEventListener("abort", none);
+      this.#asked.set(id, end);
+      this.#tell(key, told, { messageId: id, expiration: timeoutMs, mandatory: true }).then((outcome) => {
+        if (outcome === "unroutable") end("gone");
+      }, reject);
+    });
   }
 
   async #take({ content, properties }: ConsumeMessage): Promise<void> {
     const { inboxes } = this.#options;
     const told: Told = JSON.parse(content.toString("utf8"));
+    if ("present" in told) {
+      await this.#meet(told);
+      return;
+    }
     const { component } = told;
     const inbox = inboxes.existing(component);
     if ("back" in told) inbox?.takeBack(told.back);
     else if ("messages" in told) {
       const asked = this.#asked.get(properties.correlationId);
       if (asked !== undefined) asked(told.messages);
-      else if (told.messages[0] !== undefined)
-        await this.#tell(keyOf(tokenOf(told.messages[0].delivery)), {
-          component,
-          back: told.messages.map(({ delivery }) => delivery),
-        });
-    } else if (told.token !== inboxes.token && isPoll(told)) {
-      const messages = await inbox?.handOver(told);
-      if (messages === undefined) return;
+      else await this.#giveBack(component, told.messages);
+    } else if (told.token !== inboxes.token) {
+      const messages = await this.#answer(told, inbox);
       await this.#tell(keyOf(told.token), { component, messages }, { correlationId: properties.messageId });
     }
   }
 
-  async #tell(key: string, told: Told, properties: Options.Publish = {}): Promise<void> {
+  async #answer(told: Extract<Told, { token: string }>, inbox: Inbox | undefined): Promise<InboxMessage[]> {
+    if ("release" in told) await this.#options.inboxes.drop(told.component);
+    else if (isPoll(told)) return (await inbox?.handOver(told)) ?? [];
+    return [];
+  }
+
+  /** To the coordinators that handed them out. */
+  async #giveBack(component: string, messages: InboxMessage[]): Promise<void> {
+    const byToken = new Map<string | undefined, string[]>();
+    for (const { delivery } of messages) {
+      const token = tokenOf(delivery);
+      byToken.set(token, [...(byToken.get(token) ?? []), delivery]);
+    }
+    for (const [token, back] of byToken) await this.#tell(keyOf(token), { component, back });
+  }
+
+  async #meet({ present, greets }: Extract<Told, { present: string }>): Promise<void> {
+    const { token } = this.#options.inboxes;
+    if (present === token || !tokenPattern.test(present) || this.#others.size >= othersMax) return;
+    this.#others.add(present);
+    if (greets) await this.#tell(keyOf(present), { present: token, greets: false });
+  }
+
+  async #tell(key: string, told: Told, properties: Options.Publish = {}): Promise<PublishOutcome> {
     const content = Buffer.from(JSON.stringify(told));
     const options = { ...properties, persistent: false };
-    await this.#options.broker.publish({ exchange: exchanges.requests, key, content, options, timeoutMs: answerMaxMs });
+    const publication = { exchange: exchanges.requests, key, content, options, timeoutMs: answerMaxMs };
+    return await this.#options.broker.publish(publication);
   }
+}
+
+function unknown(reason: string): MusterError {
+  const told = `it is not known whether all coordinators have given the inbox back: ${reason}`;
+  return new MusterError("broker-unavailable", told, { retryAfterMs: releaseMaxMs });
 }
 
 /** Anyone may publish here. */

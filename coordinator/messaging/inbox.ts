@@ -8,6 +8,7 @@ import type { Logger } from "pino";
 import { MusterError } from "../../config-db/errors.ts";
 import { headers, queues } from "../../config-db/names.ts";
 import type { AfterFailure } from "./after-failure.ts";
+import { type Backoff, backoffMs } from "./backoff.ts";
 import type { Broker } from "./broker.ts";
 import type { Consumer, Delivery } from "./consumer.ts";
 import { attemptOf, type HttpBody, redrivenOf, toHttpBody } from "./envelope.ts";
@@ -42,6 +43,10 @@ export interface InboxMessage extends HttpBody {
 export interface Wanted {
   max: number;
   visibilityMs: number;
+  /** What was handed out and not settled comes again: an answer was lost, or the process that had it. */
+  again?: boolean;
+  /** All that was taken, without taking more: who asks consumes by itself from then on. */
+  last?: boolean;
 }
 
 export interface InboxOptions {
@@ -53,7 +58,10 @@ export interface InboxOptions {
   priority?: () => number | undefined;
   /** Makes delivery ids; unique over all coordinators. */
   deliveryId: () => string;
-  /** What another coordinator of the site has ready for the component; none when none has or it lets go. Does not reject. */
+  /**
+   * What other coordinators of the site have ready for the component; none when none has or they let go.
+   * @throws MusterError `broker-unavailable` when one does not answer who asks `again` or for the `last` time.
+   */
   elsewhere: (component: string, wanted: Wanted, signal: AbortSignal) => Promise<InboxMessage[]>;
 }
 
@@ -93,13 +101,18 @@ export class Inbox {
   /** What is about to be acked. */
   readonly #settling = new Set<Delivery>();
   #opened: ReturnType<Broker["channel"]> | undefined;
-  readonly #tags: string[] = [];
+  /** Queues by the tags of their consumers. */
+  readonly #consumers = new Map<string, string>();
   /** 0 while nothing is consumed. */
   #prefetch = 0;
   readonly #closing = new AbortController();
   #pumping = false;
-  /** Polls that begin, and runs of `work`. */
-  #busy = 0;
+  /** Polls that begin. */
+  #beginning = 0;
+  /** Runs of `work`. */
+  #working = 0;
+  /** Rises when polls before are known to be answered to nobody. */
+  #generation = 0;
   #linger: NodeJS.Timeout | undefined;
   /** Consumers are begun and ended one after the other. */
   #turn: Promise<void> = Promise.resolve();
@@ -124,22 +137,32 @@ export class Inbox {
   /**
    * Resolves with up to `max` messages: those that are there, or the first that come within `waitMs`, or none. A poll that
    * has to begin consuming may take 3 s longer, in whatever state the broker is.
+   * @throws MusterError `broker-unavailable` with `again` and `last`: not every coordinator of the site has answered.
    */
-  async poll(options: {
-    max: number;
-    waitMs: number;
-    visibilityMs: number;
-    signal: AbortSignal;
-  }): Promise<InboxMessage[]> {
-    const { max, waitMs, visibilityMs, signal } = options;
+  async poll(options: Wanted & { waitMs: number; signal: AbortSignal }): Promise<InboxMessage[]> {
+    const { max, waitMs, visibilityMs, signal, again = false, last = false } = options;
+    if (again) this.#reclaim();
+    const generation = this.#generation;
     // A poll whose client has gone meanwhile would take messages for nobody, and keep them until they are overdue.
-    const isMoot = () => signal.aborted || this.#closed;
+    const isMoot = () => signal.aborted || this.#closed || this.#generation !== generation;
     if (isMoot()) return [];
     const endsAtMs = performance.now() + waitMs;
+    const { id } = this.component;
+    // What was handed out here is older than what any coordinator was polled for later.
+    if (last) {
+      const held = await this.handOver({ max, visibilityMs, last });
+      return [...held, ...(await this.#options.elsewhere(id, { max, visibilityMs, again, last }, signal))];
+    }
+    if (again) {
+      // Who consumes does not ask the others, and they may have more than fits into one answer.
+      if (this.#streams.size === 0) await this.#inTurn(() => this.#stopConsuming());
+      await this.#options.elsewhere(id, { max, visibilityMs, again }, signal);
+    }
     // What a poll before this one had another coordinator read ahead goes before what this one would be given.
     if (this.#prefetch === 0 && this.#ready.length === 0) {
-      const messages = await this.#options.elsewhere(this.component.id, { max, visibilityMs }, signal);
+      const messages = await this.#options.elsewhere(id, { max, visibilityMs }, signal);
       if (messages.length > 0) return messages;
+      if (isMoot()) return [];
     }
     await this.#wake(max);
     if (isMoot()) {
@@ -205,14 +228,14 @@ export class Inbox {
         under.add(taken);
       },
     };
-    this.#busy += 1;
+    this.#working += 1;
     this.#streams.add(stream);
     this.#pump();
     await anyAborted([signal, ending.signal, this.#closing.signal]);
     ending.abort();
     this.#streams.delete(stream);
     await Promise.all(under);
-    this.#busy -= 1;
+    this.#working -= 1;
     this.#pump();
     this.#rest();
     if (failures.length > 0) throw failures[0];
@@ -294,22 +317,35 @@ export class Inbox {
   /**
    * Another coordinator is polled for this component. Hands out what is ready here; when nothing is it leaves the queues to
    * that one, unless somebody waits here, too.
-   * @returns undefined when nothing is consumed or ready here.
    */
-  async handOver({ max, visibilityMs }: Wanted): Promise<InboxMessage[] | undefined> {
-    if (this.#prefetch === 0 && this.#ready.length === 0) return undefined;
-    if (this.#isWanted()) return [];
-    const messages = this.#handOut(max, visibilityMs);
+  async handOver({ max, visibilityMs, again = false, last = false }: Wanted): Promise<InboxMessage[]> {
+    if (again) this.#reclaim();
+    else if (last) this.#outdate();
+    if (this.#isWanted() || (again && !last)) return [];
+    const messages = last ? [] : this.#handOut(max, visibilityMs);
     if (messages.length > 0) return messages;
     await this.#inTurn(async () => {
-      const channel = this.#opened?.channel.current;
-      if (channel === undefined || this.#isWanted()) return;
-      await this.#cancelAll(channel);
-      // What came meanwhile goes there, too: given back it would come after what the broker had under way.
-      messages.push(...this.#handOut(max, visibilityMs));
-      await this.#leave();
+      if (this.#isWanted()) return;
+      await this.#stopConsuming();
+      // What came meanwhile goes there, too, now or at its next poll: given back it would come after what the broker had under way.
+      messages.push(...this.#handOut(last ? this.#ready.length : max, visibilityMs));
+      if (this.#ready.length === 0) await this.#leave();
     });
     return messages;
+  }
+
+  /** Polls so far are answered with none: nobody waits for them any more. */
+  #outdate(): void {
+    this.#generation += 1;
+    this.#beginning = 0;
+    for (const waiter of this.#waiters.splice(0)) waiter.give([]);
+  }
+
+  /** What was handed out is ready again, at no attempt. */
+  #reclaim(): void {
+    this.#outdate();
+    for (const delivery of [...this.#open.keys()]) this.#release(delivery);
+    this.#rest();
   }
 
   /** What another coordinator could not pass on is ready again, at no attempt. */
@@ -325,16 +361,18 @@ export class Inbox {
   async #wake(wanted: number): Promise<void> {
     clearTimeout(this.#linger);
     if (wanted <= this.#prefetch && this.#opened?.channel.current !== undefined) return;
-    this.#busy += 1;
+    this.#beginning += 1;
     const late = new AbortController();
     const timer = setTimeout(() => late.abort(), startMaxMs);
-    const consuming = this.#inTurn(() => this.#consumeAhead(wanted)).then(() =>
+    const generation = this.#generation;
+    const isMoot = () => this.#closed || this.#generation !== generation;
+    const consuming = this.#inTurn(() => this.#consumeAhead(wanted, isMoot)).then(() =>
       this.#opened?.channel.opened(late.signal).catch(() => undefined),
     );
     await Promise.race([consuming, anyAborted([late.signal, this.#closing.signal])]);
     clearTimeout(timer);
     late.abort();
-    this.#busy -= 1;
+    if (this.#generation === generation) this.#beginning -= 1;
   }
 
   async #inTurn(work: () => Promise<void>): Promise<void> {
@@ -343,8 +381,8 @@ export class Inbox {
     await done;
   }
 
-  async #consumeAhead(wanted: number): Promise<void> {
-    if (this.#closed || wanted <= this.#prefetch) return;
+  async #consumeAhead(wanted: number, isMoot: () => boolean): Promise<void> {
+    if (isMoot() || wanted <= this.#prefetch) return;
     this.#prefetch = wanted;
     if (this.#opened === undefined) {
       const opened = this.#options.broker.channel({
@@ -356,7 +394,7 @@ export class Inbox {
         // What was not handed out comes again; what was stays open and meets its redelivery in `#arrived`.
         onLost: () => {
           this.#ready.length = 0;
-          this.#tags.length = 0;
+          this.#consumers.clear();
         },
       });
       this.#opened = opened;
@@ -383,23 +421,50 @@ export class Inbox {
   async #consumeAll(channel: ConfirmChannel): Promise<void> {
     const { id, type } = this.#options.component;
     this.#prefetch ||= inboxLimits.max.default;
-    for (const queue of [queues.commands(id), queues.requests(id), queues.broadcasts(id), queues.any(type)]) {
-      const isShared = queue === queues.any(type);
-      const shared = isShared ? { sharedBy: type } : {};
-      // Before an older process that still consumes by AMQP.
-      const priority = isShared ? undefined : this.#options.priority?.();
-      const options = { prefetch: this.#prefetch, ...(priority !== undefined && { priority }) };
-      const tag = await consume(channel, queue, options, (message) => {
-        this.#arrived(channel, message, shared).catch((error) =>
-          this.#options.logger.warn({ component: id, error: String(error) }, "a message could not be taken in"),
-        );
-      });
-      this.#tags.push(tag);
-    }
+    for (const queue of [queues.commands(id), queues.requests(id), queues.broadcasts(id), queues.any(type)])
+      await this.#consume(channel, queue);
+  }
+
+  async #consume(channel: ConfirmChannel, queue: string): Promise<void> {
+    const { id, type } = this.#options.component;
+    const isShared = queue === queues.any(type);
+    const shared = isShared ? { sharedBy: type } : {};
+    // Before an older process that still consumes by AMQP.
+    const priority = isShared ? undefined : this.#options.priority?.();
+    const options = { prefetch: this.#prefetch, ...(priority !== undefined && { priority }) };
+    const tag = await consume(channel, queue, options, (message) => {
+      this.#arrived(channel, message, shared).catch((error) =>
+        this.#options.logger.warn({ component: id, error: String(error) }, "a message could not be taken in"),
+      );
+    });
+    this.#consumers.set(tag, queue);
+  }
+
+  async #stopConsuming(): Promise<void> {
+    this.#prefetch = 0;
+    const channel = this.#opened?.channel.current;
+    if (channel !== undefined) await this.#cancelAll(channel);
+    this.#rest();
   }
 
   async #cancelAll(channel: ConfirmChannel): Promise<void> {
-    for (const tag of this.#tags.splice(0)) await channel.cancel(tag);
+    const tags = [...this.#consumers.keys()];
+    this.#consumers.clear();
+    for (const tag of tags) await channel.cancel(tag);
+  }
+
+  /**
+   * Replaces the consumer that may have no other message than this one, which is held: the broker counts what is
+   * unacknowledged for each consumer, and no longer for one that was cancelled.
+   */
+  async #consumeBeside({ channel, message }: Delivery): Promise<void> {
+    const { consumerTag = "" } = message.fields;
+    const current = this.#opened?.channel.current;
+    const queue = this.#consumers.get(consumerTag);
+    if (queue === undefined || current === undefined || current !== channel || this.#prefetch !== 1) return;
+    this.#consumers.delete(consumerTag);
+    await current.cancel(consumerTag);
+    await this.#consume(current, queue);
   }
 
   async #arrived(channel: Channel, message: ConsumeMessage, shared: { sharedBy?: string }): Promise<void> {
@@ -408,13 +473,10 @@ export class Inbox {
     const delivery = await consumer.admit({ component: component.id, channel, message, ...shared });
     // Asked again: copies that come at once are all admitted before the first of them is ready.
     if (delivery === undefined || this.#isHere(channel, message)) return;
-    // It came while the queues were left.
-    if (this.#prefetch === 0 && this.#tags.length === 0) {
-      channel.nack(message, false, true);
-      return;
-    }
     this.#ready.push(delivery);
     this.#pump();
+    // It came while the queues were left.
+    if (this.#prefetch === 0) this.#rest();
   }
 
   /** Makes what comes one with the delivery of its message, if that is here already. */
@@ -494,7 +556,8 @@ export class Inbox {
   }
 
   #isWanted(): boolean {
-    return this.#closed || this.#waiters.length > 0 || this.#streams.size > 0 || this.#busy > 0;
+    const isPolled = this.#waiters.length > 0 || this.#beginning > 0;
+    return this.#closed || isPolled || this.#streams.size > 0 || this.#working > 0;
   }
 
   async #leave(): Promise<void> {
@@ -511,7 +574,13 @@ export class Inbox {
     const channel = opened.channel.current;
     if (channel === undefined) return;
     await this.#cancelAll(channel);
-    for (const { message } of this.#ready.splice(0)) channel.nack(message, false, true);
+    if (this.#isWanted()) return;
+    // What is this component's own waits for its next poll, at whichever coordinator: the broker puts what is given back behind
+    // what was given back before. Others of its type may have the rest.
+    for (const delivery of this.#ready.splice(0)) {
+      if (delivery.sharedBy === undefined) this.#ready.push(delivery);
+      else channel.nack(delivery.message, false, true);
+    }
   }
 
   // --- deliveries ----------------------------------------------------------------------------------------------
@@ -590,28 +659,50 @@ export class Inbox {
     }
   }
 
-  /** A retry is held here for its delay, unacked: if this process dies meanwhile the broker has it. */
-  async #fail(delivery: Delivery, verdict: AfterFailure, failure: { code: string; reason: string }): Promise<void> {
+  /**
+   * A retry is held here for its delay, unacked: if this process dies meanwhile the broker has it. Failing messages must not
+   * stop a queue: when half of the prefetch is held, of a prefetch of 1 that one, others are sent again at once.
+   */
+  async #fail(delivery: Delivery, verdict: AfterFailure, failure: Failure): Promise<void> {
+    const delayMs = verdict.action === "retry" ? verdict.delayMs : 0;
+    const isHeld = delayMs > 0 && this.#held.size < Math.max(1, Math.floor(this.#prefetch / 2));
+    if (isHeld) this.#hold({ delivery, verdict, failure }, delayMs);
+    else if (!(await this.#options.consumer.fail(delivery, verdict, failure)))
+      this.#hold({ delivery, verdict, failure }, backoffMs(owedRetry, 1, Math.random()));
+  }
+
+  /** @param refusals so far: how often no queue took the retry. */
+  #hold(failed: { delivery: Delivery; verdict: AfterFailure; failure: Failure }, delayMs: number, refusals = 0): void {
     const { consumer, logger } = this.#options;
-    if (verdict.action !== "retry" || verdict.delayMs === 0) {
-      await consumer.fail(delivery, verdict, failure);
-      return;
-    }
+    const { delivery, verdict, failure } = failed;
     const { messageId } = delivery.letter.envelope;
-    const timer = setTimeout(() => {
+    const sendAgain = async () => {
       this.#held.delete(messageId);
       this.#settling.add(delivery);
-      consumer
-        .fail(delivery, verdict, failure)
-        .catch((error) => logger.warn({ error: String(error) }, "a failed message could not be sent again"))
-        .finally(() => {
-          this.#settling.delete(delivery);
-          this.#rest();
-        });
-    }, verdict.delayMs);
-    this.#held.set(messageId, { delivery, timer });
+      const isSent = await consumer.fail(delivery, verdict, failure).catch((error) => {
+        logger.warn({ error: String(error) }, "a failed message could not be sent again");
+        return false;
+      });
+      this.#settling.delete(delivery);
+      // Held by a lost channel it comes again by itself.
+      const isHere = delivery.channel === this.#opened?.channel.current;
+      if (!isSent && isHere) this.#hold(failed, backoffMs(owedRetry, refusals + 1, Math.random()), refusals + 1);
+      this.#rest();
+    };
+    this.#held.set(messageId, { delivery, timer: setTimeout(() => void sendAgain(), delayMs) });
+    this.#inTurn(() => this.#consumeBeside(delivery)).catch((error) =>
+      logger.debug({ component: this.component.id, error: String(error) }, "consuming was interrupted"),
+    );
   }
 }
+
+interface Failure {
+  code: string;
+  reason: string;
+}
+
+/** Between two tries to send a failed message again that no queue takes. */
+const owedRetry: Backoff = { firstMs: 500, maxMs: 5_000 };
 
 /** Resolves when one of them has aborted. */
 function anyAborted(signals: AbortSignal[]): Promise<void> {

@@ -1,5 +1,4 @@
 /** The inboxes of all components that consume through this coordinator. */
-import { randomBytes } from "node:crypto";
 import type { Logger } from "pino";
 import { MusterError } from "../../config-db/errors.ts";
 import type { Broker } from "./broker.ts";
@@ -8,6 +7,8 @@ import { Inbox, type InboxOptions, inboxLimits } from "./inbox.ts";
 import type { Provisioned, Provisioning } from "./provisioning.ts";
 
 export interface InboxesOptions {
+  /** Of this process: 8 hexadecimal digits. */
+  token: string;
   broker: Broker;
   consumer: Consumer;
   provisioning: Provisioning;
@@ -29,11 +30,12 @@ export class Inboxes {
   readonly #options: InboxesOptions;
   readonly #inboxes = new Map<string, Inbox>();
   /** Begins every delivery id: tells this process from other coordinators of the site, and from earlier ones. */
-  readonly token = randomBytes(4).toString("hex");
+  readonly token: string;
   #deliveries = 0;
 
   constructor(options: InboxesOptions) {
     this.#options = options;
+    this.token = options.token;
   }
 
   async close(): Promise<void> {

@@ -2,6 +2,7 @@
  * Messages of a site: composes the parts of this folder around one broker. The only file that other folders take from here
  * (and the types it gives back).
  */
+import { randomBytes } from "node:crypto";
 import type { Logger } from "pino";
 import type { Registry as Metrics } from "prom-client";
 import type { RenewalMessage } from "../../config-db/generated/types.ts";
@@ -100,6 +101,7 @@ export class Messaging {
         ? undefined
         : new Management(managementUrl ?? defaultManagementUrl(amqpUrl), vhostOf(amqpUrl));
     const broker = this.#broker;
+    const token = randomBytes(4).toString("hex");
     this.#provisioning = new Provisioning({
       broker,
       management,
@@ -120,11 +122,11 @@ export class Messaging {
     });
     this.#signals = new Signals({ broker, members, site, wallClock });
     this.sender = new Sender({ broker, provisioning, members, site, wallClock });
-    this.requester = new Requester({ broker, sender: this.sender, site });
+    this.requester = new Requester({ broker, sender: this.sender, site, token });
     this.events = new Events({ broker, wallClock });
     const elsewhere: InboxesOptions["elsewhere"] = (...asked) => this.#handover.ask(...asked);
     this.inboxes = new Inboxes({
-      ...{ broker, consumer, provisioning, logger, elsewhere },
+      ...{ token, broker, consumer, provisioning, logger, elsewhere },
       incarnationOf: (id) => members.get(id)?.incarnation,
     });
     const { inboxes, requester } = this;
@@ -137,11 +139,10 @@ export class Messaging {
     const max = limits.deadLettersMax ?? deadLettersMax;
     const claim = options.redriveClaimMs === undefined ? {} : { claimMs: options.redriveClaimMs };
     this.deadLetters = new DeadLetters({ store, broker, sender, tracking, logger, wallClock, max, ready, ...claim });
-    const { replyKey } = this.requester;
     this.tap = new Tap({
       broker,
       site,
-      replyKey,
+      coordinators: () => [token, ...this.#handover.others],
       members: () => this.#ownMembers(),
       stands: (component) => provisioning.stands(component),
       logger,
@@ -254,16 +255,21 @@ export class Messaging {
   }
 
   /**
-   * Gives back what the component's inbox holds: it polls no more, or consumes by itself from now on. In the background its
-   * queues and bindings are looked for; what is missing is declared again.
+   * Has every coordinator of the site give back what it holds of the component's inbox: it polls no more, consumes by itself
+   * from now on, or lost an answer. In the background the queues and bindings of a component of this site are looked for; what
+   * is missing is declared again.
+   * @throws MusterError `broker-unavailable`: it is not known of all of them.
    */
-  async release(component: Provisioned): Promise<void> {
-    await this.inboxes.drop(component.id);
-    this.#provisioning
-      .mend(component)
-      .catch((error: unknown) =>
-        this.#options.logger.debug({ component: component.id, error: String(error) }, "its queues were not looked for"),
-      );
+  async release(id: string): Promise<void> {
+    const { members, site, logger } = this.#options;
+    const member = members.get(id);
+    if (member?.site === site)
+      this.#provisioning
+        .mend(member)
+        .catch((error: unknown) =>
+          logger.debug({ component: id, error: String(error) }, "its queues were not looked for"),
+        );
+    await this.#handover.release(id);
   }
 
   /** The component's record is gone. Who removed it takes its queues away, and we those that we were declaring just then. */

@@ -1,5 +1,4 @@
 /** Requests that the coordinator makes for others: to one, to any one of a type, or to many, gathering who answers. */
-import { randomBytes } from "node:crypto";
 import { type ErrorCode, isErrorCode, MusterError } from "../../config-db/errors.ts";
 import { exchanges, replyKeys } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
@@ -11,6 +10,8 @@ export interface RequesterOptions {
   broker: Broker;
   sender: Sender;
   site: string;
+  /** Of this process. */
+  token: string;
 }
 
 export type Reply = { from: string } & HttpBody;
@@ -40,7 +41,7 @@ export class Requester {
 
   constructor(options: RequesterOptions) {
     this.#options = options;
-    this.replyKey = replyKeys.coordinator(options.site, randomBytes(8).toString("hex"));
+    this.replyKey = replyKeys.coordinator(options.site, options.token);
   }
 
   start(): void {

@@ -22,8 +22,8 @@ export interface TapOptions {
   members: () => Iterable<Provisioned>;
   /** Whether all of a component's queues stand. */
   stands: (component: Provisioned) => boolean;
-  /** Where replies to this process arrive. */
-  replyKey: string;
+  /** Tokens of the coordinators of this site, now: replies to what was POSTed at one go to it alone. */
+  coordinators: () => Iterable<string>;
   logger: Logger;
 }
 
@@ -167,13 +167,13 @@ export class Tap {
   }
 
   #siteSources(): Source[] {
-    const { site, replyKey } = this.#options;
+    const { site, coordinators } = this.#options;
+    const replies = [...coordinators()].map((token) => replyKeys.coordinator(site, token));
     return [
       { exchange: exchanges.all, key: "" },
       { exchange: exchanges.events, key: "#" },
       { exchange: exchanges.dead, key: "" },
-      { exchange: exchanges.reply, key: replyKey },
-      { exchange: exchanges.reply, key: replyKeys.commands(site) },
+      ...[...replies, replyKeys.commands(site)].map((key) => ({ exchange: exchanges.reply, key })),
     ];
   }
 

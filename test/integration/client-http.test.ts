@@ -560,6 +560,25 @@ describe("the client over HTTP", () => {
       await eventually(() => expect(seen).to.deep.equal(["after"]));
     });
 
+    it("asks another coordinator again for what an answer may have had that did not arrive", async () => {
+      const other = new FakeCoordinator();
+      await other.start();
+      const component = await join1({ url: [coordinator.url, other.url] });
+      const seen: unknown[] = [];
+      component.handle("set", ({ body }) => void seen.push(body));
+      const asked = (at: FakeCoordinator) => at.seen("GET", "/one/inbox").map(({ query }) => query.get("again"));
+      coordinator.deliver({ name: "set", body: 1 });
+      // The first of a process asks for what one before it had.
+      await eventually(() => expect(asked(coordinator)).to.deep.equal(["true", null]));
+      await coordinator.stop();
+      await eventually(() => expect(asked(other)).to.deep.equal(["true"]));
+      other.deliver({ name: "set", body: 2 });
+      await eventually(() => expect(asked(other)).to.deep.equal(["true", null]));
+      await eventually(() => expect(seen).to.deep.equal([1, 2]));
+      await component.close();
+      await other.stop();
+    });
+
     it("lets a handler end at its close, and settles it", async () => {
       const component = await join1();
       let release = () => {};

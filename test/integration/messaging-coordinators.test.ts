@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import { expect } from "chai";
 import { type Component, connect } from "../../clients/typescript/src/index.ts";
 import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
+import { queues } from "../../config-db/names.ts";
 import { useVhost } from "../support/broker.ts";
 import { type RunningCoordinator, startCoordinator } from "../support/coordinator.ts";
 import { eventually } from "../support/eventually.ts";
@@ -38,10 +39,15 @@ describe("an inbox behind two coordinators of a site", function () {
     expect(sent.status, JSON.stringify(sent.body)).to.equal(202);
     return sent.body.id as string;
   };
-  const take = async (from: RunningCoordinator) => {
-    const { messages } = (await from.call("GET", `/v1/components/${id}/inbox?waitMs=10000`)).body;
+  const poll = async (from: RunningCoordinator, query: string) => {
+    const { status, body } = await from.call("GET", `/v1/components/${id}/inbox?${query}`);
+    expect(status, JSON.stringify(body)).to.equal(200);
+    return body.messages as { id: string; delivery: string; attempt: number }[];
+  };
+  const take = async (from: RunningCoordinator, query = "") => {
+    const messages = await poll(from, `waitMs=10000${query}`);
     expect(messages).to.have.length(1);
-    return messages[0] as { id: string; delivery: string; attempt: number };
+    return messages[0] as (typeof messages)[number];
   };
   const settle = (at: RunningCoordinator, delivery: string, verb: string, body?: unknown) =>
     at.call("POST", `/v1/components/${id}/inbox/${delivery}/${verb}`, body);
@@ -75,6 +81,51 @@ describe("an inbox behind two coordinators of a site", function () {
     const command = await take(one);
     const refused = await settle(other, command.delivery, "reply", { body: 1 });
     expect([refused.status, refused.body.code]).to.deep.equal([422, "refused"]);
+  });
+
+  it("is given back by both when either is told", async () => {
+    const command = await send(one);
+    expect((await take(one)).id).to.equal(command);
+    expect((await other.call("DELETE", `/v1/components/${id}/inbox`)).status).to.equal(204);
+    expect(await take(other)).to.include({ id: command, attempt: 1 });
+    // Also by one that has come later, and by one that asks for itself.
+    expect((await one.call("DELETE", `/v1/components/${id}/inbox`)).status).to.equal(204);
+    expect(await take(one)).to.include({ id: command, attempt: 1 });
+  });
+
+  it("hands out again at either what an answer had that was lost, before what came after it", async () => {
+    const lost = await send(one);
+    const { delivery } = await take(one, "&max=1");
+    const next = await send(one);
+    const again = await take(other, "&max=1&again=true");
+    expect(again).to.include({ id: lost, attempt: 1 });
+    expect((await settle(one, delivery, "ack")).body.code).to.equal("no-such-delivery");
+    expect((await settle(other, again.delivery, "ack")).status).to.equal(204);
+    expect((await take(other, "&max=1")).id).to.equal(next);
+  });
+
+  it("hands out at either all that was taken to who polls for the last time, and takes no more", async () => {
+    const commands = [await send(one), await send(one), await send(one), await send(one)];
+    const first = await poll(one, "waitMs=10000&max=2");
+    // What the one has read ahead is in no queue.
+    await Promise.all(first.map(({ delivery }) => settle(one, delivery, "ack")));
+    const foreign = await foreignClient(vhost.url);
+    const inQueue = async () => (await foreign.channel.checkQueue(queues.commands(id))).messageCount;
+    await eventually(async () => expect(await inQueue()).to.equal(0));
+    const last = await poll(other, "max=1&last=true");
+    expect([...first, ...last].map(({ id }) => id)).to.deep.equal(commands);
+    await send(one);
+    expect(await poll(other, "last=true")).to.deep.equal([]);
+    await eventually(async () => expect(await inQueue()).to.equal(1));
+    await foreign.close();
+  });
+
+  it("goes on with what comes after a failed message that waits for its retry, one at a time", async () => {
+    await send(one);
+    const next = await send(one);
+    const failed = await take(one, "&max=1");
+    expect((await settle(one, failed.delivery, "nack", { delayMs: 60_000 })).status).to.equal(204);
+    expect((await take(one, "&max=1")).id).to.equal(next);
   });
 
   it("says 404 of what no coordinator has open, and of what one had that is gone", async () => {

@@ -128,6 +128,29 @@ describe("a tap", function () {
     });
   });
 
+  it("shows replies to requests that were made at another coordinator of the site", async () => {
+    const one = await component();
+    const seen = await tapped(other, [one.id]);
+    const { requester, sender, inboxes } = here.messaging;
+    const inbox = await inboxes.of(one);
+    const { signal } = new AbortController();
+    const poll = { max: 1, waitMs: 10_000, visibilityMs: 30_000, signal };
+    // The commands by which the tap was found to be open.
+    for (let left = await inbox.poll({ ...poll, waitMs: 0 }); left.length > 0; ) {
+      for (const { delivery } of left) await inbox.ack(delivery);
+      left = await inbox.poll({ ...poll, waitMs: 0 });
+    }
+    const { envelope, content } = command(unique("asked"));
+    const letter = { envelope: { ...envelope, kind: "request" as const }, content };
+    const asked = requester.ask(sender.plan({ component: one.id }, "request"), letter, 10_000, signal);
+    const [request] = await inbox.poll(poll);
+    await inbox.reply(request?.delivery ?? "", { content: Buffer.from("1"), contentType: "application/json" });
+    expect(await asked).to.deep.equal({ from: one.id, body: 1 });
+    await eventually(() =>
+      expect(seen.filter(({ name }) => name === envelope.name).map(({ kind }) => kind)).to.include("reply"),
+    );
+  });
+
   it("opens again at once, while the broker takes the former one away, and leaves nothing behind", async () => {
     const { id } = await component();
     for (let n = 0; n < 10; n += 1) {

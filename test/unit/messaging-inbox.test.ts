@@ -1,24 +1,30 @@
 import type { ConfirmChannel, ConsumeMessage } from "amqplib";
 import { expect } from "chai";
 import { pino } from "pino";
-import { headers as names } from "../../config-db/names.ts";
+import { headers as names, queues } from "../../config-db/names.ts";
 import type { Broker } from "../../coordinator/messaging/broker.ts";
-import type { Consumer, Delivery } from "../../coordinator/messaging/consumer.ts";
+import { Consumer, type Delivery } from "../../coordinator/messaging/consumer.ts";
 import { Inbox, type InboxMessage } from "../../coordinator/messaging/inbox.ts";
+import { draftLetter } from "../../coordinator/messaging/send.ts";
 import { eventually } from "../support/eventually.ts";
 
 /** An inbox to which `arrive` brings messages as their reading made them, and which tells what it gave up. */
-async function inboxOf(give: (message: InboxMessage) => void, fail: Consumer["fail"] = async () => undefined) {
+async function inboxOf(give: (message: InboxMessage) => void, fail: Consumer["fail"] = async () => true) {
   const givenUp: string[] = [];
   const acked: ConsumeMessage[] = [];
-  let take: (message: ConsumeMessage) => void = () => undefined;
+  const nacked: ConsumeMessage[] = [];
+  const consumed: string[] = [];
+  const cancelled: string[] = [];
+  const takers = new Map<string, (message: ConsumeMessage) => void>();
   const channel = {
     prefetch: async () => undefined,
     ack: (message: ConsumeMessage) => void acked.push(message),
-    cancel: async () => undefined,
-    consume: async (_queue: string, onMessage: typeof take) => {
-      take = onMessage;
-      return { consumerTag: "tag" };
+    nack: (message: ConsumeMessage) => void nacked.push(message),
+    cancel: async (tag: string) => void cancelled.push(tag),
+    consume: async (queue: string, onMessage: (message: ConsumeMessage) => void) => {
+      takers.set(queue, onMessage);
+      consumed.push(queue);
+      return { consumerTag: `${consumed.length} ${queue}` };
     },
   } as unknown as ConfirmChannel;
   const broker = {
@@ -29,7 +35,8 @@ async function inboxOf(give: (message: InboxMessage) => void, fail: Consumer["fa
   } as unknown as Broker;
   const consumer = {
     admit: async (from: Omit<Delivery, "letter">) => ({ ...from, ...from.message }) as unknown as Delivery,
-    judge: () => ({ action: "dead-letter" }),
+    judge: (_delivery: Delivery, delayMs?: number) =>
+      delayMs === undefined ? { action: "dead-letter" } : { action: "retry", attempt: 2, delayMs },
     fail,
     expired: () => false,
     began: async () => undefined,
@@ -41,13 +48,15 @@ async function inboxOf(give: (message: InboxMessage) => void, fail: Consumer["fa
   const logger = pino({ level: "silent" });
   const inbox = new Inbox({ component: { id: "c", type: "t" }, broker, consumer, logger, deliveryId, elsewhere });
   const end = await inbox.stream({ visibilityMs: 60_000, give });
-  const arrive = (messageId: string, more: Record<string, unknown> = {}) => {
+  let deliveryTag = 0;
+  const arrive = (messageId: string, more: Record<string, unknown> = {}, queue = queues.commands("c")) => {
     const envelope = { messageId, kind: "command", name: "x", contentType: "a/b", attempt: 1, ...more };
     const letter = { envelope, content: Buffer.alloc(0) };
     const headers = { [names.attempt]: envelope.attempt, [names.redriven]: more.redriven };
-    take({ properties: { messageId, headers }, letter } as unknown as ConsumeMessage);
+    const fields = { deliveryTag: ++deliveryTag, consumerTag: `${consumed.lastIndexOf(queue) + 1} ${queue}` };
+    takers.get(queue)?.({ fields, properties: { messageId, headers }, letter } as unknown as ConsumeMessage);
   };
-  return { inbox, givenUp, acked, arrive, end };
+  return { inbox, givenUp, acked, nacked, consumed, cancelled, arrive, end };
 }
 
 describe("an inbox", () => {
@@ -69,8 +78,8 @@ describe("an inbox", () => {
     const given: InboxMessage[] = [];
     let deadLettered = () => {};
     const fail = () =>
-      new Promise<void>((resolve) => {
-        deadLettered = resolve;
+      new Promise<boolean>((resolve) => {
+        deadLettered = () => resolve(true);
       });
     const { inbox, acked, arrive } = await inboxOf((message) => given.push(message), fail);
     arrive("one");
@@ -100,5 +109,81 @@ describe("an inbox", () => {
     inbox.takeBack(given.map(({ delivery }) => delivery));
     expect((await inbox.handOver(wanted))?.map(({ id, attempt }) => [id, attempt])).to.deep.equal([["early", 1]]);
     await inbox.close();
+  });
+
+  it("keeps for its next poll what it read ahead while something is in hand, and leaves to others what is for any of a type", async () => {
+    const given: InboxMessage[] = [];
+    const { inbox, nacked, cancelled, arrive, end } = await inboxOf((message) => given.push(message));
+    arrive("in hand");
+    await eventually(() => expect(given).to.have.length(1));
+    end();
+    arrive("own");
+    arrive("any", {}, queues.any("t"));
+    await eventually(() => expect(cancelled).to.have.length(4));
+    await eventually(() => expect(nacked.map(({ properties }) => properties.messageId)).to.deep.equal(["any"]));
+    const handed = await inbox.handOver({ max: 10, visibilityMs: 60_000 });
+    expect(handed?.map(({ id }) => id)).to.deep.equal(["own"]);
+    await inbox.close();
+  });
+
+  it("holds a failed message that no queue takes, and sends it again", async () => {
+    const given: InboxMessage[] = [];
+    const outcomes = [false, false, true];
+    const failed: string[] = [];
+    const { inbox, arrive } = await inboxOf(
+      ({ id, ...message }) => given.push({ id, ...message }),
+      async ({ letter }) => {
+        failed.push(letter.envelope.messageId);
+        return outcomes.shift() ?? true;
+      },
+    );
+    arrive("one");
+    await eventually(() => expect(given).to.have.length(1));
+    await inbox.nack(given[0]?.delivery ?? "", { delayMs: 0 });
+    await eventually(() => expect(failed).to.deep.equal(["one", "one", "one"]), { timeoutMs: 10_000 });
+    expect(given).to.have.length(1);
+    await inbox.close();
+  });
+
+  it("sends failed messages again at once when half of what it may have is held", async () => {
+    const given: InboxMessage[] = [];
+    const failed: string[] = [];
+    const { inbox, arrive } = await inboxOf(
+      (message) => given.push(message),
+      async ({ letter }) => {
+        failed.push(letter.envelope.messageId);
+        return true;
+      },
+    );
+    // A stream reads ten ahead.
+    for (let n = 1; n <= 6; n += 1) arrive(`${n}`);
+    await eventually(() => expect(given).to.have.length(6));
+    for (const { delivery } of given) await inbox.nack(delivery, { delayMs: 60_000 });
+    expect(failed).to.deep.equal(["6"]);
+    await inbox.close();
+  });
+});
+
+describe("the consumer", () => {
+  it("leaves unacked a failed message whose retry no queue takes", async () => {
+    for (const outcome of ["unroutable", "full"] as const) {
+      const settled: string[] = [];
+      const settle = (how: string) => () => void settled.push(how);
+      const channel = {
+        ack: settle("ack"),
+        reject: settle("reject"),
+        nack: settle("nack"),
+      } as unknown as ConfirmChannel;
+      const broker = { publish: async () => outcome } as unknown as Broker;
+      const retry = { attemptsMax: 5, firstMs: 1, maxMs: 1 };
+      const logger = pino({ level: "silent" });
+      const consumer = new Consumer({ broker, retry, logger, wallClock: () => new Date() });
+      const letter = draftLetter({ messageId: "m", kind: "command", name: "x" }, Buffer.alloc(0), Date.now());
+      const message = { fields: {}, properties: {}, content: letter.content } as unknown as ConsumeMessage;
+      const verdict = { action: "retry", attempt: 2, delayMs: 0 } as const;
+      const failure = { code: "handler-failed", reason: "no" };
+      expect(await consumer.fail({ component: "c", channel, message, letter }, verdict, failure)).to.equal(false);
+      expect(settled).to.deep.equal([]);
+    }
   });
 });

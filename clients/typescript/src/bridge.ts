@@ -19,6 +19,8 @@ export interface BridgeRequest {
   body?: unknown;
   /** For each coordinator tried, not for all of them together. */
   timeoutMs?: number;
+  /** Of one coordinator only: the next request goes to another one when it does not answer. */
+  once?: boolean;
   signal?: AbortSignal | undefined;
 }
 
@@ -70,7 +72,8 @@ export class Bridge {
   async open(request: BridgeRequest): Promise<OpenAnswer> {
     let failure: MusterError | undefined;
     const first = this.#preferred;
-    for (let turn = 0; turn < this.#urls.length; turn += 1) {
+    const turns = request.once === true ? 1 : this.#urls.length;
+    for (let turn = 0; turn < turns; turn += 1) {
       const index = (first + turn) % this.#urls.length;
       try {
         const answer = await this.#try(this.#urls[index] as string, request);
@@ -80,6 +83,7 @@ export class Bridge {
         if (request.signal?.aborted === true) throw error;
         if (!(error instanceof MusterError) || error.status !== 503) throw error;
         failure = error;
+        if (request.once === true) this.#preferred = (index + 1) % this.#urls.length;
       }
     }
     throw failure ?? unreachable("no URL of a coordinator is given");

@@ -54,6 +54,8 @@ export class HttpInbox {
   readonly #ending = new AbortController();
   #loop: Promise<void> = Promise.resolve();
   #inHand = 0;
+  /** Whether a coordinator may hold messages for nobody: of a process before this one, or of an answer that did not arrive. */
+  #isInDoubt = true;
   #wake: (() => void) | undefined;
 
   constructor(options: HttpInboxOptions) {
@@ -72,14 +74,26 @@ export class HttpInbox {
   }
 
   /**
-   * Resolves, after `stop`, when the queues can be consumed: who began before a coordinator gave back what it took would be
-   * given what is younger than that. When none can be told, one gives it back by itself, and that is awaited.
+   * Resolves, after `stop`, when the queues can be consumed: who began before a coordinator gave away what it took would be
+   * given what is younger than that. It is taken from there, since RabbitMQ puts what is given back behind what was given
+   * back before. When none can be asked, one lets go by itself, and that is awaited.
    */
   async released(): Promise<void> {
     const untilMs = performance.now() + lingerMs;
-    for (let attempt = 0; !(await this.giveBack()) && performance.now() < untilMs; attempt += 1) {
+    for (let attempt = 0; !(await this.#isLeft()) && performance.now() < untilMs; attempt += 1) {
       await pause(Math.min(backoffMs(attempt, retry), Math.max(0, untilMs - performance.now())));
     }
+  }
+
+  async #isLeft(): Promise<boolean> {
+    try {
+      // One answer does not hold everything where it is large.
+      while ((await this.#poll({ max: inHandMax, waitMs: 0, last: true, timeoutMs: releaseTimeoutMs })) > 0);
+    } catch (error) {
+      this.#options.logger.debug({ error }, "the inbox was not taken over");
+      return false;
+    }
+    return await this.giveBack();
   }
 
   /** Has the coordinator give back what it took for this component; what is in hand comes again. @returns whether it did. */
@@ -96,8 +110,6 @@ export class HttpInbox {
 
   async #run(): Promise<void> {
     const { signal } = this.#ending;
-    // What a process before this one had in hand when it died need not wait for its visibility to end.
-    await this.giveBack();
     for (let attempt = 0; !signal.aborted; ) {
       const free = Math.min(this.#options.prefetch, inHandMax) - this.#inHand;
       if (free <= 0) {
@@ -105,7 +117,7 @@ export class HttpInbox {
         continue;
       }
       try {
-        await this.#poll(free);
+        await this.#poll({ max: free, waitMs, timeoutMs: waitMs + 10_000, signal });
         attempt = 0;
       } catch (error) {
         if (signal.aborted) return;
@@ -118,15 +130,28 @@ export class HttpInbox {
     }
   }
 
-  async #poll(max: number): Promise<void> {
+  async #poll(poll: {
+    max: number;
+    waitMs: number;
+    last?: true;
+    timeoutMs: number;
+    signal?: AbortSignal;
+  }): Promise<number> {
     const { bridge, id, receiver, longestHandlerMs, incarnation } = this.#options;
+    const { timeoutMs, signal, ...wanted } = poll;
     const visibilityMs = Math.min(visibilityMaxMs, longestHandlerMs() + visibilityMarginMs);
+    // What nobody has in hand is older than what this one would get else, and comes again only when its visibility ends.
+    const again = this.#isInDoubt ? { again: true } : {};
+    this.#isInDoubt = true;
     const { body } = await bridge.ask<{ messages: InboxMessage[] }>({
       path: `/v1/components/${id}/inbox`,
-      query: { max, waitMs, visibilityMs, incarnation: incarnation() },
-      timeoutMs: waitMs + 10_000,
-      signal: this.#ending.signal,
+      query: { ...wanted, visibilityMs, ...again, incarnation: incarnation() },
+      timeoutMs,
+      signal,
+      // Another one would give what is younger than what this one had in an answer that did not arrive.
+      once: true,
     });
+    this.#isInDoubt = false;
     for (const given of body.messages) {
       if (given.kind === "signal") {
         const { revision } = (given.body ?? {}) as { revision?: string };
@@ -137,6 +162,7 @@ export class HttpInbox {
       this.#inHand += 1;
       receiver.deliver(new HttpDelivery(this, given, () => this.#release()));
     }
+    return body.messages.length;
   }
 
   /** Tells the coordinator until it has it: it does not matter to it how often. Rejects when it refuses or never answers. */
