@@ -565,10 +565,11 @@ export interface PromotionRequest {
   note?: string;
 }
 /**
- * POST /v1/dead-letters/redrive and /discard: those that have all of these; without `match` all.
+ * POST /v1/dead-letters/redrive and /discard: those that have all of `match`, without it all; behind `cursor`, which the call before answered with, those that were there when the first call began.
  */
 export interface RedriveRequest {
   match?: DeadLetterMatch;
+  cursor?: string;
 }
 /**
  * PUT /v1/components/{id}

@@ -17,7 +17,6 @@ import { type DeadState, judgeDead } from "./dead-letter.ts";
 import { constantParts, type DeadLetterDocument, documentOf, withoutMessage } from "./dead-letter-document.ts";
 import type { Envelope } from "./envelope.ts";
 import { consume } from "./lasting-channel.ts";
-import { recordPages } from "./record-pages.ts";
 
 export interface DeadLetterIntakeOptions {
   store: Store;
@@ -120,15 +119,8 @@ export class DeadLetterIntake {
   }
 
   async #awaitRoom(): Promise<void> {
-    const { store, max, logger } = this.#options;
-    if (this.#count === undefined) {
-      this.#count = 0;
-      const pages = recordPages(store, databases.commands, documentId.deadLetter(""), {
-        limit: 1_000,
-        includeDocs: false,
-      });
-      for await (const page of pages) this.#count += page.length;
-    }
+    const { max, logger } = this.#options;
+    this.#count ??= (await this.#database.ids(documentId.deadLetter(""))).length;
     for (let told = false; this.#count >= max; told = true) {
       if (!told) logger.error({ count: this.#count }, "the limit of dead letters is reached: redrive or discard some");
       await delay(fullRetryMs, undefined, { signal: this.#abort.signal });
@@ -166,11 +158,8 @@ export class DeadLetterIntake {
 
   async #isKept({ id }: DeadLetterDocument): Promise<boolean> {
     const { second, hash } = constantParts(id);
-    const prefix = documentId.deadLetter(second);
-    const options = { limit: 1_000, includeDocs: false };
-    for await (const page of recordPages(this.#options.store, databases.commands, prefix, options))
-      if (page.some((row) => row.id.endsWith(hash))) return true;
-    return false;
+    const ids = await this.#database.ids(documentId.deadLetter(second));
+    return ids.some((kept) => kept.endsWith(hash));
   }
 
   /** A batch that the store refuses is written in halves: one letter must not keep others from it. */

@@ -28,7 +28,6 @@ import {
 import { readLetter } from "./envelope.ts";
 import { consume } from "./lasting-channel.ts";
 import { RecordChanges } from "./record-changes.ts";
-import { recordPages } from "./record-pages.ts";
 
 export interface TrackingLimits {
   /** How long an ended command is kept, in milliseconds from its sending. */
@@ -319,10 +318,7 @@ export class Tracking {
 
   /** After a start: which commands are kept, which have deadlines. */
   async #readIn(): Promise<void> {
-    const pages = recordPages<CommandDocument>(this.#options.store, databases.commands, documentId.command(""), {
-      limit: 500,
-      includeDocs: true,
-    });
+    const pages = this.#database.pages(documentId.command(""), { limit: 500, withDocs: true });
     for await (const page of pages) {
       if (this.#abort.signal.aborted) return;
       for (const { doc } of page) if (doc !== undefined && !this.#kept.has(doc._id)) this.#keep(doc);
