@@ -157,9 +157,9 @@ export interface TargetState {
   attempt?: number;
   reason?: string;
   /**
-   * Sent again from its dead letter, without its deadline.
+   * How often it was sent again from its dead letter, without its deadline.
    */
-  redriven?: true;
+  redriven?: number;
 }
 export interface DeadLetterMatch {
   /**
@@ -537,6 +537,10 @@ export interface OutcomeMessage {
   attempt?: number;
   at: Timestamp;
   reason?: string;
+  /**
+   * How often the message of which this is told had been sent again from its dead letter. Of a dead letter by the coordinator only.
+   */
+  redriven?: number;
 }
 /**
  * RFC 9457 application/problem+json: every error answer.

@@ -146,7 +146,7 @@ export class DeadLetterIntake {
     await Promise.all(
       judged.map(async ({ verdict, message, channel }) => {
         const { envelope, to, state, reason } = verdict;
-        if (envelope !== undefined && to !== undefined) await this.tell(envelope, { to, state, reason });
+        if (envelope !== undefined && to !== undefined) await this.#tell(envelope, { to, state, reason });
         try {
           channel.ack(message);
         } catch {
@@ -207,7 +207,7 @@ export class DeadLetterIntake {
   }
 
   /** Tells a sender that asked what became of its command. */
-  async tell(envelope: Envelope, told: { to: string; state: DeadState; reason: string }): Promise<void> {
+  async #tell(envelope: Envelope, told: { to: string; state: DeadState; reason: string }): Promise<void> {
     if (envelope.replyTo === undefined || (envelope.kind !== "command" && envelope.kind !== "broadcast")) return;
     const now = this.#options.wallClock();
     const { to: component, state, reason } = told;
@@ -218,6 +218,8 @@ export class DeadLetterIntake {
       attempt: envelope.attempt,
       at: now.toISOString(),
       reason,
+      // Its record may have been sent again by now.
+      redriven: envelope.redriven ?? 0,
     };
     await tellOutcome(this.#options.broker, envelope, outcome, { persistent: true, nowMs: now.getTime() });
   }

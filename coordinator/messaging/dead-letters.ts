@@ -246,16 +246,20 @@ export class DeadLetters {
   }
 
   async #send(doc: DeadLetterDocument, { envelope, to, plan }: Sendable): Promise<void> {
-    const { sender, tracking } = this.#options;
+    const { sender, tracking, wallClock } = this.#options;
     const { deadlineAtMs: _, reason: __, error: ___, ...fresh } = envelope;
     // Counted, so that nobody takes it for an echo of what failed: not its consumer, nor we when it dies again within the second.
     const redriven = (fresh.redriven ?? 0) + 1;
     const letter: Letter = { envelope: { ...fresh, attempt: 1, redriven }, content: await this.#content(doc) };
-    if (envelope.replyTo !== undefined) await tracking.requeued(envelope.messageId, to);
+    const { messageId: id, replyTo } = envelope;
+    const isTracked = replyTo !== undefined && (await tracking.requeued(id, to, redriven));
     try {
       await sender.send(plan, letter);
     } catch (error) {
-      if (envelope.replyTo !== undefined) await this.#intake.tell(envelope, { ...doc, to });
+      const { state, reason } = doc;
+      const at = wallClock().toISOString();
+      if (isTracked)
+        await tracking.outcome({ id, component: to, state, reason, attempt: envelope.attempt, at, redriven });
       throw error;
     }
   }

@@ -241,12 +241,16 @@ export class Tracking {
     });
   }
 
-  /** A dead letter of this command was sent again to `target`. */
-  async requeued(id: string, target: string): Promise<void> {
+  /**
+   * A dead letter of this command is about to be sent again to `target`, for the `redriven`th time.
+   * @returns false when the command is not kept here.
+   */
+  async requeued(id: string, target: string, redriven: number): Promise<boolean> {
     const nowMs = this.#nowMs();
-    await this.#changes.change(documentId.command(id), (record) =>
-      record === undefined ? undefined : requeue(record, target, nowMs),
+    const record = await this.#changes.change(documentId.command(id), (before) =>
+      before === undefined ? undefined : requeue(before, target, redriven, nowMs),
     );
+    return record !== undefined;
   }
 
   /** What other coordinators wrote, and the echo of what this one did. */
