@@ -9,8 +9,8 @@ import type { Logger } from "pino";
 import { isMusterError, type MusterError } from "../../config-db/errors.ts";
 import { limits } from "../../config-db/limits.ts";
 import { databases, documentId, queues } from "../../config-db/names.ts";
-import type { BulkRow, Database, Store } from "../../config-db/store.ts";
-import { batchLength } from "../batches.ts";
+import type { Database, Store } from "../../config-db/store.ts";
+import { batchLength, isRefusal, writeInHalves } from "../batches.ts";
 import type { Broker } from "./broker.ts";
 import { tellOutcome } from "./consumer.ts";
 import { type DeadState, judgeDead } from "./dead-letter.ts";
@@ -141,7 +141,8 @@ export class DeadLetterIntake {
       this.#recent.set(hash, true);
       if (!isAgain || !(await this.#isKept(doc))) docs.push(doc);
     }
-    await this.#write(docs);
+    const write = (part: DeadLetterDocument[]) => this.#write(part);
+    await writeInHalves(docs, write, (doc) => this.#writeAlone(doc));
     this.dropped += judged.length - kept.length;
     await Promise.all(
       judged.map(async ({ verdict, message, channel }) => {
@@ -162,19 +163,8 @@ export class DeadLetterIntake {
     return ids.some((kept) => kept.endsWith(hash));
   }
 
-  /** A batch that the store refuses is written in halves: one letter must not keep others from it. */
   async #write(docs: DeadLetterDocument[]): Promise<void> {
-    let rows: BulkRow[];
-    try {
-      rows = await this.#database.bulk(docs);
-    } catch (error) {
-      if (!isRefusal(error)) throw error;
-      const half = Math.ceil(docs.length / 2);
-      if (docs.length > 1) for (const part of [docs.slice(0, half), docs.slice(half)]) await this.#write(part);
-      else for (const doc of docs) await this.#writeAlone(doc);
-      return;
-    }
-    for (const row of rows) {
+    for (const row of await this.#database.bulk(docs)) {
       const doc = docs.find(({ _id }) => _id === row.id);
       if ("rev" in row) this.#added();
       // A conflict: an earlier try wrote it.
@@ -223,10 +213,6 @@ export class DeadLetterIntake {
     };
     await tellOutcome(this.#options.broker, envelope, outcome, { persistent: true, nowMs: now.getTime() });
   }
-}
-
-function isRefusal(error: unknown): error is MusterError {
-  return isMusterError(error, "too-large") || isMusterError(error, "refused");
 }
 
 function sizeBytesOf({ message }: Arrived): number {
