@@ -41,6 +41,20 @@ export interface Change {
 /** A leaf with the hashes of its ancestors, itself first: the generation of the first is `start`. */
 export type LeafDocument<Doc extends Document> = Stored<Doc> & { _revisions: { start: number; ids: string[] } };
 
+/** A row of a listing; `doc` where documents were asked for, unless it was just deleted. */
+export interface Listed<Doc extends Document> {
+  id: string;
+  doc: Stored<Doc> | undefined;
+}
+
+export interface PageOptions {
+  /** Goes on after this id, whether or not a document has it. */
+  after?: string;
+  limit: number;
+  withDocs?: boolean;
+  conflicts?: boolean;
+}
+
 interface Request {
   method?: string;
   path?: string;
@@ -315,37 +329,52 @@ export class Database<Doc extends Document> {
     });
   }
 
-  /** All documents whose id starts with `prefix`, in id order. */
+  /** All documents whose id starts with `prefix`, in id order: at least those that are there from beginning to end. */
   async list<Some extends Doc = Doc>(prefix: string, options: { conflicts?: boolean } = {}): Promise<Stored<Some>[]> {
     const found: Stored<Some>[] = [];
-    const end = `${prefix}\ufff0`;
-    const query = {
-      include_docs: true,
-      endkey: end,
-      limit: pageSize,
-      ...(options.conflicts ? { conflicts: true } : {}),
-    };
-    for (let start = prefix, skip = 0; ; skip = 1) {
-      const page = await this.#request<{ rows: { id: string; doc: Stored<Some> }[] }>({
-        path: "_all_docs",
-        query: { ...query, startkey: start, skip },
-        timeoutMs: 60_000,
-      });
-      found.push(...page.rows.map((row) => row.doc));
-      const last = page.rows.at(-1);
-      if (last === undefined || page.rows.length < pageSize) return found;
-      start = last.id;
+    const pages = this.pages<Some>(prefix, { limit: pageSize, withDocs: true, ...options });
+    for await (const page of pages) for (const { doc } of page) if (doc !== undefined) found.push(doc);
+    return found;
+  }
+
+  /** The ids that start with `prefix`, in order: at least those that are there from beginning to end. */
+  async ids(prefix: string): Promise<string[]> {
+    const found: string[] = [];
+    for await (const page of this.pages(prefix, { limit: pageSize })) for (const { id } of page) found.push(id);
+    return found;
+  }
+
+  /** As `list` or `ids`, page by page: more of them than memory should hold at once. */
+  async *pages<Some extends Doc = Doc>(
+    prefix: string,
+    options: Omit<PageOptions, "after">,
+  ): AsyncGenerator<Listed<Some>[]> {
+    for (let after: string | undefined; ; ) {
+      const page = await this.page<Some>(prefix, { ...options, ...(after === undefined ? {} : { after }) });
+      if (page.length > 0) yield page;
+      if (page.length < options.limit) return;
+      after = page.at(-1)?.id;
     }
   }
 
-  /** The ids that start with `prefix`, in order. */
-  async ids(prefix: string): Promise<string[]> {
-    const { rows } = await this.#request<{ rows: { id: string }[] }>({
+  /** The first `limit` of the documents whose id starts with `prefix` and sorts after `after`. */
+  async page<Some extends Doc = Doc>(
+    prefix: string,
+    { after, limit, withDocs = false, conflicts = false }: PageOptions,
+  ): Promise<Listed<Some>[]> {
+    const { rows } = await this.#request<{ rows: { id: string; doc?: Stored<Some> | null }[] }>({
       path: "_all_docs",
-      query: { startkey: prefix, endkey: `${prefix}\ufff0` },
+      query: {
+        startkey: after ?? prefix,
+        endkey: `${prefix}\ufff0`,
+        // Nobody can ask for what comes after an id, and to skip one row would skip another where that id is deleted.
+        limit: after === undefined ? limit : limit + 1,
+        ...(withDocs ? { include_docs: true } : {}),
+        ...(conflicts ? { conflicts: true } : {}),
+      },
       timeoutMs: 60_000,
     });
-    return rows.map(({ id }) => id);
+    return rows.flatMap(({ id, doc }) => (id === after ? [] : [{ id, doc: doc ?? undefined }])).slice(0, limit);
   }
 
   /** The changes after `since`, at most `limit`. */

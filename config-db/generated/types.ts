@@ -157,9 +157,9 @@ export interface TargetState {
   attempt?: number;
   reason?: string;
   /**
-   * Sent again from its dead letter, without its deadline.
+   * How often it was sent again from its dead letter, without its deadline.
    */
-  redriven?: true;
+  redriven?: number;
 }
 export interface DeadLetterMatch {
   /**
@@ -541,6 +541,10 @@ export interface OutcomeMessage {
   attempt?: number;
   at: Timestamp;
   reason?: string;
+  /**
+   * How often the message of which this is told had been sent again from its dead letter. Of a dead letter by the coordinator only.
+   */
+  redriven?: number;
 }
 /**
  * RFC 9457 application/problem+json: every error answer.
@@ -569,10 +573,11 @@ export interface PromotionRequest {
   note?: string;
 }
 /**
- * POST /v1/dead-letters/redrive and /discard: those that have all of these; without `match` all.
+ * POST /v1/dead-letters/redrive and /discard: those that have all of `match`, without it all; behind `cursor`, which the call before answered with, those that were there when the first call began.
  */
 export interface RedriveRequest {
   match?: DeadLetterMatch;
+  cursor?: string;
 }
 /**
  * PUT /v1/components/{id}

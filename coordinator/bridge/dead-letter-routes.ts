@@ -58,10 +58,10 @@ export function deadLetterRoutes({ messaging }: { messaging: Messaging }): Route
       summary: "Send all dead letters again, or those that match; a thousand at a time",
       body: "redrive-request",
       bodyOptional: true,
-      answers: { 200: { description: "{redriven, refused, more}" } },
+      answers: { 200: { description: "{redriven, refused, refusals: [{code, detail, count}], more, cursor?}" } },
       handle: async (request) => {
-        const { match } = (request.body ?? {}) as RedriveRequest;
-        return { status: 200, body: await deadLetters.redriveMany(match) };
+        const { match, cursor } = (request.body ?? {}) as RedriveRequest;
+        return { status: 200, body: await deadLetters.redriveMany(match, cursor) };
       },
     },
     {
@@ -69,10 +69,10 @@ export function deadLetterRoutes({ messaging }: { messaging: Messaging }): Route
       path: "/v1/dead-letters/discard",
       summary: "Discard all dead letters, or those that match; a thousand at a time",
       body: "redrive-request",
-      answers: { 200: { description: "{discarded, more}" } },
+      answers: { 200: { description: "{discarded, more, cursor?}" } },
       handle: async (request) => {
-        const { match } = request.body as RedriveRequest;
-        return { status: 200, body: await deadLetters.discardMany(match) };
+        const { match, cursor } = request.body as RedriveRequest;
+        return { status: 200, body: await deadLetters.discardMany(match, cursor) };
       },
     },
     {

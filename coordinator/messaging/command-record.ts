@@ -55,7 +55,8 @@ export function hasEnded({ targets }: CommandDocument): boolean {
 
 /**
  * The record after an outcome, or the same one when it says nothing new. Outcomes come late, twice and out of order: `done`
- * stands against everything, another end against everything but `done`, a later attempt against an earlier one.
+ * stands against everything, another end against everything but `done`, a later attempt against an earlier one. What
+ * became of a message that has been sent again since is no news of what it is now.
  */
 export function applyOutcome(record: CommandDocument, outcome: OutcomeMessage): CommandDocument {
   const { to, targets } = record;
@@ -66,6 +67,7 @@ export function applyOutcome(record: CommandDocument, outcome: OutcomeMessage): 
   const news: TargetState = { state: outcome.state, at: outcome.at };
   if (outcome.attempt !== undefined) news.attempt = outcome.attempt;
   if (outcome.reason !== undefined) news.reason = outcome.reason.slice(0, reasonCharactersMax);
+  if (before?.redriven !== undefined) news.redriven = before.redriven;
   return { ...record, targets: { ...othersOf(record, outcome), [outcome.component]: news } };
 }
 
@@ -85,9 +87,13 @@ function othersOf({ to, targets }: CommandDocument, { component }: OutcomeMessag
 function supersedes(outcome: OutcomeMessage, before: TargetState): boolean {
   if (before.state === "done") return false;
   if (outcome.state === "done") return true;
-  if (isFinal(before)) return false;
+  if (isFinal(before) || isOfEarlierLife(outcome, before)) return false;
   if (outcome.state !== "delivered") return true;
   return before.state === "queued" || (outcome.attempt ?? 1) > (before.attempt ?? 1);
+}
+
+function isOfEarlierLife({ redriven }: OutcomeMessage, before: TargetState): boolean {
+  return redriven !== undefined && redriven < (before.redriven ?? 0);
 }
 
 /** What nobody began before the deadline nobody will: consumers look at it. */
@@ -100,15 +106,15 @@ export function expire(record: CommandDocument, nowMs: number): CommandDocument 
   return { ...record, targets: { ...record.targets, ...Object.fromEntries(expired) } };
 }
 
-/** A dead letter of this command was sent again. */
-export function requeue(record: CommandDocument, target: string, nowMs: number): CommandDocument {
+/** A dead letter of this command was sent again, for the `redriven`th time. */
+export function requeue(record: CommandDocument, target: string, redriven: number, nowMs: number): CommandDocument {
   const before = record.targets[target];
   if (before?.state === "done") return record;
   const at = new Date(nowMs).toISOString();
   return {
     ...record,
     sent: true,
-    targets: { ...record.targets, [target]: { state: "queued", at, redriven: true } },
+    targets: { ...record.targets, [target]: { state: "queued", at, redriven } },
   };
 }
 

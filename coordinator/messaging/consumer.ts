@@ -43,6 +43,7 @@ export interface Outcome {
   attempt: number;
   at: string;
   reason?: string;
+  redriven?: number;
 }
 
 /** What was handled to its end, for so long: entries of all components, and bytes with the replies among them. */

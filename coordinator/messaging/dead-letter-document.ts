@@ -116,6 +116,11 @@ export function constantParts(id: string): { second: string; hash: string } {
   return { second: id.slice(0, secondDigits), hash: id.slice(id.indexOf("-")) };
 }
 
+/** When the letter of this id was taken in, in milliseconds since the epoch, by the clock of the coordinator that did. */
+export function arrivedAtMs(id: string): number {
+  return Number.parseInt(id.slice(secondDigits, id.indexOf("-")), 36);
+}
+
 export function listed(doc: DeadLetterDocument): DeadLetter {
   const { id, state, reason, at, to, from, name, messageId, attempt, sentAt, contentType, sizeBytes, envelope } = doc;
   const letter = {

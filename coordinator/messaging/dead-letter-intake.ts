@@ -9,15 +9,14 @@ import type { Logger } from "pino";
 import { isMusterError, type MusterError } from "../../config-db/errors.ts";
 import { limits } from "../../config-db/limits.ts";
 import { databases, documentId, queues } from "../../config-db/names.ts";
-import type { BulkRow, Database, Store } from "../../config-db/store.ts";
-import { batchLength } from "../batches.ts";
+import type { Database, Store } from "../../config-db/store.ts";
+import { batchLength, isRefusal, writeInHalves } from "../batches.ts";
 import type { Broker } from "./broker.ts";
 import { tellOutcome } from "./consumer.ts";
 import { type DeadState, judgeDead } from "./dead-letter.ts";
 import { constantParts, type DeadLetterDocument, documentOf, withoutMessage } from "./dead-letter-document.ts";
 import type { Envelope } from "./envelope.ts";
 import { consume } from "./lasting-channel.ts";
-import { recordPages } from "./record-pages.ts";
 
 export interface DeadLetterIntakeOptions {
   store: Store;
@@ -120,15 +119,8 @@ export class DeadLetterIntake {
   }
 
   async #awaitRoom(): Promise<void> {
-    const { store, max, logger } = this.#options;
-    if (this.#count === undefined) {
-      this.#count = 0;
-      const pages = recordPages(store, databases.commands, documentId.deadLetter(""), {
-        limit: 1_000,
-        includeDocs: false,
-      });
-      for await (const page of pages) this.#count += page.length;
-    }
+    const { max, logger } = this.#options;
+    this.#count ??= (await this.#database.ids(documentId.deadLetter(""))).length;
     for (let told = false; this.#count >= max; told = true) {
       if (!told) logger.error({ count: this.#count }, "the limit of dead letters is reached: redrive or discard some");
       await delay(fullRetryMs, undefined, { signal: this.#abort.signal });
@@ -149,12 +141,13 @@ export class DeadLetterIntake {
       this.#recent.set(hash, true);
       if (!isAgain || !(await this.#isKept(doc))) docs.push(doc);
     }
-    await this.#write(docs);
+    const write = (part: DeadLetterDocument[]) => this.#write(part);
+    await writeInHalves(docs, write, (doc) => this.#writeAlone(doc));
     this.dropped += judged.length - kept.length;
     await Promise.all(
       judged.map(async ({ verdict, message, channel }) => {
         const { envelope, to, state, reason } = verdict;
-        if (envelope !== undefined && to !== undefined) await this.tell(envelope, { to, state, reason });
+        if (envelope !== undefined && to !== undefined) await this.#tell(envelope, { to, state, reason });
         try {
           channel.ack(message);
         } catch {
@@ -166,26 +159,12 @@ export class DeadLetterIntake {
 
   async #isKept({ id }: DeadLetterDocument): Promise<boolean> {
     const { second, hash } = constantParts(id);
-    const prefix = documentId.deadLetter(second);
-    const options = { limit: 1_000, includeDocs: false };
-    for await (const page of recordPages(this.#options.store, databases.commands, prefix, options))
-      if (page.some((row) => row.id.endsWith(hash))) return true;
-    return false;
+    const ids = await this.#database.ids(documentId.deadLetter(second));
+    return ids.some((kept) => kept.endsWith(hash));
   }
 
-  /** A batch that the store refuses is written in halves: one letter must not keep others from it. */
   async #write(docs: DeadLetterDocument[]): Promise<void> {
-    let rows: BulkRow[];
-    try {
-      rows = await this.#database.bulk(docs);
-    } catch (error) {
-      if (!isRefusal(error)) throw error;
-      const half = Math.ceil(docs.length / 2);
-      if (docs.length > 1) for (const part of [docs.slice(0, half), docs.slice(half)]) await this.#write(part);
-      else for (const doc of docs) await this.#writeAlone(doc);
-      return;
-    }
-    for (const row of rows) {
+    for (const row of await this.#database.bulk(docs)) {
       const doc = docs.find(({ _id }) => _id === row.id);
       if ("rev" in row) this.#added();
       // A conflict: an earlier try wrote it.
@@ -218,7 +197,7 @@ export class DeadLetterIntake {
   }
 
   /** Tells a sender that asked what became of its command. */
-  async tell(envelope: Envelope, told: { to: string; state: DeadState; reason: string }): Promise<void> {
+  async #tell(envelope: Envelope, told: { to: string; state: DeadState; reason: string }): Promise<void> {
     if (envelope.replyTo === undefined || (envelope.kind !== "command" && envelope.kind !== "broadcast")) return;
     const now = this.#options.wallClock();
     const { to: component, state, reason } = told;
@@ -229,13 +208,11 @@ export class DeadLetterIntake {
       attempt: envelope.attempt,
       at: now.toISOString(),
       reason,
+      // Its record may have been sent again by now.
+      redriven: envelope.redriven ?? 0,
     };
     await tellOutcome(this.#options.broker, envelope, outcome, { persistent: true, nowMs: now.getTime() });
   }
-}
-
-function isRefusal(error: unknown): error is MusterError {
-  return isMusterError(error, "too-large") || isMusterError(error, "refused");
 }
 
 function sizeBytesOf({ message }: Arrived): number {

@@ -1,12 +1,13 @@
 /** Dead letters in the store: listed, sent again and discarded for as long as it takes (docs/adr/0305). */
 import { randomUUID } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
-import { isMusterError, MusterError } from "../../config-db/errors.ts";
+import { type ErrorCode, isMusterError, MusterError } from "../../config-db/errors.ts";
 import type { DeadLetterMatch } from "../../config-db/generated/types.ts";
 import { databases, documentId } from "../../config-db/names.ts";
 import type { Database } from "../../config-db/store.ts";
 import { matches, redriveRoute } from "./dead-letter.ts";
 import {
+  arrivedAtMs,
   bodyAttachment,
   type DeadLetter,
   type DeadLetterDocument,
@@ -15,8 +16,7 @@ import {
 } from "./dead-letter-document.ts";
 import { DeadLetterIntake, type DeadLetterIntakeOptions } from "./dead-letter-intake.ts";
 import type { Envelope, Letter } from "./envelope.ts";
-import { recordPage, recordPages } from "./record-pages.ts";
-import type { Sender } from "./send.ts";
+import type { RoutePlan, Sender } from "./send.ts";
 import type { Tracking } from "./tracking.ts";
 
 export interface DeadLettersOptions extends DeadLetterIntakeOptions {
@@ -31,8 +31,35 @@ const claimPollMs = 100;
 
 /** Records gone through for one page of a filtered list, so that a query has an end. */
 const scannedMax = 5_000;
-/** Letters that one redrive or discard of many goes over. */
+/** Letters that one redrive or discard of many sends or drops. */
 const manyMax = 1_000;
+/** Reasons that one redrive of many tells apart. */
+const refusalsMax = 20;
+
+/** Why letters were not sent again, and how many. */
+export interface Refusal {
+  code: ErrorCode;
+  detail: string;
+  count: number;
+}
+
+/** What a dead letter must have to be sent again. */
+interface Sendable {
+  envelope: Envelope;
+  to: string;
+  plan: RoutePlan;
+}
+
+interface Redriven {
+  redriven: number;
+  /** They stay. */
+  refused: number;
+  /** The first 20 reasons for that. */
+  refusals: Refusal[];
+  more: boolean;
+  /** For the next call, where there are more. */
+  cursor?: string;
+}
 
 export class DeadLetters {
   readonly #options: DeadLettersOptions;
@@ -64,21 +91,15 @@ export class DeadLetters {
     cursor?: string;
   }> {
     const { match, limit, cursor } = options;
-    if (cursor !== undefined && !deadLetterIdPattern.test(cursor))
-      throw new MusterError("invalid-request", `"${cursor.slice(0, 100)}" is no cursor of a page of dead letters`);
+    if (cursor !== undefined && !deadLetterIdPattern.test(cursor)) throw noCursor(cursor);
     const deadLetters: DeadLetter[] = [];
     let after = cursor === undefined ? undefined : documentId.deadLetter(cursor);
     for (let scanned = 0; scanned < scannedMax; ) {
-      const page = await recordPage<DeadLetterDocument>(
-        this.#options.store,
-        databases.commands,
-        documentId.deadLetter(""),
-        {
-          limit: pageSize,
-          includeDocs: true,
-          ...(after === undefined ? {} : { after }),
-        },
-      );
+      const page = await this.#database.page(documentId.deadLetter(""), {
+        limit: pageSize,
+        withDocs: true,
+        ...(after === undefined ? {} : { after }),
+      });
       for (const { id, doc } of page) {
         after = id;
         if (doc !== undefined && matches(doc, match)) deadLetters.push(listed(doc));
@@ -109,30 +130,62 @@ export class DeadLetters {
     await this.#discard(await this.#read(id));
   }
 
-  /** Sends all that match again, a thousand at most. Those that cannot be stay. */
-  async redriveMany(match: DeadLetterMatch | undefined): Promise<{ redriven: number; refused: number; more: boolean }> {
-    const { done, refused, more } = await this.#overMany(match, (doc) => this.#redrive(doc));
-    return { redriven: done, refused, more };
+  /**
+   * Sends all again that match, a thousand a call; those that cannot be sent cost nothing and stay. Behind `cursor` go on
+   * those that were there when the first call began: what fails again at once is not sent for ever.
+   * @throws MusterError `invalid-request` when `cursor` is none; `broker-unavailable`, `store-unavailable`.
+   */
+  async redriveMany(match?: DeadLetterMatch, cursor?: string): Promise<Redriven> {
+    // What comes after a letter that its target does not take must not overtake it.
+    const closed = new Map<string | undefined, MusterError>();
+    const { done, ...rest } = await this.#overMany(match, cursor, async (doc) => {
+      const closing = closed.get(doc.to);
+      if (closing !== undefined) throw closing;
+      try {
+        await this.#redrive(doc);
+      } catch (error) {
+        if (isMusterError(error, "no-such-target") || isMusterError(error, "too-many")) closed.set(doc.to, error);
+        throw error;
+      }
+    });
+    return { redriven: done, ...rest };
   }
 
-  async discardMany(match: DeadLetterMatch | undefined): Promise<{ discarded: number; more: boolean }> {
-    const { done, more } = await this.#overMany(match, (doc) => this.#discard(doc));
-    return { discarded: done, more };
+  /** As `redriveMany`. */
+  async discardMany(
+    match?: DeadLetterMatch,
+    cursor?: string,
+  ): Promise<{ discarded: number; more: boolean; cursor?: string }> {
+    const {
+      done,
+      refused: _,
+      refusals: __,
+      ...rest
+    } = await this.#overMany(match, cursor, (doc) => this.#discard(doc));
+    return { discarded: done, ...rest };
   }
 
   async #overMany(
     match: DeadLetterMatch | undefined,
+    cursor: string | undefined,
     work: (doc: DeadLetterDocument) => Promise<void>,
-  ): Promise<{ done: number; refused: number; more: boolean }> {
-    const outcome = { done: 0, refused: 0, more: false };
-    const pages = recordPages<DeadLetterDocument>(this.#options.store, databases.commands, documentId.deadLetter(""), {
-      limit: pageSize,
-      includeDocs: true,
-    });
-    for await (const page of pages) {
-      for (const { doc } of page) {
-        if (doc === undefined || !matches(doc, match)) continue;
-        if (outcome.done + outcome.refused >= manyMax) return { ...outcome, more: true };
+  ): Promise<Omit<Redriven, "redriven"> & { done: number }> {
+    const { ids, untilMs } = await this.#behind(cursor);
+    const refusals = new Map<string, Refusal>();
+    const outcome = { done: 0, refused: 0 };
+    let last = "";
+    for (let at = 0; at < ids.length; at += pageSize) {
+      const page = ids.slice(at, at + pageSize).map((id) => documentId.deadLetter(id));
+      for (const doc of await this.#database.getMany(page)) {
+        if (!matches(doc, match)) continue;
+        if (outcome.done >= manyMax)
+          return {
+            ...outcome,
+            refusals: [...refusals.values()],
+            more: true,
+            cursor: `${untilMs.toString(36)}.${last}`,
+          };
+        last = doc.id;
         try {
           // One after another: their order is the order of their senders.
           await work(doc);
@@ -140,25 +193,37 @@ export class DeadLetters {
         } catch (error) {
           if (!(error instanceof MusterError) || error.status >= 500) throw error;
           // Another was faster.
-          if (error.code !== "not-found") outcome.refused += 1;
+          if (error.code === "not-found") continue;
+          outcome.refused += 1;
+          const { code, message: detail } = error;
+          const refusal = refusals.get(detail);
+          if (refusal !== undefined) refusal.count += 1;
+          else if (refusals.size < refusalsMax) refusals.set(detail, { code, detail, count: 1 });
         }
       }
     }
-    return outcome;
+    return { ...outcome, refusals: [...refusals.values()], more: false };
+  }
+
+  /** The letters behind `cursor` that were there when the first call began, which gets all; and the last arrival of those. */
+  async #behind(cursor: string | undefined): Promise<{ ids: string[]; untilMs: number }> {
+    const [until, after = ""] = cursor?.split(".") ?? [];
+    if (cursor !== undefined && (!/^[0-9a-z]{1,11}$/.test(until ?? "") || !deadLetterIdPattern.test(after)))
+      throw noCursor(cursor);
+    const prefix = documentId.deadLetter("");
+    const kept = (await this.#database.ids(prefix)).map((id) => id.slice(prefix.length));
+    const untilMs =
+      until === undefined
+        ? kept.reduce((latest, id) => Math.max(latest, arrivedAtMs(id)), 0)
+        : Number.parseInt(until, 36);
+    return { ids: kept.filter((id) => id > after && arrivedAtMs(id) <= untilMs), untilMs };
   }
 
   async #redrive(found: DeadLetterDocument): Promise<void> {
-    const { envelope, to } = found;
-    if (envelope === undefined || redriveRoute(envelope.kind, to) === undefined || to === undefined)
-      throw new MusterError(
-        "refused",
-        envelope === undefined
-          ? `the dead letter is malformed (${found.reason}) and can only be discarded`
-          : `a ${envelope.kind} of which ${to === undefined ? "nobody knows the target" : "the sender waits no more"} can only be discarded`,
-      );
+    const sendable = this.#sendable(found);
     const doc = await this.#claim(found);
     try {
-      await this.#send(doc, envelope, to);
+      await this.#send(doc, sendable);
     } catch (error) {
       const { claim: _, ...free } = doc;
       await this.#database.put(free).catch(() => undefined); // Its time limit frees it, too.
@@ -167,19 +232,34 @@ export class DeadLetters {
     await this.#remove(doc);
   }
 
-  async #send(doc: DeadLetterDocument, envelope: Envelope, to: string): Promise<void> {
-    const { sender, tracking } = this.#options;
+  /** @throws MusterError `refused` for what cannot be sent again, `no-such-target`. */
+  #sendable({ envelope, to, reason }: DeadLetterDocument): Sendable {
+    if (envelope === undefined || redriveRoute(envelope.kind, to) === undefined || to === undefined)
+      throw new MusterError(
+        "refused",
+        envelope === undefined
+          ? `the dead letter is malformed (${reason}) and can only be discarded`
+          : `a ${envelope.kind} of which ${to === undefined ? "nobody knows the target" : "the sender waits no more"} can only be discarded`,
+      );
+    const target = to.startsWith("any:") ? { any: to.slice("any:".length) } : { component: to };
+    return { envelope, to, plan: this.#options.sender.plan(target, "command") };
+  }
+
+  async #send(doc: DeadLetterDocument, { envelope, to, plan }: Sendable): Promise<void> {
+    const { sender, tracking, wallClock } = this.#options;
     const { deadlineAtMs: _, reason: __, error: ___, ...fresh } = envelope;
     // Counted, so that nobody takes it for an echo of what failed: not its consumer, nor we when it dies again within the second.
     const redriven = (fresh.redriven ?? 0) + 1;
     const letter: Letter = { envelope: { ...fresh, attempt: 1, redriven }, content: await this.#content(doc) };
-    const target = to.startsWith("any:") ? { any: to.slice("any:".length) } : { component: to };
-    const plan = sender.plan(target, "command");
-    if (envelope.replyTo !== undefined) await tracking.requeued(envelope.messageId, to);
+    const { messageId: id, replyTo } = envelope;
+    const isTracked = replyTo !== undefined && (await tracking.requeued(id, to, redriven));
     try {
       await sender.send(plan, letter);
     } catch (error) {
-      if (envelope.replyTo !== undefined) await this.#intake.tell(envelope, { ...doc, to });
+      const { state, reason } = doc;
+      const at = wallClock().toISOString();
+      if (isTracked)
+        await tracking.outcome({ id, component: to, state, reason, attempt: envelope.attempt, at, redriven });
       throw error;
     }
   }
@@ -243,3 +323,10 @@ export class DeadLetters {
 }
 
 const pageSize = 200;
+
+function noCursor(given: string): MusterError {
+  return new MusterError(
+    "invalid-request",
+    `"${given.slice(0, 100)}" is no cursor that an answer about dead letters had`,
+  );
+}

@@ -122,7 +122,7 @@ export class Messaging {
     });
     this.#signals = new Signals({ broker, members, site, wallClock });
     this.sender = new Sender({ broker, provisioning, members, site, wallClock });
-    this.requester = new Requester({ broker, sender: this.sender, site, token });
+    this.requester = new Requester({ broker, sender: this.sender, site, token, logger });
     this.events = new Events({ broker, wallClock });
     const elsewhere: InboxesOptions["elsewhere"] = (...asked) => this.#handover.ask(...asked);
     this.inboxes = new Inboxes({

@@ -1,6 +1,8 @@
 /** Requests that the coordinator makes for others: to one, to any one of a type, or to many, gathering who answers. */
+import type { ConsumeMessage } from "amqplib";
+import type { Logger } from "pino";
 import { type ErrorCode, isErrorCode, MusterError } from "../../config-db/errors.ts";
-import { exchanges, replyKeys } from "../../config-db/names.ts";
+import { exchanges, headers, idPattern, replyKeys } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { type HttpBody, type Letter, readLetter, toHttpBody } from "./envelope.ts";
 import { consume } from "./lasting-channel.ts";
@@ -12,6 +14,7 @@ export interface RequesterOptions {
   site: string;
   /** Of this process. */
   token: string;
+  logger: Logger;
 }
 
 export type Reply = { from: string } & HttpBody;
@@ -25,6 +28,15 @@ export interface Gathered {
 interface Pending {
   take(letter: Letter): void;
 }
+
+/** What becomes of an exchange's replies. */
+interface Collecting {
+  /** Whether a reply of this component, "" where it does not say whose it is, is one of them. Default: any. */
+  isAsked?(from: string): boolean;
+  complete(replies: Letter[]): boolean;
+}
+
+const first: Collecting = { complete: (replies) => replies.length > 0 };
 
 /** Requests that wait for replies at once; each holds its body no longer, only a timer. */
 const pendingMax = 10_000;
@@ -54,9 +66,8 @@ export class Requester {
         await channel.bindQueue(queue, exchanges.reply, this.replyKey);
         await consume(channel, queue, { prefetch }, (message) => {
           channel.ack(message);
-          const letter = readLetter(message);
-          if ("fault" in letter || letter.envelope.kind !== "reply") return;
-          this.#pending.get(letter.envelope.correlationId ?? "")?.take(letter);
+          const reply = readReply(message);
+          if (reply !== undefined) this.#pending.get(reply.envelope.correlationId ?? "")?.take(reply);
         });
       },
     });
@@ -71,20 +82,19 @@ export class Requester {
    * @throws MusterError `deadline-exceeded`, `handler-failed` with the handler's reason, and what `Sender.send` throws.
    */
   async ask(plan: RoutePlan, letter: Letter, timeoutMs: number, signal: AbortSignal): Promise<Reply> {
-    const reply = await this.#exchange(plan, letter, timeoutMs, signal, (replies) => replies.length > 0);
-    const [first] = reply;
-    if (first === undefined)
+    const [reply] = await this.#exchange(plan, letter, timeoutMs, signal, first);
+    if (reply === undefined)
       throw new MusterError(
         "deadline-exceeded",
         `no reply to "${letter.envelope.name}" within ${timeoutMs} ms; whether it was handled is not known`,
       );
-    const failure = failureOf(first);
-    if (failure === undefined) return toReply(first);
+    const failure = failureOf(reply);
+    if (failure === undefined) return toReply(reply);
     // The target's site does not know it any more: no handler ever saw the request.
     if (failure.code === "no-such-target") throw new MusterError("no-such-target", failure.detail);
     throw new MusterError(
       failure.code === "deadline-exceeded" ? "deadline-exceeded" : "handler-failed",
-      `"${first.envelope.from ?? "the target"}" failed to handle "${letter.envelope.name}": ${failure.detail}`,
+      `"${reply.envelope.from ?? "the target"}" failed to handle "${letter.envelope.name}": ${failure.detail}`,
     );
   }
 
@@ -95,7 +105,7 @@ export class Requester {
   async delegate(key: string, letter: Letter, timeoutMs: number): Promise<void> {
     const plan = { exchange: exchanges.requests, key, recipients: [] };
     const forever = new AbortController().signal;
-    const [reply] = await this.#exchange(plan, letter, timeoutMs, forever, (replies) => replies.length > 0);
+    const [reply] = await this.#exchange(plan, letter, timeoutMs, forever, first);
     if (reply === undefined)
       throw new MusterError("broker-unavailable", `another coordinator of the site did not answer in ${timeoutMs} ms`, {
         retryAfterMs: timeoutMs,
@@ -104,12 +114,20 @@ export class Requester {
     if (failure !== undefined) throw new MusterError(codeOf(failure.code), failure.detail);
   }
 
-  /** Sends a request to many and resolves when all have answered, or with who has when the time is over. */
+  /**
+   * Sends a request to many and resolves when all have answered, or with who has when the time is over. Those that were
+   * not asked are left out; a reply that cannot be read is told as the error `handler-failed` of its sender.
+   */
   async gather(plan: RoutePlan, letter: Letter, timeoutMs: number, signal: AbortSignal): Promise<Gathered> {
-    const awaited = new Set(plan.recipients.map((member) => member.id));
-    const letters = await this.#exchange(plan, letter, timeoutMs, signal, (replies) => {
-      awaited.delete(replies.at(-1)?.envelope.from ?? "");
-      return awaited.size === 0;
+    const asked = new Set(plan.recipients.map((member) => member.id));
+    const awaited = new Set(asked);
+    const letters = await this.#exchange(plan, letter, timeoutMs, signal, {
+      // Who registered just after the sending may have got it, too.
+      isAsked: (from) => asked.has(from) || this.#options.sender.reaches(plan, from),
+      complete: (replies) => {
+        awaited.delete(replies.at(-1)?.envelope.from ?? "");
+        return awaited.size === 0;
+      },
     });
     const replies = letters.map((reply): GatheredReply => {
       const failure = failureOf(reply);
@@ -123,7 +141,7 @@ export class Requester {
     letter: Letter,
     timeoutMs: number,
     signal: AbortSignal,
-    complete: (replies: Letter[]) => boolean,
+    { isAsked = () => true, complete }: Collecting,
   ): Promise<Letter[]> {
     const { messageId } = letter.envelope;
     if (this.#pending.size >= pendingMax)
@@ -143,6 +161,10 @@ export class Requester {
         // A target that died after replying may be asked again by the broker and reply twice.
         if (answered.has(from)) return;
         answered.add(from);
+        if (!isAsked(from)) {
+          this.#options.logger.warn({ from, request: letter.envelope.name }, "a reply of nobody who was asked");
+          return;
+        }
         bytes += reply.content.length;
         replies.push(bytes > gatheredBytesMax ? tooLarge(reply) : reply);
         if (complete(replies)) end();
@@ -161,6 +183,20 @@ export class Requester {
       this.#pending.delete(messageId);
     }
   }
+}
+
+/** @returns undefined for what is no reply; one that cannot be read as the failure that this is, if it says to what it replies. */
+function readReply(message: ConsumeMessage): Letter | undefined {
+  const letter = readLetter(message);
+  if (!("fault" in letter)) return letter.envelope.kind === "reply" ? letter : undefined;
+  const correlationId: unknown = message.properties.correlationId;
+  const given: Record<string, unknown> = message.properties.headers ?? {};
+  if (given[headers.kind] !== "reply" || typeof correlationId !== "string") return undefined;
+  const from = given[headers.from];
+  const failed = { error: "handler-failed", reason: `its reply cannot be read: ${letter.fault}` } as const;
+  const reply = { messageId: "", kind: "reply", name: "", attempt: 1, contentType: "application/json" } as const;
+  const sender = typeof from === "string" && idPattern.test(from) ? { from } : {};
+  return { envelope: { ...reply, correlationId, ...failed, ...sender }, content: Buffer.alloc(0) };
 }
 
 function codeOf(given: string): ErrorCode {

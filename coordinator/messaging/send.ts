@@ -86,6 +86,12 @@ export class Sender {
     return planRoute(target, kind, members, site);
   }
 
+  /** Whether a message to many on this exchange reaches a component, as the registry knows it now. */
+  reaches({ exchange }: RoutePlan, id: string): boolean {
+    const member = this.#options.members.get(id);
+    return member !== undefined && (exchange === exchanges.all || exchange === exchanges.type(member.type));
+  }
+
   /**
    * Sends a letter by its plan; resolves when the broker has it.
    * @throws MusterError `no-such-target`, `too-many` when the target's queue is full, `broker-unavailable`.

@@ -28,7 +28,6 @@ import {
 import { readLetter } from "./envelope.ts";
 import { consume } from "./lasting-channel.ts";
 import { RecordChanges } from "./record-changes.ts";
-import { recordPages } from "./record-pages.ts";
 
 export interface TrackingLimits {
   /** How long an ended command is kept, in milliseconds from its sending. */
@@ -242,12 +241,16 @@ export class Tracking {
     });
   }
 
-  /** A dead letter of this command was sent again to `target`. */
-  async requeued(id: string, target: string): Promise<void> {
+  /**
+   * A dead letter of this command is about to be sent again to `target`, for the `redriven`th time.
+   * @returns false when the command is not kept here.
+   */
+  async requeued(id: string, target: string, redriven: number): Promise<boolean> {
     const nowMs = this.#nowMs();
-    await this.#changes.change(documentId.command(id), (record) =>
-      record === undefined ? undefined : requeue(record, target, nowMs),
+    const record = await this.#changes.change(documentId.command(id), (before) =>
+      before === undefined ? undefined : requeue(before, target, redriven, nowMs),
     );
+    return record !== undefined;
   }
 
   /** What other coordinators wrote, and the echo of what this one did. */
@@ -319,10 +322,7 @@ export class Tracking {
 
   /** After a start: which commands are kept, which have deadlines. */
   async #readIn(): Promise<void> {
-    const pages = recordPages<CommandDocument>(this.#options.store, databases.commands, documentId.command(""), {
-      limit: 500,
-      includeDocs: true,
-    });
+    const pages = this.#database.pages(documentId.command(""), { limit: 500, withDocs: true });
     for await (const page of pages) {
       if (this.#abort.signal.aborted) return;
       for (const { doc } of page) if (doc !== undefined && !this.#kept.has(doc._id)) this.#keep(doc);

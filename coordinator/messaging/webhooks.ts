@@ -9,6 +9,7 @@ import { createHmac } from "node:crypto";
 import { setMaxListeners } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
+import { isMusterError } from "../../config-db/errors.ts";
 import { type Backoff, backoffMs } from "./backoff.ts";
 import type { Inbox, InboxMessage } from "./inbox.ts";
 import type { Inboxes } from "./inboxes.ts";
@@ -36,6 +37,8 @@ const defaultAnswerTimeoutMs = 30_000;
 /** How long `close` waits for answers: as the bridge does for its requests. */
 const drainMs = 5_000;
 const endpointBackoff: Backoff = { firstMs: 500, maxMs: 30_000 };
+/** Well under the time that an inbox leaves a delivery open after a settling that failed. */
+const settleBackoff: Backoff = { firstMs: 500, maxMs: 5_000 };
 /**
  * A message that finds the endpoint away so many times, each time others were handled since the time before, is what the
  * endpoint fails on: with the backoff between, 4 to 8 s at the least.
@@ -150,25 +153,44 @@ export class Webhooks {
       const answer = await this.#post(message, webhook);
       if (answer.outcome === "handled") {
         progress.handled += 1;
-        if (message.kind === "request") await inbox.reply(message.delivery, answer.reply);
-        else await inbox.ack(message.delivery);
+        await this.#settle(message.delivery, () =>
+          message.kind === "request" ? inbox.reply(message.delivery, answer.reply) : inbox.ack(message.delivery),
+        );
         return;
       }
       if (answer.outcome === "failed") {
-        await inbox.nack(message.delivery, { reason: answer.reason });
+        await this.#settle(message.delivery, () => inbox.nack(message.delivery, { reason: answer.reason }));
         return;
       }
       if (progress.handled > handledBefore) passed += 1;
       handledBefore = progress.handled;
       if (passed >= passedMax) {
         const reason = `${answer.reason}, ${passed} times while the webhook handled other messages`;
-        await inbox.nack(message.delivery, { reason });
+        await this.#settle(message.delivery, () => inbox.nack(message.delivery, { reason }));
         return;
       }
       if (failures === 1)
         this.#options.logger.info({ url: webhook.url, reason: answer.reason }, "a webhook is away, trying again");
       const waitMs = backoffMs(endpointBackoff, failures, Math.random());
       await delay(waitMs, undefined, { signal: ending }).catch(() => undefined);
+    }
+  }
+
+  /** Until the broker takes it, or the coordinator ends: who has answered is not to be called again for the same. */
+  async #settle(delivery: string, settling: () => Promise<void>): Promise<void> {
+    const { signal } = this.#cut;
+    for (let failures = 1; ; failures += 1) {
+      try {
+        await settling();
+        return;
+      } catch (error) {
+        const isAway = isMusterError(error, "broker-unavailable") || isMusterError(error, "too-many");
+        if (!isAway || signal.aborted) throw error;
+        if (failures === 1)
+          this.#options.logger.warn({ delivery, error: String(error) }, "the answer of a webhook waits for the broker");
+      }
+      const waitMs = backoffMs(settleBackoff, failures, Math.random());
+      await delay(waitMs, undefined, { signal }).catch(() => undefined);
     }
   }
 

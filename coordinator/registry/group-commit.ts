@@ -12,8 +12,9 @@
  * Nobody pays for another's document: a batch that the store refuses as a whole is written in halves, down to the guilty.
  */
 import { setImmediate as turn } from "node:timers/promises";
-import { isMusterError, MusterError } from "../../config-db/errors.ts";
+import { MusterError } from "../../config-db/errors.ts";
 import type { BulkRow, Document } from "../../config-db/store.ts";
+import { writeInHalves } from "../batches.ts";
 
 export interface GroupCommitOptions<Doc extends Document> {
   database: { bulk(docs: Doc[]): Promise<BulkRow[]> };
@@ -122,19 +123,17 @@ export class GroupCommit<Doc extends Document> {
   }
 
   async #commit(batch: Waiting<Doc>[]): Promise<void> {
-    let rows: BulkRow[];
     try {
-      rows = await this.#database.bulk(batch.map((write) => write.doc));
+      const write = (part: Waiting<Doc>[]) => this.#write(part);
+      await writeInHalves(batch, write, ({ reject }, why) => reject(why));
     } catch (error) {
-      const half = Math.ceil(batch.length / 2);
-      if (half < batch.length && !isMusterError(error, "store-unavailable")) {
-        await this.#commit(batch.slice(0, half));
-        await this.#commit(batch.slice(half));
-        return;
-      }
-      for (const write of batch) write.reject(error);
-      return;
+      // Those that were answered already stay so.
+      for (const { reject } of batch) reject(error);
     }
+  }
+
+  async #write(batch: Waiting<Doc>[]): Promise<void> {
+    const rows = await this.#database.bulk(batch.map(({ doc }) => doc));
     const outcomes = new Map(rows.map((row) => [row.id, row]));
     for (const { doc, resolve, reject } of batch) {
       const row = outcomes.get(doc._id);

@@ -44,6 +44,7 @@ class FakeBridge {
       ["get", "/v1/config/layers/{layer}/content/{file}"],
       ["get", "/v1/commands/{id}"],
       ["post", "/v1/requests"],
+      ["post", "/v1/dead-letters/redrive"],
     ];
     const text = { type: "string", maxLength: 1000 } as const;
     const names = ["cursor", "limit", "type", "state", "waitMs", "tag", "metadata.*"];
@@ -208,6 +209,32 @@ describe("the command line and a bridge", () => {
     });
     const { stdout } = await run(["components", "ls", "-o", "json"]);
     expect(JSON.parse(stdout).components.map(({ id }: { id: string }) => id)).to.deep.equal(["c1", "c2"]);
+  });
+
+  it("sends dead letters again call by call, and says of all how many were refused and why", async () => {
+    const [malformed, gone] = ["it is malformed", 'no component "c9" is registered'];
+    const answers = [
+      { redriven: 1_000, refused: 2, refusals: [{ code: "refused", detail: malformed, count: 2 }], cursor: "x.1" },
+      {
+        redriven: 3,
+        refused: 5,
+        refusals: [
+          { code: "refused", detail: malformed, count: 1 },
+          { code: "no-such-target", detail: gone, count: 4 },
+        ],
+      },
+    ];
+    bridge.answers["POST /v1/dead-letters/redrive"] = () => {
+      const answer = answers.shift();
+      return { status: 200, body: { ...answer, more: answer?.cursor !== undefined } };
+    };
+    const { stdout, exitCode } = await run(["dead-letters", "redrive", "--to", "c9"]);
+    const match = { to: "c9" };
+    expect(bridge.sent("POST /v1/dead-letters/redrive")).to.deep.equal([{ match }, { match, cursor: "x.1" }]);
+    expect(exitCode).to.equal(1);
+    expect(stdout).to.equal(
+      `1003 messages sent again, 7 refused: see muster dead-letters ls\n  3: ${malformed}\n  4: ${gone}\n`,
+    );
   });
 
   it("follows a stream through a restart of the coordinator, from the last event on", async () => {

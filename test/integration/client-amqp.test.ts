@@ -603,6 +603,24 @@ describe("the client over AMQP", function () {
       });
     }
 
+    for (const [what, content] of [
+      ["too large", Buffer.alloc(2 ** 20 + 1, "1")],
+      ["no JSON, though it says so", Buffer.from("{")],
+    ] as const)
+      it(`is a reply that is ${what}: its requester is told at once`, async () => {
+        await declare(directUrl, componentPlan({ id: "odd", type: "odd" }));
+        const asker = await join();
+        const { consumerTag } = await channel.consume(queues.requests("odd"), (message) => {
+          const { replyTo, messageId } = message?.properties ?? {};
+          const options = { messageId: randomUUID(), correlationId: messageId, headers: { [headers.kind]: "reply" } };
+          channel.publish(exchanges.reply, replyTo, content, options);
+        });
+        const error = await asker.request({ component: "odd" }, "ask").catch((thrown: unknown) => thrown);
+        await channel.cancel(consumerTag);
+        expect(error).to.include({ code: "handler-failed" });
+        expect((error as Error).message).to.match(/the reply cannot be read/);
+      });
+
     it("is not handled after its deadline", async () => {
       const target = await join();
       const seen: unknown[] = [];

@@ -2,11 +2,12 @@ import { expect } from "chai";
 import type { Inbox } from "../../coordinator/messaging/inbox.ts";
 import type { Member } from "../../coordinator/messaging/members.ts";
 import type { Messaging } from "../../coordinator/messaging/messaging.ts";
+import type { GatheredReply } from "../../coordinator/messaging/request.ts";
 import { draftLetter } from "../../coordinator/messaging/send.ts";
 import { useVhost } from "../support/broker.ts";
 import { eventually } from "../support/eventually.ts";
 import { expectError } from "../support/expect-error.ts";
-import { command, foreignClient, unique, useMessaging } from "./messaging-fixture.ts";
+import { command, type Foreign, foreignClient, unique, useMessaging } from "./messaging-fixture.ts";
 
 describe("messages between components", function () {
   this.timeout(20_000);
@@ -164,6 +165,85 @@ describe("messages between components", function () {
     await served;
     expect(gathered.replies.map(({ from }) => from)).to.deep.equal([here.id]);
     expect(gathered.missing).to.deep.equal([away.id]);
+  });
+
+  describe("a foreign reply", () => {
+    let foreign: Foreign;
+    before(async () => {
+      foreign = await foreignClient(vhost.url);
+    });
+    after(() => foreign.close());
+
+    const broken: [string, Buffer, RegExp][] = [
+      [
+        "is too large",
+        Buffer.alloc(2 ** 20 + 1, "1"),
+        /cannot be read: the body has 1048577 bytes, the limit is 1048576/,
+      ],
+      ["is not the JSON that it says", Buffer.from("{"), /cannot be read: the body is not JSON/],
+    ];
+    /** Replies to the next request that `queue` gets. */
+    const replyOnce = async (queue: string, replies: { from?: string; content: Buffer }[]) =>
+      await foreign.consume(queue, ({ properties }) => {
+        for (const { from, content } of replies)
+          foreign.channel.publish("muster.reply", properties.replyTo, content, {
+            messageId: unique("m"),
+            correlationId: properties.messageId,
+            headers: { "muster-kind": "reply", ...(from === undefined ? {} : { "muster-from": from }) },
+          });
+      });
+
+    for (const [what, content, reason] of broken)
+      it(`that ${what} is told to the requester as the failure of its handler`, async () => {
+        const { id } = members.add();
+        await messaging.provision(members.get(id) as Member);
+        await replyOnce(`muster.${id}.requests`, [{ from: id, content }]);
+        const { plan, letter, timeoutMs, signal } = ask({ component: id });
+        await expectError(() => messaging.requester.ask(plan, letter, timeoutMs, signal), "handler-failed", reason);
+      });
+
+    it("that cannot be read is told among the others, one of nobody who was asked is not", async () => {
+      const type = unique("t");
+      const [good, large, odd, silent] = [1, 2, 3, 4].map(() => members.add({ type }));
+      const ids = [good, large, odd, silent].map((member) => member?.id ?? "");
+      for (const id of ids) await messaging.provision(members.get(id) as Member);
+      const one = Buffer.from("1");
+      // What comes last ends it: the others are there by then.
+      await replyOnce(`muster.${ids[0]}.broadcasts`, [
+        { from: "stranger", content: one },
+        { from: members.add().id, content: one },
+        { content: one },
+        ...broken.map(([, content], at) => ({ from: ids[at + 1] ?? "", content })),
+        { from: ids[0] ?? "", content: one },
+        { from: ids[3] ?? "", content: one },
+      ]);
+      const { plan, letter, timeoutMs, signal } = ask({ type });
+      const { replies, missing } = await messaging.requester.gather(plan, letter, timeoutMs, signal);
+      expect(missing).to.deep.equal([]);
+      expect(replies.map(({ from }) => from)).to.deep.equal([ids[1], ids[2], ids[0], ids[3]]);
+      for (const [at, [, , reason]] of broken.entries()) {
+        const reply = replies[at] as GatheredReply;
+        expect("error" in reply && reply.error.code).to.equal("handler-failed");
+        expect("error" in reply && reply.error.detail).to.match(reason);
+      }
+    });
+
+    it("of a component that registered just after the sending is listed", async () => {
+      const type = unique("t");
+      const early = members.add({ type });
+      await messaging.provision(early);
+      await foreign.consume(`muster.${early.id}.broadcasts`, ({ properties }) => {
+        for (const id of [members.add({ type }).id, early.id])
+          foreign.channel.publish("muster.reply", properties.replyTo, Buffer.from("1"), {
+            messageId: unique("m"),
+            correlationId: properties.messageId,
+            headers: { "muster-kind": "reply", "muster-from": id },
+          });
+      });
+      const { plan, letter, timeoutMs, signal } = ask({ type });
+      const { replies, missing } = await messaging.requester.gather(plan, letter, timeoutMs, signal);
+      expect([replies.length, missing]).to.deep.equal([2, []]);
+    });
   });
 
   it("gives a message back that is not settled in time, as the next attempt", async () => {

@@ -37,6 +37,26 @@ describe("dead letters", function () {
     return inbox;
   };
 
+  interface Put {
+    to: string;
+    name?: string;
+    from?: string;
+    kind?: string;
+    timestamp?: number;
+  }
+  /** Resolves when all are kept: they are taken in their order, and the last is discarded again. */
+  const putDead = async (letters: Put[]) => {
+    const last = { to: unique("c") };
+    for (const { to, name = "x", from = "tester", kind = "command", timestamp } of [...letters, last] as Put[]) {
+      const headers = { "muster-kind": kind, "muster-from": from, "muster-reason": "test", "muster-to": to };
+      const dated = timestamp === undefined ? {} : { timestamp };
+      const asking = kind === "request" ? { replyTo: from } : {};
+      const options = { messageId: unique("m"), type: name, headers, ...asking, ...dated };
+      foreign.channel.publish("muster.dead", to, Buffer.from("1"), options);
+    }
+    await messaging.deadLetters.discard((await of(last.to)).id);
+  };
+
   it("have the handler's reason, and their body unchanged", async () => {
     const id = unique("c");
     await failOne(id, "no paper");
@@ -134,7 +154,12 @@ describe("dead letters", function () {
     for (const id of [a, b]) await failOne(id);
     await of(a);
     await of(b);
-    expect(await messaging.deadLetters.redriveMany({ to: a })).to.deep.equal({ redriven: 1, refused: 0, more: false });
+    expect(await messaging.deadLetters.redriveMany({ to: a })).to.deep.equal({
+      redriven: 1,
+      refused: 0,
+      refusals: [],
+      more: false,
+    });
     expect((await messaging.deadLetters.list({ match: { to: b }, limit: 10 })).deadLetters).to.have.length(1);
   });
 
@@ -156,6 +181,88 @@ describe("dead letters", function () {
     const second = await messaging.deadLetters.list({ match: { name }, limit: 3, cursor });
     expect(new Set([...first.deadLetters, ...second.deadLetters].map((letter) => letter.id)).size).to.equal(5);
   });
+
+  it("are all listed, though each page is discarded before the next is asked for", async () => {
+    const to = unique("c");
+    await putDead(Array.from({ length: 7 }, () => ({ to })));
+    const seen: string[] = [];
+    let cursor: string | undefined;
+    do {
+      const page = await messaging.deadLetters.list({
+        match: { to },
+        limit: 2,
+        ...(cursor === undefined ? {} : { cursor }),
+      });
+      for (const { id } of page.deadLetters) {
+        seen.push(id);
+        await messaging.deadLetters.discard(id);
+      }
+      cursor = page.cursor;
+    } while (cursor !== undefined);
+    expect(seen).to.have.length(7);
+  });
+
+  it("are all sent again, and all discarded, however many pages they fill", async () => {
+    const { id } = site.members.add();
+    await putDead(Array.from({ length: 201 }, () => ({ to: id })));
+    expect(await messaging.deadLetters.redriveMany({ to: id })).to.include({ redriven: 201, refused: 0, more: false });
+    expect((await foreign.channel.checkQueue(`muster.${id}.commands`)).messageCount).to.equal(201);
+    const to = unique("c");
+    await putDead(Array.from({ length: 201 }, () => ({ to })));
+    expect(await messaging.deadLetters.discardMany({ to })).to.deep.equal({ discarded: 201, more: false });
+    expect((await messaging.deadLetters.list({ match: { to }, limit: 1 })).deadLetters).to.deep.equal([]);
+  });
+
+  it("are sent again from behind a thousand that cannot be, of which is said why", async () => {
+    const { id } = site.members.add();
+    const name = unique("n");
+    const [gone, full] = [unique("c"), site.members.add().id];
+    await messaging.provision(site.members.get(full) as Member);
+    await vhost.api("PUT", "/policies/{vhost}/full", {
+      pattern: `^muster\\.${full}\\.commands$`,
+      "apply-to": "queues",
+      priority: 100,
+      definition: { "max-length": 0, overflow: "reject-publish" },
+    });
+    const fullAt = async () => {
+      const sent = messaging.sender.send(messaging.sender.plan({ component: full }, "command"), command("probe"));
+      await expectError(() => sent, "too-many");
+    };
+    await eventually(fullAt, { timeoutMs: 15_000 });
+    await putDead([
+      ...Array.from({ length: 1_001 }, () => ({ to: id, name, kind: "request" })),
+      ...Array.from({ length: 3 }, () => ({ to: gone, name })),
+      ...Array.from({ length: 4 }, () => ({ to: full, name })),
+      ...Array.from({ length: 5 }, () => ({ to: id, name })),
+    ]);
+    const answer = await messaging.deadLetters.redriveMany({ name });
+    expect(answer).to.include({ redriven: 5, refused: 1_008, more: false });
+    expect(answer.refusals.map(({ code, count }) => [code, count])).to.deep.equal([
+      ["refused", 1_001],
+      ["no-such-target", 3],
+      ["too-many", 4],
+    ]);
+    await messaging.deadLetters.discardMany({ name });
+    await messaging.deadLetters.discardMany({ name });
+  });
+
+  it("are gone over by the thousand, from the cursor on, without what came meanwhile", async () => {
+    const to = unique("c");
+    // Of one second all: what comes meanwhile sorts behind the cursor.
+    const timestamp = Math.floor(Date.now() / 1000);
+    await putDead(Array.from({ length: 1_002 }, () => ({ to, timestamp })));
+    const { cursor, ...first } = await messaging.deadLetters.discardMany({ to });
+    expect(first).to.deep.equal({ discarded: 1_000, more: true });
+    await putDead([{ to, timestamp, from: "later" }]);
+    expect(await messaging.deadLetters.discardMany({ to }, cursor)).to.deep.equal({ discarded: 2, more: false });
+    expect(await of(to)).to.include({ from: "later" });
+  }).timeout(60_000);
+
+  for (const cursor of ["", "x", "zz.0", `${"9".repeat(12)}.0-${"0".repeat(20)}`])
+    it(`are not sent again behind a cursor that is none: "${cursor}"`, async () => {
+      await expectError(() => messaging.deadLetters.redriveMany(undefined, cursor), "invalid-request");
+      await expectError(() => messaging.deadLetters.discardMany(undefined, cursor), "invalid-request");
+    });
 
   it("are listed and sent again in their order, those of one second too", async () => {
     const { id } = site.members.add();

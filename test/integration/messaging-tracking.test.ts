@@ -1,5 +1,7 @@
 import { expect } from "chai";
+import { startEmbedded } from "../../config-db/embedded/server.ts";
 import type { CommandDocument } from "../../config-db/generated/types.ts";
+import { install } from "../../config-db/installer.ts";
 import { Store } from "../../config-db/store.ts";
 import type { Inbox, InboxMessage } from "../../coordinator/messaging/inbox.ts";
 import type { Member } from "../../coordinator/messaging/members.ts";
@@ -7,8 +9,8 @@ import type { Messaging } from "../../coordinator/messaging/messaging.ts";
 import { useVhost } from "../support/broker.ts";
 import { eventually } from "../support/eventually.ts";
 import { expectError } from "../support/expect-error.ts";
-import { startStoreFront } from "../support/store-front.ts";
-import { createMessaging, foreignClient, unique, useMessaging } from "./messaging-fixture.ts";
+import { type StoreFront, startStoreFront } from "../support/store-front.ts";
+import { createMessaging, FakeMembers, foreignClient, unique, useMessaging } from "./messaging-fixture.ts";
 
 describe("tracked commands", function () {
   this.timeout(30_000);
@@ -151,6 +153,19 @@ describe("tracked commands", function () {
     }
   });
 
+  it("are what they were when their dead letter could not be sent again", async () => {
+    const member = site.members.add();
+    const id = await send({ component: member.id });
+    const { inbox, message } = await one(member);
+    await inbox.nack(message.delivery, { reason: "broken", final: true });
+    await eventuallyIn(id, { [member.id]: "failed" });
+    const { deadLetters } = await messaging.deadLetters.list({ match: { to: member.id }, limit: 1 });
+    site.members.add({ ...member, site: "not-linked" });
+    await expectError(() => messaging.deadLetters.redrive(deadLetters[0]?.id ?? ""), "broker-unavailable");
+    const target = (await messaging.tracking.read(id)).targets[member.id];
+    expect(target).to.include({ state: "failed", reason: "broken" });
+  });
+
   it("tell those who watch", async () => {
     const member = site.members.add();
     const id = await send({ component: member.id });
@@ -191,5 +206,66 @@ describe("tracked commands", function () {
     await eventually(() => expect(messaging.tracking.strays.malformed).to.be.greaterThan(0));
     expect(await statesOf(id)).to.deep.equal({ [member.id]: "queued" });
     await foreign.close();
+  });
+});
+
+describe("a tracked command that is sent again before its end is told", function () {
+  this.timeout(30_000);
+  const vhost = useVhost();
+  const members = new FakeMembers();
+  const opened: { close(): Promise<unknown> }[] = [];
+  let front: StoreFront;
+  let redriving: Messaging;
+
+  before(async () => {
+    const server = await startEmbedded({ port: 0 });
+    front = await startStoreFront(server.url);
+    const store = new Store(server.url);
+    await install(store);
+    // The first to start is the one that takes dead letters and outcomes.
+    const taking = createMessaging(vhost, members, new Store(front.url));
+    redriving = createMessaging(vhost, members, store);
+    opened.push(redriving, taking, front, server);
+    for (const messaging of [taking, redriving]) {
+      await messaging.start();
+      await messaging.ready();
+    }
+  });
+  after(async () => {
+    for (const each of opened) await each.close();
+  });
+
+  it("goes on as what it is then", async () => {
+    const { id: component, ...rest } = members.add();
+    const id = unique("command-number");
+    const draft = { id, to: { component }, name: "work", fingerprint: "one" };
+    await redriving.commands.send({ ...draft, content: Buffer.from("1"), contentType: "application/json" });
+    const inbox = await redriving.inboxes.of({ id: component, ...rest });
+    const poll = { max: 1, waitMs: 10_000, visibilityMs: 30_000, signal: new AbortController().signal };
+    const isDelivered = async () =>
+      expect((await redriving.tracking.read(id)).targets[component]?.state).to.equal("delivered");
+    const kept = (to: string) =>
+      eventually(async () => {
+        const { deadLetters } = await redriving.deadLetters.list({ match: { to }, limit: 2 });
+        expect(deadLetters).to.have.length(1);
+        return deadLetters[0]?.id ?? "";
+      });
+    const [message] = await inbox.poll(poll);
+    await eventually(isDelivered);
+
+    const held = front.holdNext(/^POST .*\/_bulk_docs$/);
+    await inbox.nack(message?.delivery ?? "", { reason: "broken", final: true });
+    await eventually(() => expect(held.count).to.equal(1));
+    await redriving.deadLetters.redrive(await kept(component));
+    held.release();
+    const foreign = await foreignClient(vhost.url);
+    const headers = { "muster-kind": "command", "muster-reason": "test", "muster-to": "another" };
+    foreign.channel.publish("muster.dead", "", Buffer.from("1"), { messageId: unique("m"), type: "x", headers });
+    // They are taken one after the other: the end of the first is told by now.
+    await kept("another");
+    await foreign.close();
+
+    expect((await inbox.poll(poll))[0]).to.include({ id, redriven: 1 });
+    await eventually(isDelivered);
   });
 });

@@ -1,10 +1,13 @@
-import { createServer as createHttpServer, type Server as HttpServer } from "node:http";
+import { createServer as createHttpServer, type Server as HttpServer, type ServerResponse } from "node:http";
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import { expect } from "chai";
+import { pino } from "pino";
+import type { Messaging } from "../../coordinator/messaging/messaging.ts";
 import { useVhost } from "../support/broker.ts";
 import { collectGarbage } from "../support/collect-garbage.ts";
 import { eventually } from "../support/eventually.ts";
-import { command, createMessaging, type Foreign, foreignClient, useMessaging } from "./messaging-fixture.ts";
+import { type FaultProxy, startProxy } from "../support/proxy.ts";
+import { command, createMessaging, type Foreign, foreignClient, unique, useMessaging } from "./messaging-fixture.ts";
 
 /** Answers a connection's first request and ends it. */
 const says =
@@ -302,5 +305,72 @@ describe("a webhook that is called no more, or at another place", function () {
       const poll = { max: 10, waitMs: 1_000, visibilityMs: 30_000, signal: new AbortController().signal };
       const messages = await inbox.poll(poll);
       expect(messages.map(({ name, attempt }) => `${name} ${attempt}`)).to.deep.equal(left);
+    });
+});
+
+describe("the answer of a webhook that the broker does not take", function () {
+  this.timeout(60_000);
+  const vhost = useVhost();
+  // Another one: what the test itself needs passes by the fault.
+  const site = useMessaging(vhost, { leads: () => false });
+  let proxy: FaultProxy;
+  let calling: Messaging;
+  const log: string[] = [];
+  let called: string[];
+  let answer: (response: ServerResponse) => void;
+  let endpoint: HttpServer;
+
+  before(async () => {
+    endpoint = createHttpServer(async (request, response) => {
+      let text = "";
+      for await (const chunk of request.setEncoding("utf8")) text += chunk;
+      const { name, attempt } = JSON.parse(text);
+      called.push(`${name} ${attempt}`);
+      answer(response);
+    });
+    await new Promise<void>((resolve) => endpoint.listen(0, "127.0.0.1", resolve));
+    const url = new URL(vhost.url);
+    proxy = await startProxy({ port: Number(url.port) });
+    url.port = String(proxy.port);
+    const logger = pino({ level: "warn" }, { write: (line) => void log.push(line) });
+    calling = createMessaging({ url: url.href, managementUrl: vhost.managementUrl }, site.members, site.store, {
+      logger,
+      retry: { attemptsMax: 1 },
+    });
+    await calling.start();
+    await calling.ready();
+  });
+  after(async () => {
+    await calling.close();
+    await proxy.close();
+    endpoint.close();
+    endpoint.closeAllConnections();
+  });
+  beforeEach(() => {
+    log.length = 0;
+    called = [];
+  });
+
+  for (const [status, state] of [
+    [204, "done"],
+    [500, "failed"],
+  ] as const)
+    it(`is told when it does, without another call: ${status}`, async () => {
+      answer = (response) => {
+        if (called.length === 1) proxy.cut();
+        response.writeHead(status).end();
+      };
+      const { port } = endpoint.address() as AddressInfo;
+      const { id } = site.members.add({ webhook: { url: `http://127.0.0.1:${port}/`, secret: "0123456789abcdef" } });
+      const draft = { id: unique("command-number"), to: { component: id }, name: "once", fingerprint: "f" };
+      const content = Buffer.from("1");
+      await site.messaging.commands.send({ ...draft, content, contentType: "application/json" });
+      await eventually(() => expect(log.join("")).to.contain("a webhook"), { timeoutMs: 20_000 });
+      proxy.heal();
+      await eventually(
+        async () => expect((await site.messaging.tracking.read(draft.id)).targets[id]?.state).to.equal(state),
+        { timeoutMs: 20_000 },
+      );
+      expect(called).to.deep.equal(["once 1"]);
     });
 });

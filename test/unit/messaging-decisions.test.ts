@@ -127,12 +127,23 @@ describe("the record of a command", () => {
     expect(states(expire(sent, nowMs + 10))).to.deep.equal({ a: "delivered", b: "expired" });
   });
 
+  it("takes no end of what was sent again since, before and after that is delivered", () => {
+    const late = { ...outcome("a", "failed"), redriven: 0 };
+    const again = requeue(applyOutcome(record({ component: "a" }, ["a"]), outcome("a", "delivered")), "a", 1, nowMs);
+    expect(applyOutcome(again, late)).to.equal(again);
+    const delivered = applyOutcome(again, outcome("a", "delivered"));
+    expect(states(delivered)).to.deep.equal({ a: "delivered" });
+    expect(applyOutcome(delivered, late)).to.equal(delivered);
+    expect(states(applyOutcome(delivered, { ...late, redriven: 1 }))).to.deep.equal({ a: "failed" });
+    expect(states(applyOutcome(again, outcome("a", "failed"))), "of who does not say").to.deep.equal({ a: "failed" });
+  });
+
   it("waits again after a redrive, unless it was done after all", () => {
     const failed = applyOutcome(record({ component: "a" }, ["a"]), outcome("a", "failed"));
-    expect(states(requeue(failed, "a", nowMs))).to.deep.equal({ a: "queued" });
+    expect(states(requeue(failed, "a", 1, nowMs))).to.deep.equal({ a: "queued" });
     const done = applyOutcome(failed, outcome("a", "done"));
-    expect(requeue(done, "a", nowMs)).to.equal(done);
-    const late = requeue({ ...failed, deadlineAt: new Date(nowMs).toISOString() }, "a", nowMs);
+    expect(requeue(done, "a", 1, nowMs)).to.equal(done);
+    const late = requeue({ ...failed, deadlineAt: new Date(nowMs).toISOString() }, "a", 1, nowMs);
     expect(states(expire(late, nowMs + 1)), "sent again without its deadline").to.deep.equal({ a: "queued" });
     expect(isSent(late)).to.equal(true);
   });

@@ -126,18 +126,36 @@ async function settle(
     ids.length > 0
       ? await settleEach(session, verb, ids)
       : await settleMatching(session, verb, isMatched ? { match } : {});
-  const { settled, refused } = sum;
-  await session.print({ [counter]: settled, refused }, (style) => {
+  const { settled, refused, refusals } = sum;
+  await session.print({ [counter]: settled, refused, refusals: [...refusals.values()] }, (style) => {
     const told = `${count(settled, "message")} ${done}`;
-    return refused === 0 ? told : `${told}, ${style.red(`${refused} refused`)}: see muster dead-letters ls`;
+    if (refused === 0) return told;
+    const reasons = [...refusals.values()].map(({ count, detail }) => `  ${count}: ${plain(detail)}`);
+    return [`${told}, ${style.red(`${refused} refused`)}: see muster dead-letters ls`, ...reasons].join("\n");
   });
   return refused === 0 ? exitCodes.ok : exitCodes.failed;
 }
 
+interface Refusal {
+  code: string;
+  detail: string;
+  count: number;
+}
+
 interface Sum {
   settled: number;
-  /** They are still there: their target is gone for good, or they are malformed. */
+  /** They are still there: their target is gone for good or takes no more, or they are malformed. */
   refused: number;
+  /** By the reason. */
+  refusals: Map<string, Refusal>;
+}
+
+interface Settled {
+  redriven?: number;
+  discarded?: number;
+  refused?: number;
+  refusals?: Refusal[];
+  cursor?: string;
 }
 
 async function settleEach(session: Session, verb: keyof typeof verbs, ids: string[]): Promise<Sum> {
@@ -145,21 +163,26 @@ async function settleEach(session: Session, verb: keyof typeof verbs, ids: strin
     if (verb === "discard") await session.bridge.ask({ method: "DELETE", path: path`/v1/dead-letters/${id}` });
     else await session.bridge.ask({ method: "POST", path: path`/v1/dead-letters/${id}/redrive` });
   }
-  return { settled: ids.length, refused: 0 };
+  return { settled: ids.length, refused: 0, refusals: new Map() };
 }
 
 /** The bridge does a thousand at a time. */
-async function settleMatching(session: Session, verb: keyof typeof verbs, body: { match?: Match }): Promise<Sum> {
-  const sum: Sum = { settled: 0, refused: 0 };
-  for (;;) {
-    const request = { method: "POST", path: `/v1/dead-letters/${verb}`, body } as const;
-    const answer = await session.bridge.ask<Record<string, number> & { more: boolean }>(request);
-    const settled = answer.body[verbs[verb].counter] ?? 0;
-    sum.settled += settled;
-    sum.refused = answer.body.refused ?? 0;
-    // Where all that are left were refused, more of the same would be refused again.
-    if (!answer.body.more || settled === 0) return sum;
-  }
+async function settleMatching(session: Session, verb: keyof typeof verbs, which: { match?: Match }): Promise<Sum> {
+  const sum: Sum = { settled: 0, refused: 0, refusals: new Map() };
+  let cursor: string | undefined;
+  do {
+    const body = { ...which, ...(cursor === undefined ? {} : { cursor }) };
+    const answer = await session.bridge.ask<Settled>({ method: "POST", path: `/v1/dead-letters/${verb}`, body });
+    const { refused = 0, refusals = [] } = answer.body;
+    sum.settled += answer.body[verbs[verb].counter] ?? 0;
+    sum.refused += refused;
+    for (const refusal of refusals) {
+      const before = sum.refusals.get(refusal.detail);
+      sum.refusals.set(refusal.detail, { ...refusal, count: (before?.count ?? 0) + refusal.count });
+    }
+    cursor = answer.body.cursor;
+  } while (cursor !== undefined);
+  return sum;
 }
 
 async function readDeadLetters(session: Session, match: Match = {}): Promise<DeadLetter[]> {

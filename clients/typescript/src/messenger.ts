@@ -290,8 +290,10 @@ export class Messenger {
     // Replies come without acknowledgement: nobody else could use them.
     const isReply = raw.fields.consumerTag === queues.replies(this.#options.id);
     if (typeof arrived === "string") {
+      const told = `the reply cannot be read: ${arrived}`;
       this.#options.logger.warn({ reason: arrived, messageId: raw.properties.messageId }, "a malformed message");
       if (!isReply) session.reject(raw);
+      else this.#answered(raw.properties.correlationId)?.reject(new MusterError("handler-failed", told));
       return;
     }
     switch (arrived.kind) {
@@ -314,9 +316,13 @@ export class Messenger {
     if (!isReply) session.ack(raw);
   }
 
+  /** @returns undefined when nobody waits: a second reply, or one after the deadline. */
+  #answered(correlationId: unknown): Waiting | undefined {
+    return typeof correlationId === "string" ? this.#waiting.get(correlationId) : undefined;
+  }
+
   #replied({ correlationId, message, error, reason }: Arrived): void {
-    const waiting = correlationId === undefined ? undefined : this.#waiting.get(correlationId);
-    // Nobody waits: a second reply, or one after the deadline.
+    const waiting = this.#answered(correlationId);
     if (waiting === undefined) return;
     if (error === undefined) {
       waiting.resolve({ from: message.from, body: message.body });
