@@ -7,15 +7,17 @@
  * killed before, it has forgotten the queue and all that it confirmed. So each round declares what is wanted as it comes,
  * waits until nothing more was for a while, and only then binds for commands what it declared (docs/adr/0308).
  */
+import { setMaxListeners } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
 import type { ConfirmChannel } from "amqplib";
 import type { Logger } from "pino";
-import { MusterError } from "../../config-db/errors.ts";
+import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import { exchanges, queues, reservedIdPattern, typeSignalKey } from "../../config-db/names.ts";
+import { timeLimit } from "../../config-db/time-limit.ts";
 import type { Broker } from "./broker.ts";
-import { Declarer } from "./declarer.ts";
+import { DeclarationError, Declarer } from "./declarer.ts";
 import { closeQuietly } from "./lasting-channel.ts";
-import type { Missing } from "./link.ts";
+import type { Entity } from "./link.ts";
 import type { Management } from "./management.ts";
 import { PolicyKeeper } from "./policy-keeper.ts";
 import { findStanding } from "./standing.ts";
@@ -53,9 +55,18 @@ interface Job extends Provisioned {
 
 interface Declared {
   job: Job;
-  /** A channel that has ended since tells that the broker may have forgotten what was declared on it. */
-  on: ConfirmChannel;
+  /** One that has ended since tells that the broker may have forgotten what was declared over it. */
+  over: Connection;
 }
+
+/** A component whose queues the broker refuses. */
+interface Refused {
+  type: string;
+  error: DeclarationError;
+  atMs: number;
+}
+
+type Connection = ConfirmChannel["connection"];
 
 type Lasting = ReturnType<Broker["channel"]>["channel"];
 
@@ -66,6 +77,8 @@ const declarers = 2;
 /** How long a round takes more in: who comes next waits until it has settled. */
 const roundMs = 2_000;
 const retryMs = 1_000;
+/** Of the components whose queues are refused so many are tried again each time: each costs a channel. */
+const refusedAtOnce = 20;
 /** A removal takes some 200 ms. Two who remove one component hinder each other. */
 const takeAwayMs = 2_000;
 /** How long a binding of the site that somebody deleted is missing, at most. */
@@ -81,6 +94,8 @@ export class Provisioning {
   readonly #standing = new Map<string, string>();
   readonly #declarer: Declarer;
   readonly #jobs = new Map<string, Job>();
+  /** By id; who was tried again last is the last. */
+  readonly #refused = new Map<string, Refused>();
   /** Removals of components' queues that are under way. */
   readonly #removals = new Map<string, Promise<void>>();
   readonly #urgent: Job[] = [];
@@ -94,6 +109,8 @@ export class Provisioning {
 
   constructor(options: ProvisioningOptions) {
     this.#options = options;
+    // Whatever waits for a channel of its own listens to it: that is no leak.
+    setMaxListeners(0, this.#abort.signal);
     const { broker, management, logger, managementGraceMs = 10_000 } = options;
     const policies = policyPlans(options.limits);
     this.#policies = new PolicyKeeper({ broker, management, policies, logger, graceMs: managementGraceMs });
@@ -133,7 +150,7 @@ export class Provisioning {
 
   /** Components whose queues wait to be declared. */
   get backlog(): number {
-    return this.#jobs.size;
+    return new Set([...this.#jobs.keys(), ...this.#refused.keys()]).size;
   }
 
   /** True when all of the component's queues stand, as far as is known. */
@@ -153,12 +170,15 @@ export class Provisioning {
   want(component: Provisioned): void {
     // Who is registered again by the end of its removal is wanted then.
     if (this.#removals.has(component.id)) return;
+    // Tried again with all that are refused.
+    if (this.#refusalOf(component) !== undefined) return;
     if (!this.stands(component) && !reservedIdPattern.test(component.id)) this.#job(component, false);
   }
 
   /**
    * Resolves when the component's queues stand; they come before all that nobody waits for.
-   * @throws MusterError `invalid-request` for an id whose queues would be others'; `broker-unavailable`.
+   * @throws MusterError `invalid-request` for an id whose queues would be others'; `broker-unavailable`: not in time, or a
+   *   DeclarationError.
    */
   async provision(component: Provisioned): Promise<void> {
     await this.#until(component, "finished");
@@ -178,6 +198,8 @@ export class Provisioning {
     const removal = this.#removals.get(component.id);
     if (removal !== undefined) await withTimeout(removal);
     if (this.stands(component)) return;
+    const refusal = this.#refusalOf(component);
+    if (refusal !== undefined && performance.now() < refusal.atMs + retryMs) throw refusal.error;
     await withTimeout(this.#job(component, true)[step].promise);
   }
 
@@ -195,23 +217,35 @@ export class Provisioning {
   async mend(component: Provisioned): Promise<void> {
     // While they are being declared nothing is missing.
     if (!this.stands(component)) return;
-    const opened = this.#options.broker.channel({ name: `mend ${component.id}` });
-    try {
-      const channel = await opened.channel.opened(AbortSignal.timeout(provisionTimeoutMs));
+    await this.#onOwnChannel(`mend ${component.id}`, async (channel) => {
       for (const plan of [sitePlan(this.#options.site), componentPlan(component)])
         await this.#declarer.rebind(channel, plan);
-    } finally {
-      await opened.close();
-    }
+    });
   }
 
-  /** The exchange of a type must stand before anything is published to it: a missing one costs the whole channel. */
+  /**
+   * The exchange of a type must stand before anything is published to it: a missing one costs the whole channel.
+   * @throws MusterError `broker-unavailable`: not in time, or a DeclarationError.
+   */
   async typeExchange(type: string): Promise<void> {
     await this.ready();
-    const channel = await this.#channels[0]?.channel.opened(AbortSignal.timeout(provisionTimeoutMs));
-    const plan = componentPlan({ id: "", type });
-    if (channel !== undefined)
-      await this.#declarer.declare(channel, { exchanges: plan.exchanges, queues: [], bindings: [] });
+    if (this.#declarer.hasTypeExchange(type)) return;
+    const plan = { exchanges: componentPlan({ id: "", type }).exchanges, queues: [], bindings: [] };
+    await withTimeout(
+      this.#onOwnChannel(`type ${type}`, (channel) => this.#declarer.declare(async () => channel, plan)),
+    );
+  }
+
+  /** What the broker refuses costs the channel, and may be refused for good: then only this is lost. */
+  async #onOwnChannel(name: string, work: (channel: ConfirmChannel) => Promise<void>): Promise<void> {
+    const opened = this.#options.broker.channel({ name });
+    const limit = timeLimit(provisionTimeoutMs, "the broker gave no channel in time", this.#abort.signal);
+    try {
+      await work(await opened.channel.opened(limit.signal));
+    } finally {
+      limit.release();
+      await opened.close();
+    }
   }
 
   /**
@@ -248,12 +282,13 @@ export class Provisioning {
 
   #forget(id: string): void {
     this.#standing.delete(id);
+    this.#refused.delete(id);
     const job = this.#jobs.get(id);
     if (job !== undefined) this.#end(job);
   }
 
   /** Somebody deleted what stood: a component's queues are declared again, for all else everything is. */
-  #restore({ kind, name }: Missing): void {
+  #restore({ kind, name }: Entity): void {
     const own = sitePlan(this.#options.site);
     const all = kind === "exchange" ? own.exchanges : own.queues;
     if (all.some((planned) => planned.name === name) || (kind === "exchange" && name.startsWith(exchanges.type("")))) {
@@ -276,7 +311,7 @@ export class Provisioning {
   async #prepare(channel: ConfirmChannel): Promise<void> {
     await this.#policies.set(this.#abort.signal);
     this.#declarer.forget();
-    await this.#declarer.declare(channel, sitePlan(this.#options.site));
+    await this.#declarer.declare(async () => channel, sitePlan(this.#options.site));
     this.#standing.clear();
     for (const { id, type } of await this.#askStanding()) this.#standing.set(id, type);
     this.#ready.resolve();
@@ -292,9 +327,10 @@ export class Provisioning {
       const channel = this.#channels[0]?.channel.current;
       // Without one it is being prepared.
       if (channel === undefined || signal.aborted) continue;
+      this.#retryRefused();
       // What fails costs the channel, for which all is declared again.
       await this.#declarer
-        .declare(channel, sitePlan(site))
+        .declare(async () => channel, sitePlan(site))
         .catch((error) => logger.debug({ error: String(error) }, "the site's queues could not be declared again"));
     }
   }
@@ -325,6 +361,7 @@ export class Provisioning {
       return waiting;
     }
     if (waiting !== undefined) this.#end(waiting);
+    if (this.#refusalOf({ id, type }) === undefined) this.#refused.delete(id);
     const job: Job = { id, type, urgent, done: false, declared: deferred(), finished: deferred() };
     this.#jobs.set(id, job);
     (urgent ? this.#urgent : this.#background).push(job);
@@ -333,10 +370,35 @@ export class Provisioning {
   }
 
   #end(job: Job): void {
-    job.done = true;
-    if (this.#jobs.get(job.id) === job) this.#jobs.delete(job.id);
+    this.#leave(job);
     job.declared.resolve();
     job.finished.resolve();
+  }
+
+  #leave(job: Job): void {
+    job.done = true;
+    if (this.#jobs.get(job.id) === job) this.#jobs.delete(job.id);
+  }
+
+  /** Tells all who wait. It is tried again from time to time, and when somebody asks. */
+  #refuse(job: Job, error: DeclarationError): void {
+    this.#leave(job);
+    const { id, type } = job;
+    if (!this.#refused.has(id))
+      this.#options.logger.error({ component: id, error: error.message }, "a component's queues cannot be declared");
+    this.#refused.delete(id);
+    this.#refused.set(id, { type, error, atMs: performance.now() });
+    job.declared.reject(error);
+    job.finished.reject(error);
+  }
+
+  #refusalOf({ id, type }: Provisioned): Refused | undefined {
+    const refused = this.#refused.get(id);
+    return refused?.type === type ? refused : undefined;
+  }
+
+  #retryRefused(): void {
+    for (const [id, { type }] of [...this.#refused].slice(0, refusedAtOnce)) this.#job({ id, type }, false);
   }
 
   async #work(declaring: Lasting[]): Promise<void> {
@@ -351,7 +413,7 @@ export class Provisioning {
       const untilMs = performance.now() + roundMs;
       do await Promise.all(declaring.map((lasting) => this.#declare(lasting, untilMs, declared)));
       while (declared.length > 0 && !(await this.#settled(untilMs)));
-      await this.#open(declared);
+      if (declaring[0] !== undefined) await this.#open(declaring[0], declared);
     }
   }
 
@@ -363,14 +425,16 @@ export class Provisioning {
       if (job.done) continue;
       try {
         await abortable(this.#ready.promise, signal);
-        const channel = await lasting.opened(signal);
-        job.underWay = this.#declarer.declare(channel, componentPlan(job));
+        const { connection: over } = await lasting.opened(signal);
+        const channels = () => openedOver(lasting, over, signal);
+        job.underWay = this.#declarer.declare(channels, componentPlan(job));
         await job.underWay;
-        if (this.#settleMs === 0) await this.#declarer.open(channel, componentPlan(job));
+        if (this.#settleMs === 0) await this.#declarer.open(await channels(), componentPlan(job));
         job.declared.resolve();
-        declared.push({ job, on: channel });
+        declared.push({ job, over });
       } catch (error) {
-        await this.#retry([job], error);
+        if (error instanceof DeclarationError) this.#refuse(job, error);
+        else await this.#retry([job], error);
       }
     }
   }
@@ -387,25 +451,30 @@ export class Provisioning {
     return this.#abort.signal.aborted || !wanted.signal.aborted;
   }
 
-  async #open(declared: Declared[]): Promise<void> {
+  async #open(lasting: Lasting, declared: Declared[]): Promise<void> {
     const { signal } = this.#abort;
-    for (const [at, { job, on }] of declared.entries()) {
+    const failed: Job[] = [];
+    let failure: unknown;
+    for (const { job, over } of declared) {
       if (signal.aborted) return;
       // A removal that came meanwhile has ended the job.
       if (job.done) continue;
       try {
-        if (this.#settleMs > 0) await this.#declarer.open(on, componentPlan(job));
+        const channel = await openedOver(lasting, over, signal);
+        if (this.#settleMs > 0) await this.#declarer.open(channel, componentPlan(job));
         const before = this.#standing.get(job.id);
-        if (before !== undefined && before !== job.type) await leaveType(on, job.id, before);
-        if (!job.done) this.#standing.set(job.id, job.type);
+        if (before !== undefined && before !== job.type) await leaveType(channel, job.id, before);
+        if (job.done) continue;
+        this.#standing.set(job.id, job.type);
+        this.#refused.delete(job.id);
         this.#end(job);
       } catch (error) {
-        // A job on the other channel may have to be declared again without need; that does no harm.
-        const left = declared.slice(at).map((rest) => rest.job);
-        await this.#retry(left, error);
-        return;
+        if (error instanceof DeclarationError) this.#refuse(job, error);
+        else failed.push(job);
+        failure = error;
       }
     }
+    if (failed.length > 0) await this.#retry(failed, failure);
   }
 
   async #retry(jobs: Job[], error: unknown): Promise<void> {
@@ -432,9 +501,16 @@ export class Provisioning {
 
   /** All was declared by this version: a later start may ask instead of declaring. */
   async #markVersion(lasting: Lasting | undefined): Promise<void> {
-    if (this.#jobs.size > 0 || lasting?.current === undefined) return;
+    if (this.backlog > 0 || lasting?.current === undefined) return;
     await lasting.current.assertExchange(versionMarker, "fanout", { durable: true }).catch(() => undefined);
   }
+}
+
+/** The channel, unless it is one over another connection by now. */
+async function openedOver(lasting: Lasting, connection: Connection, signal: AbortSignal): Promise<ConfirmChannel> {
+  const channel = await lasting.opened(signal);
+  if (channel.connection !== connection) throw new Error("the connection was lost meanwhile");
+  return channel;
 }
 
 /** A component that changed its type hears no more of what is for the old one. */
@@ -447,19 +523,28 @@ interface Deferred {
   readonly promise: Promise<void>;
   settled: boolean;
   resolve(): void;
+  reject(error: Error): void;
 }
 
 function deferred(): Deferred {
   let give = () => {};
-  const promise = new Promise<void>((resolve) => {
+  let refuse = (_error: Error) => {};
+  const promise = new Promise<void>((resolve, reject) => {
     give = resolve;
+    refuse = reject;
   });
+  // Nobody may be waiting.
+  promise.catch(() => undefined);
   const made: Deferred = {
     promise,
     settled: false,
     resolve: () => {
       made.settled = true;
       give();
+    },
+    reject: (error) => {
+      made.settled = true;
+      refuse(error);
     },
   };
   return made;
@@ -479,6 +564,7 @@ async function withTimeout(promise: Promise<void>): Promise<void> {
   try {
     await abortable(promise, timeout);
   } catch (error) {
+    if (isMusterError(error)) throw error;
     throw new MusterError("broker-unavailable", "the broker could not provide the target's queues in time; try again", {
       retryAfterMs: 2_000,
       cause: error,
