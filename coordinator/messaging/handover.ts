@@ -11,12 +11,14 @@ import { exchanges, queues } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { type InboxMessage, inboxLimits, type Wanted } from "./inbox.ts";
 import { type Inboxes, tokenOf } from "./inboxes.ts";
-import { consume } from "./lasting-channel.ts";
+import { OwnQueue } from "./own-queue.ts";
 
 export interface HandoverOptions {
   broker: Broker;
   inboxes: Inboxes;
   logger: Logger;
+  /** Resolves when the exchange stands. */
+  ready: (exchange: string) => Promise<void>;
 }
 
 /** What coordinators tell each other. `token` is whose question it is; `back` are deliveries that came too late for it. */
@@ -32,36 +34,33 @@ const answerMaxMs = 500;
 export class Handover {
   readonly #options: HandoverOptions;
   readonly #asked = new Map<string, (messages: InboxMessage[]) => void>();
-  #opened: ReturnType<Broker["channel"]> | undefined;
+  readonly #told: OwnQueue;
 
   constructor(options: HandoverOptions) {
     this.#options = options;
-  }
-
-  start(): void {
-    const { broker, inboxes, logger } = this.#options;
-    this.#opened = broker.channel({
-      name: "handover",
-      setup: async (channel) => {
-        const { queue } = await channel.assertQueue("", { exclusive: true, autoDelete: true, durable: false });
-        await channel.assertExchange(exchanges.requests, "direct", { durable: true });
-        for (const key of [keyOf(), keyOf(inboxes.token)]) await channel.bindQueue(queue, exchanges.requests, key);
-        await consume(channel, queue, { prefetch, noAck: true }, (message) => {
-          this.#take(message).catch((error) => logger.warn({ error: String(error) }, "an inbox was not handed over"));
-        });
+    const { broker, inboxes, logger, ready } = options;
+    this.#told = new OwnQueue({
+      ...{ broker, name: "handover", exchange: exchanges.requests, ready, prefetch },
+      keys: () => [keyOf(), keyOf(inboxes.token)],
+      onMessage: (message) => {
+        this.#take(message).catch((error) => logger.warn({ error: String(error) }, "an inbox was not handed over"));
       },
     });
   }
 
+  start(): void {
+    this.#told.start();
+  }
+
   async close(): Promise<void> {
-    await this.#opened?.close();
+    await this.#told.close();
   }
 
   /** What another coordinator has ready for the component. None when nobody else consumes, or whoever did lets go. */
   async ask(component: string, wanted: Wanted, signal: AbortSignal): Promise<InboxMessage[]> {
     const { inboxes, logger } = this.#options;
     try {
-      const { consumerCount } = (await this.#opened?.channel.current?.checkQueue(queues.commands(component))) ?? {};
+      const { consumerCount } = (await this.#told.current?.checkQueue(queues.commands(component))) ?? {};
       if (consumerCount === undefined || consumerCount === 0) return [];
       const id = randomUUID();
       return await new Promise((resolve, reject) => {

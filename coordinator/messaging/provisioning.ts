@@ -21,7 +21,7 @@ import type { Entity } from "./link.ts";
 import type { Management } from "./management.ts";
 import { PolicyKeeper } from "./policy-keeper.ts";
 import { findStanding } from "./standing.ts";
-import { componentPlan, policyPlans, type QueueLimits, sitePlan, versionMarker } from "./topology.ts";
+import { componentPlan, type Plan, policyPlans, type QueueLimits, sitePlan, versionMarker } from "./topology.ts";
 
 export interface Provisioned {
   id: string;
@@ -82,7 +82,9 @@ const refusedAtOnce = 20;
 /** A removal takes some 200 ms. Two who remove one component hinder each other. */
 const takeAwayMs = 2_000;
 /** How long a binding of the site that somebody deleted is missing, at most. */
-const siteEveryMs = 10_000;
+const keepEveryMs = 10_000;
+/** Each time the bindings of so many components are made again: some 800, which take the broker a tenth of a second. */
+const keptAtOnce = 100;
 /** How long a sender waits for the queues of its target. */
 const provisionTimeoutMs = 10_000;
 
@@ -96,6 +98,10 @@ export class Provisioning {
   readonly #jobs = new Map<string, Job>();
   /** By id; who was tried again last is the last. */
   readonly #refused = new Map<string, Refused>();
+  /** By `wordOf`: exchanges and queues of the site. What is for them cannot be sent; all else can. */
+  readonly #refusedOfSite = new Map<string, DeclarationError>();
+  /** Components whose bindings are still to be made again, until all have had their turn. */
+  #unkept: string[] = [];
   /** Removals of components' queues that are under way. */
   readonly #removals = new Map<string, Promise<void>>();
   readonly #urgent: Job[] = [];
@@ -137,7 +143,7 @@ export class Provisioning {
     }
     this.#running.push(this.#work(declaring));
     this.#running.push(this.#policies.keep(this.#abort.signal));
-    this.#running.push(this.#keepSite());
+    this.#running.push(this.#keep());
   }
 
   async close(): Promise<void> {
@@ -158,12 +164,22 @@ export class Provisioning {
     return this.#standing.get(id) === type;
   }
 
+  /** What the broker refuses of the site's exchanges and queues, and why; undefined when all stand. */
+  get fault(): string | undefined {
+    return this.#refusedOfSite.size === 0
+      ? undefined
+      : [...this.#refusedOfSite.values()].map(({ message }) => message).join("; ");
+  }
+
   /**
-   * Resolves when the exchanges and the site's own queues stand.
-   * @throws MusterError `broker-unavailable`
+   * Resolves when the exchanges and the site's own queues stand, but for those that the broker refuses.
+   * @throws MusterError `broker-unavailable`: not in time, or a DeclarationError for `exchange`.
    */
-  async ready(): Promise<void> {
+  async ready(exchange?: string): Promise<void> {
     if (!this.#ready.settled) await withTimeout(this.#ready.promise);
+    if (exchange === undefined || this.#refusedOfSite.size === 0) return;
+    const refusal = this.#refusedOfSite.get(wordOf({ kind: "exchange", name: exchange }));
+    if (refusal !== undefined) throw refusal;
   }
 
   /** Has the component's queues declared in the background. */
@@ -219,7 +235,7 @@ export class Provisioning {
     if (!this.stands(component)) return;
     await this.#onOwnChannel(`mend ${component.id}`, async (channel) => {
       for (const plan of [sitePlan(this.#options.site), componentPlan(component)])
-        await this.#declarer.rebind(channel, plan);
+        await this.#declarer.rebind(channel, this.#without(plan));
     });
   }
 
@@ -292,11 +308,9 @@ export class Provisioning {
     const own = sitePlan(this.#options.site);
     const all = kind === "exchange" ? own.exchanges : own.queues;
     if (all.some((planned) => planned.name === name) || (kind === "exchange" && name.startsWith(exchanges.type("")))) {
-      const prepared = this.#channels[0]?.channel.current;
-      // Without one it is being prepared already.
-      if (prepared === undefined) return;
+      this.#refusedOfSite.delete(wordOf({ kind, name }));
       this.#options.logger.warn({ [kind]: name }, "it was deleted from the broker: all that is not there is declared");
-      void closeQuietly(prepared);
+      this.#prepareAgain();
       return;
     }
     for (const [id, type] of [...this.#standing]) {
@@ -311,27 +325,95 @@ export class Provisioning {
   async #prepare(channel: ConfirmChannel): Promise<void> {
     await this.#policies.set(this.#abort.signal);
     this.#declarer.forget();
-    await this.#declarer.declare(async () => channel, sitePlan(this.#options.site));
+    await this.#declareSite(channel);
     this.#standing.clear();
     for (const { id, type } of await this.#askStanding()) this.#standing.set(id, type);
     this.#ready.resolve();
     for (const member of this.#options.members()) this.want(member);
   }
 
-  /** The broker itself moves messages to the dead letters, and tells nobody when these are not bound: they would be lost. */
-  async #keepSite(): Promise<void> {
+  #prepareAgain(): void {
+    const prepared = this.#channels[0]?.channel.current;
+    // Without one it is being prepared.
+    if (prepared !== undefined) void closeQuietly(prepared);
+  }
+
+  /** @throws a DeclarationError, which costs the channel: on the next one all but that is declared. */
+  async #declareSite(channel: ConfirmChannel): Promise<void> {
+    try {
+      await this.#declarer.declare(async () => channel, this.#without(sitePlan(this.#options.site)));
+    } catch (error) {
+      if (error instanceof DeclarationError) {
+        this.#options.logger.error({ error: error.message }, "a part of the site's topology cannot be declared");
+        this.#refusedOfSite.set(wordOf(error.what), error);
+      }
+      throw error;
+    }
+  }
+
+  /** Less what the broker refuses. */
+  #without({ exchanges, queues, bindings }: Plan): Plan {
+    const isAllowed = (kind: Entity["kind"], name: string) => !this.#refusedOfSite.has(wordOf({ kind, name }));
+    return {
+      exchanges: exchanges.filter(({ name }) => isAllowed("exchange", name)),
+      queues: queues.filter(({ name }) => isAllowed("queue", name)),
+      bindings: bindings.filter(({ exchange, queue }) => isAllowed("exchange", exchange) && isAllowed("queue", queue)),
+    };
+  }
+
+  /**
+   * Somebody may delete a binding, or declare anew what they deleted: nobody would notice. The broker itself moves messages to
+   * the dead letters, and a reply that finds no queue is dropped.
+   */
+  async #keep(): Promise<void> {
     const { signal } = this.#abort;
-    const { site, logger } = this.#options;
     while (!signal.aborted) {
-      await delay(siteEveryMs, undefined, { signal }).catch(() => undefined);
-      const channel = this.#channels[0]?.channel.current;
-      // Without one it is being prepared.
-      if (channel === undefined || signal.aborted) continue;
+      await delay(keepEveryMs, undefined, { signal }).catch(() => undefined);
+      // Else it is being prepared.
+      if (signal.aborted || !this.#ready.settled) continue;
       this.#retryRefused();
-      // What fails costs the channel, for which all is declared again.
-      await this.#declarer
-        .declare(async () => channel, sitePlan(site))
-        .catch((error) => logger.debug({ error: String(error) }, "the site's queues could not be declared again"));
+      await this.#retryRefusedOfSite();
+      // What is refused costs the channel: the rest is gone over without it.
+      for (let known = -1; known < this.#refusedOfSite.size; ) {
+        known = this.#refusedOfSite.size;
+        await this.#onOwnChannel("keep", (channel) => this.#goOver(channel)).catch((error) =>
+          this.#options.logger.debug({ error: String(error) }, "not all bindings could be made again"),
+        );
+      }
+    }
+  }
+
+  async #goOver(channel: ConfirmChannel): Promise<void> {
+    // An exchange is declared anew only with all that was bound to it: what is not there is told by this (#restore).
+    const site = this.#without(sitePlan(this.#options.site));
+    for (const { name } of site.exchanges) await channel.checkExchange(name);
+    await this.#declareSite(channel);
+    if (this.#unkept.length === 0) this.#unkept = [...this.#standing.keys()];
+    for (let kept = 0; kept < keptAtOnce && this.#unkept.length > 0; kept += 1) {
+      const id = this.#unkept.shift() ?? "";
+      const type = this.#standing.get(id);
+      if (type !== undefined) await this.#declarer.rebind(channel, this.#without(componentPlan({ id, type })));
+    }
+  }
+
+  async #retryRefusedOfSite(): Promise<void> {
+    const site = sitePlan(this.#options.site);
+    for (const [word, { what }] of [...this.#refusedOfSite]) {
+      const plan: Plan = {
+        exchanges: site.exchanges.filter(({ name }) => wordOf({ kind: "exchange", name }) === word),
+        queues: site.queues.filter(({ name }) => wordOf({ kind: "queue", name }) === word),
+        bindings: [],
+      };
+      try {
+        await this.#onOwnChannel(`look at ${what.name}`, (channel) =>
+          this.#declarer.declare(async () => channel, plan),
+        );
+        this.#refusedOfSite.delete(word);
+        this.#options.logger.info({ [what.kind]: what.name, recovered: true }, "it can be declared again");
+        this.#prepareAgain();
+      } catch (error) {
+        if (error instanceof DeclarationError) this.#refusedOfSite.set(word, error);
+      }
     }
   }
 
@@ -427,9 +509,9 @@ export class Provisioning {
         await abortable(this.#ready.promise, signal);
         const { connection: over } = await lasting.opened(signal);
         const channels = () => openedOver(lasting, over, signal);
-        job.underWay = this.#declarer.declare(channels, componentPlan(job));
+        job.underWay = this.#declarer.declare(channels, this.#without(componentPlan(job)));
         await job.underWay;
-        if (this.#settleMs === 0) await this.#declarer.open(await channels(), componentPlan(job));
+        if (this.#settleMs === 0) await this.#declarer.open(await channels(), this.#without(componentPlan(job)));
         job.declared.resolve();
         declared.push({ job, over });
       } catch (error) {
@@ -461,7 +543,7 @@ export class Provisioning {
       if (job.done) continue;
       try {
         const channel = await openedOver(lasting, over, signal);
-        if (this.#settleMs > 0) await this.#declarer.open(channel, componentPlan(job));
+        if (this.#settleMs > 0) await this.#declarer.open(channel, this.#without(componentPlan(job)));
         const before = this.#standing.get(job.id);
         if (before !== undefined && before !== job.type) await leaveType(channel, job.id, before);
         if (job.done) continue;
@@ -504,6 +586,10 @@ export class Provisioning {
     if (this.backlog > 0 || lasting?.current === undefined) return;
     await lasting.current.assertExchange(versionMarker, "fanout", { durable: true }).catch(() => undefined);
   }
+}
+
+function wordOf({ kind, name }: Entity): string {
+  return `${kind} ${name}`;
 }
 
 /** The channel, unless it is one over another connection by now. */

@@ -4,13 +4,15 @@ import { type ErrorCode, isErrorCode, MusterError } from "../../config-db/errors
 import { exchanges, replyKeys } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { type HttpBody, type Letter, readLetter, toHttpBody } from "./envelope.ts";
-import { consume } from "./lasting-channel.ts";
+import { OwnQueue } from "./own-queue.ts";
 import type { RoutePlan, Sender } from "./send.ts";
 
 export interface RequesterOptions {
   broker: Broker;
   sender: Sender;
   site: string;
+  /** Resolves when the exchange stands. */
+  ready: (exchange: string) => Promise<void>;
 }
 
 export type Reply = { from: string } & HttpBody;
@@ -34,35 +36,31 @@ const gatheredBytesMax = 16 * 1024 * 1024;
 export class Requester {
   readonly #options: RequesterOptions;
   readonly #pending = new Map<string, Pending>();
-  #channel: ReturnType<Broker["channel"]> | undefined;
+  readonly #replies: OwnQueue;
   /** Where replies to this process arrive. */
   readonly replyKey: string;
 
   constructor(options: RequesterOptions) {
     this.#options = options;
     this.replyKey = replyKeys.coordinator(options.site, randomBytes(8).toString("hex"));
-  }
-
-  start(): void {
-    this.#channel = this.#options.broker.channel({
-      name: "replies",
-      setup: async (channel) => {
-        // Ends with the connection: replies to a process that is gone are for nobody.
-        const { queue } = await channel.assertQueue("", { exclusive: true, autoDelete: true, durable: false });
-        await channel.assertExchange(exchanges.reply, "direct", { durable: true });
-        await channel.bindQueue(queue, exchanges.reply, this.replyKey);
-        await consume(channel, queue, { prefetch }, (message) => {
-          channel.ack(message);
-          const letter = readLetter(message);
-          if ("fault" in letter || letter.envelope.kind !== "reply") return;
-          this.#pending.get(letter.envelope.correlationId ?? "")?.take(letter);
-        });
+    const { broker, ready } = options;
+    this.#replies = new OwnQueue({
+      ...{ broker, name: "replies", exchange: exchanges.reply, ready, prefetch },
+      keys: () => [this.replyKey],
+      onMessage: (message) => {
+        const letter = readLetter(message);
+        if ("fault" in letter || letter.envelope.kind !== "reply") return;
+        this.#pending.get(letter.envelope.correlationId ?? "")?.take(letter);
       },
     });
   }
 
+  start(): void {
+    this.#replies.start();
+  }
+
   async close(): Promise<void> {
-    await this.#channel?.close();
+    await this.#replies.close();
   }
 
   /**
@@ -129,6 +127,8 @@ export class Requester {
       throw new MusterError("too-many", `${pendingMax} requests wait for their replies already; try again`, {
         retryAfterMs: 1_000,
       });
+    await this.#options.ready(exchanges.reply);
+    await this.#replies.ready();
     const replies: Letter[] = [];
     let bytes = 0;
     const answered = new Set<string>();
