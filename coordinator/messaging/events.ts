@@ -4,7 +4,7 @@ import { eventKey, exchanges } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { type HttpBody, type Letter, publishOptions, readLetter, toHttpBody } from "./envelope.ts";
 import { OwnQueue } from "./own-queue.ts";
-import { matchesTopic } from "./topic.ts";
+import { bindableTopic, matchesTopic } from "./topic.ts";
 
 export interface EventsOptions {
   broker: Broker;
@@ -66,10 +66,12 @@ export class Events {
   }
 
   /**
-   * Gives every event whose routing key matches `pattern` (`*` one word, `#` any number), until the returned function is
+   * Gives every event whose routing key matches `wanted` (`*` one word, `#` any number), until the returned function is
    * called. One queue serves all subscribers of this process; what is published while the broker is away is not kept.
+   * @throws MusterError `invalid-request` for a pattern with too many `#` (topic.ts); `too-many`.
    */
-  async subscribe(pattern: string, give: (event: EventNews) => void): Promise<() => void> {
+  async subscribe(wanted: string, give: (event: EventNews) => void): Promise<() => void> {
+    const pattern = bindableTopic(wanted);
     if (this.#subscribers.size >= subscribersMax)
       throw new MusterError("too-many", `${subscribersMax} event streams are open on this coordinator already`, {
         retryAfterMs: 5_000,

@@ -217,8 +217,8 @@ export class Component<S extends object = Settings> {
   }
 
   /**
-   * Calls `handler` with events whose `<type>.<id>.<event>` fits `pattern` (`*` one word, `#` any number), from now on
-   * until the returned function is called. Events that come while no coordinator can be reached are not made up for.
+   * Calls `handler` with events whose `<type>.<id>.<event>` fits `pattern` (`*` one word, `#` any number, at most twice), from now
+   * on until the returned function is called. A pattern that is refused is logged. Events that come while no coordinator can be reached are not made up for.
    */
   subscribe(pattern: string, handler: (event: Event) => void): () => void {
     const stop = new AbortController();
