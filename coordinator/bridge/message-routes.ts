@@ -211,7 +211,9 @@ function eventRoutes({ messaging, members, site, wallClock = () => new Date() }:
       path: "/v1/events",
       summary: "Stream events by topic pattern",
       query: {
-        match: match("A topic pattern over `<type>.<component>.<name>`: `*` for one word, `#` for any number."),
+        match: match(
+          "A topic pattern over `<type>.<component>.<name>`: `*` for one word, `#` for any number, at most twice.",
+        ),
       },
       streams: true,
       answers: {

@@ -6,7 +6,7 @@
 import type { ConfirmChannel } from "amqplib";
 import type { Logger } from "pino";
 import { LastingChannel } from "./lasting-channel.ts";
-import { Link, type Missing, takesNone } from "./link.ts";
+import { type Entity, Link, takesNone } from "./link.ts";
 import { type Publication, Publisher, type PublishOutcome } from "./publisher.ts";
 
 export interface BrokerOptions {
@@ -63,7 +63,7 @@ export class Broker {
   }
 
   /** `listener` hears of every exchange and queue that somebody needed and the broker has not. @returns what ends that. */
-  onMissing(listener: (what: Missing) => void): () => void {
+  onMissing(listener: (what: Entity) => void): () => void {
     const ends = [this.#publishing.onMissing(listener), this.#consuming.onMissing(listener)];
     return () => {
       for (const end of ends) end();

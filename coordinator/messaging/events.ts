@@ -3,12 +3,14 @@ import { MusterError } from "../../config-db/errors.ts";
 import { eventKey, exchanges } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { type HttpBody, type Letter, publishOptions, readLetter, toHttpBody } from "./envelope.ts";
-import { consume } from "./lasting-channel.ts";
-import { matchesTopic } from "./topic.ts";
+import { OwnQueue } from "./own-queue.ts";
+import { bindableTopic, matchesTopic } from "./topic.ts";
 
 export interface EventsOptions {
   broker: Broker;
   wallClock: () => Date;
+  /** Resolves when the exchange stands. */
+  ready: (exchange: string) => Promise<void>;
 }
 
 /** An event as a subscriber sees it. */
@@ -24,6 +26,7 @@ export type EventNews = {
 
 const subscribersMax = 1_000;
 const prefetch = 1_000;
+const limits = { "x-max-length": 10_000, "x-overflow": "drop-head" };
 
 interface Subscriber {
   pattern: string;
@@ -33,81 +36,56 @@ interface Subscriber {
 export class Events {
   readonly #options: EventsOptions;
   readonly #subscribers = new Set<Subscriber>();
-  #opened: ReturnType<Broker["channel"]> | undefined;
-  #queue = "";
-  /** Bindings and unbindings one after another, so that the last wish stands. */
-  #binding: Promise<void> = Promise.resolve();
+  readonly #queue: OwnQueue;
 
   constructor(options: EventsOptions) {
     this.#options = options;
+    const { broker, ready } = options;
+    this.#queue = new OwnQueue({
+      ...{ broker, name: "events", exchange: exchanges.events, ready, prefetch, limits },
+      keys: () => new Set([...this.#subscribers].map(({ pattern }) => pattern)),
+      onMessage: (message) => {
+        const letter = readLetter(message);
+        if (!("fault" in letter)) this.#give(message.fields.routingKey, letter);
+      },
+    });
   }
 
   async close(): Promise<void> {
     this.#subscribers.clear();
-    await this.#opened?.close();
-    this.#opened = undefined;
+    await this.#queue.close();
   }
 
+  /** @throws MusterError `broker-unavailable` */
   async publish(letter: Letter, from: { type: string; id: string }): Promise<void> {
-    const { broker, wallClock } = this.#options;
+    const { broker, wallClock, ready } = this.#options;
+    await ready(exchanges.events);
     const key = eventKey(from.type, from.id, letter.envelope.name);
     const options = publishOptions(letter.envelope, wallClock().getTime(), { persistent: false });
     await broker.publish({ exchange: exchanges.events, key, content: letter.content, options });
   }
 
   /**
-   * Gives every event whose routing key matches `pattern` (`*` one word, `#` any number), until the returned function is
+   * Gives every event whose routing key matches `wanted` (`*` one word, `#` any number), until the returned function is
    * called. One queue serves all subscribers of this process; what is published while the broker is away is not kept.
+   * @throws MusterError `invalid-request` for a pattern with too many `#` (topic.ts); `too-many`.
    */
-  async subscribe(pattern: string, give: (event: EventNews) => void): Promise<() => void> {
+  async subscribe(wanted: string, give: (event: EventNews) => void): Promise<() => void> {
+    const pattern = bindableTopic(wanted);
     if (this.#subscribers.size >= subscribersMax)
       throw new MusterError("too-many", `${subscribersMax} event streams are open on this coordinator already`, {
         retryAfterMs: 5_000,
       });
     const subscriber = { pattern, give };
     this.#subscribers.add(subscriber);
-    this.#opened ??= this.#open();
-    const channel = await this.#opened.channel.opened(AbortSignal.timeout(openTimeoutMs)).catch(() => undefined);
-    if (channel !== undefined) await this.#bind(() => channel.bindQueue(this.#queue, exchanges.events, pattern));
+    this.#queue.start();
+    // A stream that begins while the broker is away gets what is published when it is back.
+    await this.#queue.ready().catch(() => undefined);
+    await this.#queue.bind(pattern);
     return () => {
       this.#subscribers.delete(subscriber);
-      if ([...this.#subscribers].some((other) => other.pattern === pattern)) return;
-      const current = this.#opened?.channel.current;
-      if (current !== undefined) void this.#bind(() => current.unbindQueue(this.#queue, exchanges.events, pattern));
+      if (![...this.#subscribers].some((other) => other.pattern === pattern)) void this.#queue.unbind(pattern);
     };
-  }
-
-  #open(): ReturnType<Broker["channel"]> {
-    return this.#options.broker.channel({
-      name: "events",
-      setup: async (channel) => {
-        await channel.assertExchange(exchanges.events, "topic", { durable: true });
-        const limits = { "x-max-length": 10_000, "x-overflow": "drop-head" };
-        const { queue } = await channel.assertQueue("", {
-          exclusive: true,
-          autoDelete: true,
-          durable: false,
-          arguments: limits,
-        });
-        this.#queue = queue;
-        for (const pattern of new Set([...this.#subscribers].map((subscriber) => subscriber.pattern)))
-          await channel.bindQueue(queue, exchanges.events, pattern);
-        await consume(channel, queue, { prefetch }, (message) => {
-          channel.ack(message);
-          const letter = readLetter(message);
-          if (!("fault" in letter)) this.#give(message.fields.routingKey, letter);
-        });
-      },
-    });
-  }
-
-  #bind(work: () => Promise<unknown>): Promise<void> {
-    // A channel that was lost meanwhile binds again in its setup.
-    this.#binding = this.#binding.then(work).then(
-      () => undefined,
-      () => undefined,
-    );
-    return this.#binding;
   }
 
   #give(topic: string, letter: Letter): void {
@@ -124,5 +102,3 @@ export class Events {
     for (const { pattern, give } of [...this.#subscribers]) if (matchesTopic(pattern, topic)) give(news);
   }
 }
-
-const openTimeoutMs = 5_000;

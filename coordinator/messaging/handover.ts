@@ -13,13 +13,15 @@ import { exchanges } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { type Inbox, type InboxMessage, inboxLimits, type Wanted } from "./inbox.ts";
 import { type Inboxes, tokenOf } from "./inboxes.ts";
-import { consume } from "./lasting-channel.ts";
+import { OwnQueue } from "./own-queue.ts";
 import type { PublishOutcome } from "./publisher.ts";
 
 export interface HandoverOptions {
   broker: Broker;
   inboxes: Inboxes;
   logger: Logger;
+  /** Resolves when the exchange stands. */
+  ready: (exchange: string) => Promise<void>;
 }
 
 /**
@@ -46,31 +48,30 @@ export class Handover {
   readonly #asked = new Map<string, (messages: InboxMessage[]) => void>();
   /** Tokens of the site's other coordinators, those among them that have gone since nobody asked them anything. */
   readonly #others = new Set<string>();
-  #opened: ReturnType<Broker["channel"]> | undefined;
+  readonly #told: OwnQueue;
 
   constructor(options: HandoverOptions) {
     this.#options = options;
-  }
-
-  start(): void {
-    const { broker, inboxes, logger } = this.#options;
-    this.#opened = broker.channel({
-      name: "handover",
-      setup: async (channel) => {
-        const { queue } = await channel.assertQueue("", { exclusive: true, autoDelete: true, durable: false });
-        await channel.assertExchange(exchanges.requests, "direct", { durable: true });
-        for (const key of [keyOf(), keyOf(inboxes.token)]) await channel.bindQueue(queue, exchanges.requests, key);
-        await consume(channel, queue, { prefetch, noAck: true }, (message) => {
-          this.#take(message).catch((error) => logger.warn({ error: String(error) }, "an inbox was not handed over"));
-        });
-        // Of two that begin at a time the later one is heard by the other.
+    const { broker, inboxes, logger, ready } = options;
+    this.#told = new OwnQueue({
+      ...{ broker, name: "handover", exchange: exchanges.requests, ready, prefetch },
+      keys: () => [keyOf(), keyOf(inboxes.token)],
+      onMessage: (message) => {
+        this.#take(message).catch((error) => logger.warn({ error: String(error) }, "an inbox was not handed over"));
+      },
+      // Of two that begin at a time the later one is heard by the other.
+      onReady: async () => {
         await this.#tell(keyOf(), { present: inboxes.token, greets: true });
       },
     });
   }
 
+  start(): void {
+    this.#told.start();
+  }
+
   async close(): Promise<void> {
-    await this.#opened?.close();
+    await this.#told.close();
   }
 
   /** Tokens of the site's other coordinators. */
@@ -113,7 +114,7 @@ export class Handover {
     const ends = await Promise.allSettled([this.#options.inboxes.drop(component), ...others]);
     for (const end of ends) if (end.status === "rejected") throw end.reason;
     // Its messages are in their queues by the loss of the connection; but there may be coordinators that it has not heard of.
-    if (this.#opened?.channel.current === undefined)
+    if (this.#told.current === undefined)
       throw unknown("this coordinator has no connection to the broker, by which it asks the others");
   }
 

@@ -15,8 +15,8 @@ export interface LinkOptions {
   random?: () => number;
 }
 
-/** What the broker should have and has not. */
-export interface Missing {
+/** What the broker has by name. */
+export interface Entity {
   kind: "exchange" | "queue";
   name: string;
 }
@@ -32,7 +32,7 @@ export class Link {
   readonly #abort = new AbortController();
   readonly #waiting = new Set<(connection: ChannelModel) => void>();
   readonly #listeners = new Set<(up: boolean) => void>();
-  readonly #missed = new Set<(what: Missing) => void>();
+  readonly #missed = new Set<(what: Entity) => void>();
   #connection: ChannelModel | undefined;
   #running: Promise<void> | undefined;
   #blocked: string | undefined;
@@ -87,7 +87,7 @@ export class Link {
   }
 
   /** `listener` hears of every exchange and queue that a channel was lost for. @returns what ends that. */
-  onMissing(listener: (what: Missing) => void): () => void {
+  onMissing(listener: (what: Entity) => void): () => void {
     this.#missed.add(listener);
     return () => this.#missed.delete(listener);
   }
@@ -96,7 +96,7 @@ export class Link {
   tellFault(error: { code?: number; message: string }): void {
     const [, kind, name] = /NOT_FOUND - no (exchange|queue) '([^']+)'/.exec(error.message) ?? [];
     if (error.code !== 404 || kind === undefined || name === undefined) return;
-    for (const listener of this.#missed) listener({ kind: kind as Missing["kind"], name });
+    for (const listener of this.#missed) listener({ kind: kind as Entity["kind"], name });
   }
 
   /** The connection, as soon as there is one. Rejects when `signal` aborts first. */

@@ -112,7 +112,7 @@ export class Messaging {
       logger,
     });
     const provisioning = this.#provisioning;
-    const ready = () => provisioning.ready();
+    const ready = (exchange?: string) => provisioning.ready(exchange);
     const consumer = new Consumer({ broker, retry: { ...defaultRetryPolicy, ...options.retry }, logger, wallClock });
     this.#renewals = new Renewals({
       broker,
@@ -122,16 +122,16 @@ export class Messaging {
     });
     this.#signals = new Signals({ broker, members, site, wallClock });
     this.sender = new Sender({ broker, provisioning, members, site, wallClock });
-    this.requester = new Requester({ broker, sender: this.sender, site, token, logger });
-    this.events = new Events({ broker, wallClock });
+    this.requester = new Requester({ broker, sender: this.sender, site, token, logger, ready });
+    this.events = new Events({ broker, wallClock, ready });
     const elsewhere: InboxesOptions["elsewhere"] = (...asked) => this.#handover.ask(...asked);
     this.inboxes = new Inboxes({
       ...{ token, broker, consumer, provisioning, logger, elsewhere },
       incarnationOf: (id) => members.get(id)?.incarnation,
     });
     const { inboxes, requester } = this;
-    this.#handover = new Handover({ broker, inboxes, logger });
-    this.settling = new Settling({ broker, inboxes, requester, site, logger, wallClock });
+    this.#handover = new Handover({ broker, inboxes, logger, ready });
+    this.settling = new Settling({ broker, inboxes, requester, site, logger, wallClock, ready });
     const trackingLimits = { ...defaultTrackingLimits, ...limits };
     this.tracking = new Tracking({ store, broker, site, logger, limits: trackingLimits, wallClock, ready });
     const { sender, tracking } = this;
@@ -213,9 +213,9 @@ export class Messaging {
     return this.#broker.state;
   }
 
-  /** Why no message can be sent at the moment; undefined when they can. */
+  /** Why messages, or those of some kind, cannot be sent at the moment; undefined when all can. */
   get fault(): string | undefined {
-    return this.#broker.fault;
+    return this.#broker.fault ?? this.#provisioning.fault;
   }
 
   onStateChange(listener: (state: "connected" | "disconnected") => void): () => void {

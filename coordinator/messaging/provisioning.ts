@@ -7,19 +7,21 @@
  * killed before, it has forgotten the queue and all that it confirmed. So each round declares what is wanted as it comes,
  * waits until nothing more was for a while, and only then binds for commands what it declared (docs/adr/0308).
  */
+import { setMaxListeners } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
 import type { ConfirmChannel } from "amqplib";
 import type { Logger } from "pino";
-import { MusterError } from "../../config-db/errors.ts";
+import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import { exchanges, queues, reservedIdPattern, typeSignalKey } from "../../config-db/names.ts";
+import { timeLimit } from "../../config-db/time-limit.ts";
 import type { Broker } from "./broker.ts";
-import { Declarer } from "./declarer.ts";
+import { DeclarationError, Declarer } from "./declarer.ts";
 import { closeQuietly } from "./lasting-channel.ts";
-import type { Missing } from "./link.ts";
+import type { Entity } from "./link.ts";
 import type { Management } from "./management.ts";
 import { PolicyKeeper } from "./policy-keeper.ts";
 import { findStanding } from "./standing.ts";
-import { componentPlan, policyPlans, type QueueLimits, sitePlan, versionMarker } from "./topology.ts";
+import { componentPlan, type Plan, policyPlans, type QueueLimits, sitePlan, versionMarker } from "./topology.ts";
 
 export interface Provisioned {
   id: string;
@@ -53,9 +55,18 @@ interface Job extends Provisioned {
 
 interface Declared {
   job: Job;
-  /** A channel that has ended since tells that the broker may have forgotten what was declared on it. */
-  on: ConfirmChannel;
+  /** One that has ended since tells that the broker may have forgotten what was declared over it. */
+  over: Connection;
 }
+
+/** A component whose queues the broker refuses. */
+interface Refused {
+  type: string;
+  error: DeclarationError;
+  atMs: number;
+}
+
+type Connection = ConfirmChannel["connection"];
 
 type Lasting = ReturnType<Broker["channel"]>["channel"];
 
@@ -66,10 +77,14 @@ const declarers = 2;
 /** How long a round takes more in: who comes next waits until it has settled. */
 const roundMs = 2_000;
 const retryMs = 1_000;
+/** Of the components whose queues are refused so many are tried again each time: each costs a channel. */
+const refusedAtOnce = 20;
 /** A removal takes some 200 ms. Two who remove one component hinder each other. */
 const takeAwayMs = 2_000;
 /** How long a binding of the site that somebody deleted is missing, at most. */
-const siteEveryMs = 10_000;
+const keepEveryMs = 10_000;
+/** Each time the bindings of so many components are made again: some 800, which take the broker a tenth of a second. */
+const keptAtOnce = 100;
 /** How long a sender waits for the queues of its target. */
 const provisionTimeoutMs = 10_000;
 
@@ -81,6 +96,12 @@ export class Provisioning {
   readonly #standing = new Map<string, string>();
   readonly #declarer: Declarer;
   readonly #jobs = new Map<string, Job>();
+  /** By id; who was tried again last is the last. */
+  readonly #refused = new Map<string, Refused>();
+  /** By `wordOf`: exchanges and queues of the site. What is for them cannot be sent; all else can. */
+  readonly #refusedOfSite = new Map<string, DeclarationError>();
+  /** Components whose bindings are still to be made again, until all have had their turn. */
+  #unkept: string[] = [];
   /** Removals of components' queues that are under way. */
   readonly #removals = new Map<string, Promise<void>>();
   readonly #urgent: Job[] = [];
@@ -94,6 +115,8 @@ export class Provisioning {
 
   constructor(options: ProvisioningOptions) {
     this.#options = options;
+    // Whatever waits for a channel of its own listens to it: that is no leak.
+    setMaxListeners(0, this.#abort.signal);
     const { broker, management, logger, managementGraceMs = 10_000 } = options;
     const policies = policyPlans(options.limits);
     this.#policies = new PolicyKeeper({ broker, management, policies, logger, graceMs: managementGraceMs });
@@ -120,7 +143,7 @@ export class Provisioning {
     }
     this.#running.push(this.#work(declaring));
     this.#running.push(this.#policies.keep(this.#abort.signal));
-    this.#running.push(this.#keepSite());
+    this.#running.push(this.#keep());
   }
 
   async close(): Promise<void> {
@@ -133,7 +156,7 @@ export class Provisioning {
 
   /** Components whose queues wait to be declared. */
   get backlog(): number {
-    return this.#jobs.size;
+    return new Set([...this.#jobs.keys(), ...this.#refused.keys()]).size;
   }
 
   /** True when all of the component's queues stand, as far as is known. */
@@ -141,24 +164,37 @@ export class Provisioning {
     return this.#standing.get(id) === type;
   }
 
+  /** What the broker refuses of the site's exchanges and queues, and why; undefined when all stand. */
+  get fault(): string | undefined {
+    return this.#refusedOfSite.size === 0
+      ? undefined
+      : [...this.#refusedOfSite.values()].map(({ message }) => message).join("; ");
+  }
+
   /**
-   * Resolves when the exchanges and the site's own queues stand.
-   * @throws MusterError `broker-unavailable`
+   * Resolves when the exchanges and the site's own queues stand, but for those that the broker refuses.
+   * @throws MusterError `broker-unavailable`: not in time, or a DeclarationError for `exchange`.
    */
-  async ready(): Promise<void> {
+  async ready(exchange?: string): Promise<void> {
     if (!this.#ready.settled) await withTimeout(this.#ready.promise);
+    if (exchange === undefined || this.#refusedOfSite.size === 0) return;
+    const refusal = this.#refusedOfSite.get(wordOf({ kind: "exchange", name: exchange }));
+    if (refusal !== undefined) throw refusal;
   }
 
   /** Has the component's queues declared in the background. */
   want(component: Provisioned): void {
     // Who is registered again by the end of its removal is wanted then.
     if (this.#removals.has(component.id)) return;
+    // Tried again with all that are refused.
+    if (this.#refusalOf(component) !== undefined) return;
     if (!this.stands(component) && !reservedIdPattern.test(component.id)) this.#job(component, false);
   }
 
   /**
    * Resolves when the component's queues stand; they come before all that nobody waits for.
-   * @throws MusterError `invalid-request` for an id whose queues would be others'; `broker-unavailable`.
+   * @throws MusterError `invalid-request` for an id whose queues would be others'; `broker-unavailable`: not in time, or a
+   *   DeclarationError.
    */
   async provision(component: Provisioned): Promise<void> {
     await this.#until(component, "finished");
@@ -178,6 +214,8 @@ export class Provisioning {
     const removal = this.#removals.get(component.id);
     if (removal !== undefined) await withTimeout(removal);
     if (this.stands(component)) return;
+    const refusal = this.#refusalOf(component);
+    if (refusal !== undefined && performance.now() < refusal.atMs + retryMs) throw refusal.error;
     await withTimeout(this.#job(component, true)[step].promise);
   }
 
@@ -195,23 +233,35 @@ export class Provisioning {
   async mend(component: Provisioned): Promise<void> {
     // While they are being declared nothing is missing.
     if (!this.stands(component)) return;
-    const opened = this.#options.broker.channel({ name: `mend ${component.id}` });
-    try {
-      const channel = await opened.channel.opened(AbortSignal.timeout(provisionTimeoutMs));
+    await this.#onOwnChannel(`mend ${component.id}`, async (channel) => {
       for (const plan of [sitePlan(this.#options.site), componentPlan(component)])
-        await this.#declarer.rebind(channel, plan);
-    } finally {
-      await opened.close();
-    }
+        await this.#declarer.rebind(channel, this.#without(plan));
+    });
   }
 
-  /** The exchange of a type must stand before anything is published to it: a missing one costs the whole channel. */
+  /**
+   * The exchange of a type must stand before anything is published to it: a missing one costs the whole channel.
+   * @throws MusterError `broker-unavailable`: not in time, or a DeclarationError.
+   */
   async typeExchange(type: string): Promise<void> {
     await this.ready();
-    const channel = await this.#channels[0]?.channel.opened(AbortSignal.timeout(provisionTimeoutMs));
-    const plan = componentPlan({ id: "", type });
-    if (channel !== undefined)
-      await this.#declarer.declare(channel, { exchanges: plan.exchanges, queues: [], bindings: [] });
+    if (this.#declarer.hasTypeExchange(type)) return;
+    const plan = { exchanges: componentPlan({ id: "", type }).exchanges, queues: [], bindings: [] };
+    await withTimeout(
+      this.#onOwnChannel(`type ${type}`, (channel) => this.#declarer.declare(async () => channel, plan)),
+    );
+  }
+
+  /** What the broker refuses costs the channel, and may be refused for good: then only this is lost. */
+  async #onOwnChannel(name: string, work: (channel: ConfirmChannel) => Promise<void>): Promise<void> {
+    const opened = this.#options.broker.channel({ name });
+    const limit = timeLimit(provisionTimeoutMs, "the broker gave no channel in time", this.#abort.signal);
+    try {
+      await work(await opened.channel.opened(limit.signal));
+    } finally {
+      limit.release();
+      await opened.close();
+    }
   }
 
   /**
@@ -248,20 +298,19 @@ export class Provisioning {
 
   #forget(id: string): void {
     this.#standing.delete(id);
+    this.#refused.delete(id);
     const job = this.#jobs.get(id);
     if (job !== undefined) this.#end(job);
   }
 
   /** Somebody deleted what stood: a component's queues are declared again, for all else everything is. */
-  #restore({ kind, name }: Missing): void {
+  #restore({ kind, name }: Entity): void {
     const own = sitePlan(this.#options.site);
     const all = kind === "exchange" ? own.exchanges : own.queues;
     if (all.some((planned) => planned.name === name) || (kind === "exchange" && name.startsWith(exchanges.type("")))) {
-      const prepared = this.#channels[0]?.channel.current;
-      // Without one it is being prepared already.
-      if (prepared === undefined) return;
+      this.#refusedOfSite.delete(wordOf({ kind, name }));
       this.#options.logger.warn({ [kind]: name }, "it was deleted from the broker: all that is not there is declared");
-      void closeQuietly(prepared);
+      this.#prepareAgain();
       return;
     }
     for (const [id, type] of [...this.#standing]) {
@@ -276,26 +325,95 @@ export class Provisioning {
   async #prepare(channel: ConfirmChannel): Promise<void> {
     await this.#policies.set(this.#abort.signal);
     this.#declarer.forget();
-    await this.#declarer.declare(channel, sitePlan(this.#options.site));
+    await this.#declareSite(channel);
     this.#standing.clear();
     for (const { id, type } of await this.#askStanding()) this.#standing.set(id, type);
     this.#ready.resolve();
     for (const member of this.#options.members()) this.want(member);
   }
 
-  /** The broker itself moves messages to the dead letters, and tells nobody when these are not bound: they would be lost. */
-  async #keepSite(): Promise<void> {
+  #prepareAgain(): void {
+    const prepared = this.#channels[0]?.channel.current;
+    // Without one it is being prepared.
+    if (prepared !== undefined) void closeQuietly(prepared);
+  }
+
+  /** @throws a DeclarationError, which costs the channel: on the next one all but that is declared. */
+  async #declareSite(channel: ConfirmChannel): Promise<void> {
+    try {
+      await this.#declarer.declare(async () => channel, this.#without(sitePlan(this.#options.site)));
+    } catch (error) {
+      if (error instanceof DeclarationError) {
+        this.#options.logger.error({ error: error.message }, "a part of the site's topology cannot be declared");
+        this.#refusedOfSite.set(wordOf(error.what), error);
+      }
+      throw error;
+    }
+  }
+
+  /** Less what the broker refuses. */
+  #without({ exchanges, queues, bindings }: Plan): Plan {
+    const isAllowed = (kind: Entity["kind"], name: string) => !this.#refusedOfSite.has(wordOf({ kind, name }));
+    return {
+      exchanges: exchanges.filter(({ name }) => isAllowed("exchange", name)),
+      queues: queues.filter(({ name }) => isAllowed("queue", name)),
+      bindings: bindings.filter(({ exchange, queue }) => isAllowed("exchange", exchange) && isAllowed("queue", queue)),
+    };
+  }
+
+  /**
+   * Somebody may delete a binding, or declare anew what they deleted: nobody would notice. The broker itself moves messages to
+   * the dead letters, and a reply that finds no queue is dropped.
+   */
+  async #keep(): Promise<void> {
     const { signal } = this.#abort;
-    const { site, logger } = this.#options;
     while (!signal.aborted) {
-      await delay(siteEveryMs, undefined, { signal }).catch(() => undefined);
-      const channel = this.#channels[0]?.channel.current;
-      // Without one it is being prepared.
-      if (channel === undefined || signal.aborted) continue;
-      // What fails costs the channel, for which all is declared again.
-      await this.#declarer
-        .declare(channel, sitePlan(site))
-        .catch((error) => logger.debug({ error: String(error) }, "the site's queues could not be declared again"));
+      await delay(keepEveryMs, undefined, { signal }).catch(() => undefined);
+      // Else it is being prepared.
+      if (signal.aborted || !this.#ready.settled) continue;
+      this.#retryRefused();
+      await this.#retryRefusedOfSite();
+      // What is refused costs the channel: the rest is gone over without it.
+      for (let known = -1; known < this.#refusedOfSite.size; ) {
+        known = this.#refusedOfSite.size;
+        await this.#onOwnChannel("keep", (channel) => this.#goOver(channel)).catch((error) =>
+          this.#options.logger.debug({ error: String(error) }, "not all bindings could be made again"),
+        );
+      }
+    }
+  }
+
+  async #goOver(channel: ConfirmChannel): Promise<void> {
+    // An exchange is declared anew only with all that was bound to it: what is not there is told by this (#restore).
+    const site = this.#without(sitePlan(this.#options.site));
+    for (const { name } of site.exchanges) await channel.checkExchange(name);
+    await this.#declareSite(channel);
+    if (this.#unkept.length === 0) this.#unkept = [...this.#standing.keys()];
+    for (let kept = 0; kept < keptAtOnce && this.#unkept.length > 0; kept += 1) {
+      const id = this.#unkept.shift() ?? "";
+      const type = this.#standing.get(id);
+      if (type !== undefined) await this.#declarer.rebind(channel, this.#without(componentPlan({ id, type })));
+    }
+  }
+
+  async #retryRefusedOfSite(): Promise<void> {
+    const site = sitePlan(this.#options.site);
+    for (const [word, { what }] of [...this.#refusedOfSite]) {
+      const plan: Plan = {
+        exchanges: site.exchanges.filter(({ name }) => wordOf({ kind: "exchange", name }) === word),
+        queues: site.queues.filter(({ name }) => wordOf({ kind: "queue", name }) === word),
+        bindings: [],
+      };
+      try {
+        await this.#onOwnChannel(`look at ${what.name}`, (channel) =>
+          this.#declarer.declare(async () => channel, plan),
+        );
+        this.#refusedOfSite.delete(word);
+        this.#options.logger.info({ [what.kind]: what.name, recovered: true }, "it can be declared again");
+        this.#prepareAgain();
+      } catch (error) {
+        if (error instanceof DeclarationError) this.#refusedOfSite.set(word, error);
+      }
     }
   }
 
@@ -325,6 +443,7 @@ export class Provisioning {
       return waiting;
     }
     if (waiting !== undefined) this.#end(waiting);
+    if (this.#refusalOf({ id, type }) === undefined) this.#refused.delete(id);
     const job: Job = { id, type, urgent, done: false, declared: deferred(), finished: deferred() };
     this.#jobs.set(id, job);
     (urgent ? this.#urgent : this.#background).push(job);
@@ -333,10 +452,35 @@ export class Provisioning {
   }
 
   #end(job: Job): void {
-    job.done = true;
-    if (this.#jobs.get(job.id) === job) this.#jobs.delete(job.id);
+    this.#leave(job);
     job.declared.resolve();
     job.finished.resolve();
+  }
+
+  #leave(job: Job): void {
+    job.done = true;
+    if (this.#jobs.get(job.id) === job) this.#jobs.delete(job.id);
+  }
+
+  /** Tells all who wait. It is tried again from time to time, and when somebody asks. */
+  #refuse(job: Job, error: DeclarationError): void {
+    this.#leave(job);
+    const { id, type } = job;
+    if (!this.#refused.has(id))
+      this.#options.logger.error({ component: id, error: error.message }, "a component's queues cannot be declared");
+    this.#refused.delete(id);
+    this.#refused.set(id, { type, error, atMs: performance.now() });
+    job.declared.reject(error);
+    job.finished.reject(error);
+  }
+
+  #refusalOf({ id, type }: Provisioned): Refused | undefined {
+    const refused = this.#refused.get(id);
+    return refused?.type === type ? refused : undefined;
+  }
+
+  #retryRefused(): void {
+    for (const [id, { type }] of [...this.#refused].slice(0, refusedAtOnce)) this.#job({ id, type }, false);
   }
 
   async #work(declaring: Lasting[]): Promise<void> {
@@ -351,7 +495,7 @@ export class Provisioning {
       const untilMs = performance.now() + roundMs;
       do await Promise.all(declaring.map((lasting) => this.#declare(lasting, untilMs, declared)));
       while (declared.length > 0 && !(await this.#settled(untilMs)));
-      await this.#open(declared);
+      if (declaring[0] !== undefined) await this.#open(declaring[0], declared);
     }
   }
 
@@ -363,14 +507,16 @@ export class Provisioning {
       if (job.done) continue;
       try {
         await abortable(this.#ready.promise, signal);
-        const channel = await lasting.opened(signal);
-        job.underWay = this.#declarer.declare(channel, componentPlan(job));
+        const { connection: over } = await lasting.opened(signal);
+        const channels = () => openedOver(lasting, over, signal);
+        job.underWay = this.#declarer.declare(channels, this.#without(componentPlan(job)));
         await job.underWay;
-        if (this.#settleMs === 0) await this.#declarer.open(channel, componentPlan(job));
+        if (this.#settleMs === 0) await this.#declarer.open(await channels(), this.#without(componentPlan(job)));
         job.declared.resolve();
-        declared.push({ job, on: channel });
+        declared.push({ job, over });
       } catch (error) {
-        await this.#retry([job], error);
+        if (error instanceof DeclarationError) this.#refuse(job, error);
+        else await this.#retry([job], error);
       }
     }
   }
@@ -387,25 +533,30 @@ export class Provisioning {
     return this.#abort.signal.aborted || !wanted.signal.aborted;
   }
 
-  async #open(declared: Declared[]): Promise<void> {
+  async #open(lasting: Lasting, declared: Declared[]): Promise<void> {
     const { signal } = this.#abort;
-    for (const [at, { job, on }] of declared.entries()) {
+    const failed: Job[] = [];
+    let failure: unknown;
+    for (const { job, over } of declared) {
       if (signal.aborted) return;
       // A removal that came meanwhile has ended the job.
       if (job.done) continue;
       try {
-        if (this.#settleMs > 0) await this.#declarer.open(on, componentPlan(job));
+        const channel = await openedOver(lasting, over, signal);
+        if (this.#settleMs > 0) await this.#declarer.open(channel, this.#without(componentPlan(job)));
         const before = this.#standing.get(job.id);
-        if (before !== undefined && before !== job.type) await leaveType(on, job.id, before);
-        if (!job.done) this.#standing.set(job.id, job.type);
+        if (before !== undefined && before !== job.type) await leaveType(channel, job.id, before);
+        if (job.done) continue;
+        this.#standing.set(job.id, job.type);
+        this.#refused.delete(job.id);
         this.#end(job);
       } catch (error) {
-        // A job on the other channel may have to be declared again without need; that does no harm.
-        const left = declared.slice(at).map((rest) => rest.job);
-        await this.#retry(left, error);
-        return;
+        if (error instanceof DeclarationError) this.#refuse(job, error);
+        else failed.push(job);
+        failure = error;
       }
     }
+    if (failed.length > 0) await this.#retry(failed, failure);
   }
 
   async #retry(jobs: Job[], error: unknown): Promise<void> {
@@ -432,9 +583,20 @@ export class Provisioning {
 
   /** All was declared by this version: a later start may ask instead of declaring. */
   async #markVersion(lasting: Lasting | undefined): Promise<void> {
-    if (this.#jobs.size > 0 || lasting?.current === undefined) return;
+    if (this.backlog > 0 || lasting?.current === undefined) return;
     await lasting.current.assertExchange(versionMarker, "fanout", { durable: true }).catch(() => undefined);
   }
+}
+
+function wordOf({ kind, name }: Entity): string {
+  return `${kind} ${name}`;
+}
+
+/** The channel, unless it is one over another connection by now. */
+async function openedOver(lasting: Lasting, connection: Connection, signal: AbortSignal): Promise<ConfirmChannel> {
+  const channel = await lasting.opened(signal);
+  if (channel.connection !== connection) throw new Error("the connection was lost meanwhile");
+  return channel;
 }
 
 /** A component that changed its type hears no more of what is for the old one. */
@@ -447,19 +609,28 @@ interface Deferred {
   readonly promise: Promise<void>;
   settled: boolean;
   resolve(): void;
+  reject(error: Error): void;
 }
 
 function deferred(): Deferred {
   let give = () => {};
-  const promise = new Promise<void>((resolve) => {
+  let refuse = (_error: Error) => {};
+  const promise = new Promise<void>((resolve, reject) => {
     give = resolve;
+    refuse = reject;
   });
+  // Nobody may be waiting.
+  promise.catch(() => undefined);
   const made: Deferred = {
     promise,
     settled: false,
     resolve: () => {
       made.settled = true;
       give();
+    },
+    reject: (error) => {
+      made.settled = true;
+      refuse(error);
     },
   };
   return made;
@@ -479,6 +650,7 @@ async function withTimeout(promise: Promise<void>): Promise<void> {
   try {
     await abortable(promise, timeout);
   } catch (error) {
+    if (isMusterError(error)) throw error;
     throw new MusterError("broker-unavailable", "the broker could not provide the target's queues in time; try again", {
       retryAfterMs: 2_000,
       cause: error,

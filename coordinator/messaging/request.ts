@@ -5,7 +5,7 @@ import { type ErrorCode, isErrorCode, MusterError } from "../../config-db/errors
 import { exchanges, headers, idPattern, replyKeys } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { type HttpBody, type Letter, readLetter, toHttpBody } from "./envelope.ts";
-import { consume } from "./lasting-channel.ts";
+import { OwnQueue } from "./own-queue.ts";
 import type { RoutePlan, Sender } from "./send.ts";
 
 export interface RequesterOptions {
@@ -15,6 +15,8 @@ export interface RequesterOptions {
   /** Of this process. */
   token: string;
   logger: Logger;
+  /** Resolves when the exchange stands. */
+  ready: (exchange: string) => Promise<void>;
 }
 
 export type Reply = { from: string } & HttpBody;
@@ -47,34 +49,30 @@ const gatheredBytesMax = 16 * 1024 * 1024;
 export class Requester {
   readonly #options: RequesterOptions;
   readonly #pending = new Map<string, Pending>();
-  #channel: ReturnType<Broker["channel"]> | undefined;
+  readonly #replies: OwnQueue;
   /** Where replies to this process arrive. */
   readonly replyKey: string;
 
   constructor(options: RequesterOptions) {
     this.#options = options;
-    this.replyKey = replyKeys.coordinator(options.site, options.token);
-  }
-
-  start(): void {
-    this.#channel = this.#options.broker.channel({
-      name: "replies",
-      setup: async (channel) => {
-        // Ends with the connection: replies to a process that is gone are for nobody.
-        const { queue } = await channel.assertQueue("", { exclusive: true, autoDelete: true, durable: false });
-        await channel.assertExchange(exchanges.reply, "direct", { durable: true });
-        await channel.bindQueue(queue, exchanges.reply, this.replyKey);
-        await consume(channel, queue, { prefetch }, (message) => {
-          channel.ack(message);
-          const reply = readReply(message);
-          if (reply !== undefined) this.#pending.get(reply.envelope.correlationId ?? "")?.take(reply);
-        });
+    const { broker, site, token, ready } = options;
+    this.replyKey = replyKeys.coordinator(site, token);
+    this.#replies = new OwnQueue({
+      ...{ broker, name: "replies", exchange: exchanges.reply, ready, prefetch },
+      keys: () => [this.replyKey],
+      onMessage: (message) => {
+        const reply = readReply(message);
+        if (reply !== undefined) this.#pending.get(reply.envelope.correlationId ?? "")?.take(reply);
       },
     });
   }
 
+  start(): void {
+    this.#replies.start();
+  }
+
   async close(): Promise<void> {
-    await this.#channel?.close();
+    await this.#replies.close();
   }
 
   /**
@@ -148,6 +146,8 @@ export class Requester {
       throw new MusterError("too-many", `${pendingMax} requests wait for their replies already; try again`, {
         retryAfterMs: 1_000,
       });
+    await this.#options.ready(exchanges.reply);
+    await this.#replies.ready();
     const replies: Letter[] = [];
     let bytes = 0;
     const answered = new Set<string>();

@@ -99,7 +99,7 @@ export class Sender {
   async send(plan: RoutePlan, letter: Letter): Promise<void> {
     const { provisioning, site } = this.#options;
     // Right after a start the exchanges may not stand yet: a publish to a missing one costs the whole channel.
-    await provisioning.ready();
+    await provisioning.ready(plan.remote === undefined ? plan.exchange : exchanges.remote);
     if (plan.remote !== undefined) return this.#sendRemote(plan.remote, plan, letter);
     const here = plan.recipients.filter((member) => member.site === site);
     if (plan.key === "") {

@@ -10,7 +10,7 @@ import type { Broker } from "./broker.ts";
 import { type Letter, publishOptions, readLetter } from "./envelope.ts";
 import type { NackOptions } from "./inbox.ts";
 import { type Inboxes, tokenOf } from "./inboxes.ts";
-import { consume } from "./lasting-channel.ts";
+import { OwnQueue } from "./own-queue.ts";
 import type { Requester } from "./request.ts";
 import { draftLetter } from "./send.ts";
 
@@ -27,6 +27,8 @@ export interface SettlingOptions {
   site: string;
   logger: Logger;
   wallClock: () => Date;
+  /** Resolves when the exchange stands. */
+  ready: (exchange: string) => Promise<void>;
 }
 
 const answerTimeoutMs = 5_000;
@@ -35,33 +37,28 @@ const nothing = Buffer.alloc(0);
 
 export class Settling {
   readonly #options: SettlingOptions;
-  #channel: ReturnType<Broker["channel"]> | undefined;
+  readonly #asked: OwnQueue;
 
   constructor(options: SettlingOptions) {
     this.#options = options;
-  }
-
-  start(): void {
-    const { broker, inboxes, logger } = this.#options;
-    this.#channel = broker.channel({
-      name: "settling",
-      setup: async (channel) => {
-        // Ends with the connection, as the deliveries do that it speaks of.
-        const { queue } = await channel.assertQueue("", { exclusive: true, autoDelete: true, durable: false });
-        await channel.assertExchange(exchanges.requests, "direct", { durable: true });
-        await channel.bindQueue(queue, exchanges.requests, keyOf(inboxes.token));
-        await consume(channel, queue, { prefetch }, (message) => {
-          channel.ack(message);
-          const letter = readLetter(message);
-          if ("fault" in letter) return;
-          this.#serve(letter).catch((error) => logger.warn({ error: String(error) }, "a settlement was not answered"));
-        });
+    const { broker, inboxes, logger, ready } = options;
+    this.#asked = new OwnQueue({
+      ...{ broker, name: "settling", exchange: exchanges.requests, ready, prefetch },
+      keys: () => [keyOf(inboxes.token)],
+      onMessage: (message) => {
+        const letter = readLetter(message);
+        if ("fault" in letter) return;
+        this.#serve(letter).catch((error) => logger.warn({ error: String(error) }, "a settlement was not answered"));
       },
     });
   }
 
+  start(): void {
+    this.#asked.start();
+  }
+
   async close(): Promise<void> {
-    await this.#channel?.close();
+    await this.#asked.close();
   }
 
   /**

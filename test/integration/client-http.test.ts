@@ -39,6 +39,35 @@ describe("the client over HTTP", () => {
     return component;
   }
 
+  it("has as much under way at once as one likes, without a warning of a leak", async () => {
+    const warnings: Error[] = [];
+    const warned = (warning: Error) => warnings.push(warning);
+    process.on("warning", warned);
+    try {
+      const component = await join1();
+      const times = Array.from({ length: 20 }, (_, n) => n);
+      const isAsked = () => coordinator.seen("POST", "/v1/requests").length === times.length;
+      coordinator.override = async ({ path }) => {
+        if (path !== "/v1/requests") return undefined;
+        await eventually(() => expect(isAsked()).to.equal(true));
+        return { status: 200, body: { replies: [], missing: [] } };
+      };
+      for (const n of times) component.subscribe(`t${n}.#`, () => undefined);
+      let begun = 0;
+      const handler = async () => {
+        begun += 1;
+        await eventually(() => expect(begun).to.equal(times.length));
+      };
+      await Promise.all([
+        ...times.map(() => component.config.onChange(handler)),
+        ...times.map(() => component.gather({ type: "worker" }, "q")),
+      ]);
+      expect(warnings).to.deep.equal([]);
+    } finally {
+      process.off("warning", warned);
+    }
+  });
+
   describe("a component's membership", () => {
     it("begins with a registration that tells all that it was given", async () => {
       const component = await join1({ tags: ["x"], endpoints: { api: "http://a" }, version: "1.2", ttlMs: 5_000 });

@@ -258,6 +258,22 @@ describe("messages over HTTP", function () {
     await tap.close();
   });
 
+  it("streams events for a pattern of many # at once, or refuses it where the broker would be held up", async () => {
+    const { id } = await register();
+    const match = encodeURIComponent(Array(24).fill("#").join("."));
+    const events = await openStream(`${bridge.url}/v1/events?match=${match}`);
+    const name = Array(40).fill("a").join(".");
+    await eventually(async () => {
+      expect((await post("/v1/events", { name, from: id })).status).to.equal(202);
+      expect(events.data().map((event) => (event as { name: string }).name)).to.include(name);
+    });
+    await events.close();
+    const apart = encodeURIComponent(Array(24).fill("#").join(".a."));
+    const answer = await get(`/v1/events?match=${apart}`, { accept: "text/event-stream" });
+    expect([answer.status, answer.body.code]).to.deep.equal([400, "invalid-request"]);
+    expect(answer.body.detail).to.match(/has 24 "#" .* at most 2/);
+  });
+
   it("streams events and taps messages", async () => {
     const { id, type } = await register();
     const events = await openStream(`${bridge.url}/v1/events?match=${type}.%23`);

@@ -19,7 +19,7 @@ interface FakeAnswer {
   headers?: Record<string, string>;
 }
 
-type Override = (request: FakeRequest) => FakeAnswer | undefined | Promise<FakeAnswer>;
+type Override = (request: FakeRequest) => FakeAnswer | undefined | Promise<FakeAnswer | undefined>;
 
 export class FakeCoordinator {
   settings: Record<string, unknown> = { samplingIntervalMs: 1000 };

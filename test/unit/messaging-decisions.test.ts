@@ -16,7 +16,7 @@ import { judgeDead, redriveRoute } from "../../coordinator/messaging/dead-letter
 import type { Member, Members } from "../../coordinator/messaging/members.ts";
 import { planRoute } from "../../coordinator/messaging/send.ts";
 import { planHints } from "../../coordinator/messaging/signals.ts";
-import { matchesTopic } from "../../coordinator/messaging/topic.ts";
+import { bindableTopic, matchesTopic } from "../../coordinator/messaging/topic.ts";
 import {
   componentPlan,
   defaultQueueLimits,
@@ -270,6 +270,33 @@ describe("a topic pattern", () => {
     it(`${pattern} ${expected ? "matches" : "does not match"} "${topic}"`, () => {
       expect(matchesTopic(pattern, topic)).to.equal(expected);
     });
+
+  const bindable: [string, string][] = [
+    ["a.*.b.#", "a.*.b.#"],
+    ["#.#.#", "#"],
+    ["#.*.#.*", "*.*.#"],
+    ["a.#.*.b.#.#", "a.*.#.b.#"],
+    ["a..#", "a..#"],
+  ];
+  for (const [pattern, expected] of bindable)
+    it(`${pattern} is bound as ${expected}`, () => {
+      expect(bindableTopic(pattern)).to.equal(expected);
+    });
+
+  it("matches the same as what is bound for it", () => {
+    const words = (word: string[]) =>
+      fc.array(fc.constantFrom(...word), { minLength: 1, maxLength: 6 }).map((some) => some.join("."));
+    fc.assert(
+      fc.property(words(["a", "b"]), words(["a", "*", "#"]), words(["a", "b", ""]), (start, middle, topic) => {
+        for (const pattern of [middle, `${start}.${middle}`].filter((one) => one.split("#").length <= 3))
+          expect(matchesTopic(bindableTopic(pattern), topic)).to.equal(matchesTopic(pattern, topic));
+      }),
+    );
+  });
+
+  it("with more # than the broker can be asked for is refused, with their number and the limit", () => {
+    expect(() => bindableTopic("#.a.#.b.*.#.#")).to.throw(/"#.a.#.b.\*.#.#" has 3 .* at most 2/);
+  });
 
   it("of many # takes no time that grows without end", () => {
     const startMs = performance.now();

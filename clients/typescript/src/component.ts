@@ -1,4 +1,5 @@
 /** A component: what `connect` gives, one method for each thing that it can do. */
+import { setMaxListeners } from "node:events";
 import { MusterError } from "../../../config-db/errors.ts";
 import type { Settings, Target } from "../../../config-db/generated/types.ts";
 import { backoffMs, pause } from "./backoff.ts";
@@ -44,6 +45,8 @@ export class Component<S extends object = Settings> {
     this.id = id;
     this.type = type;
     this.#options = options;
+    // Every gathering and subscription listens to it: that is no leak.
+    setMaxListeners(0, this.#ending.signal);
     this.#bridge = new Bridge({ urls, token });
     const bridge = this.#bridge;
     const given = options.validate;
@@ -215,8 +218,8 @@ export class Component<S extends object = Settings> {
   }
 
   /**
-   * Calls `handler` with events whose `<type>.<id>.<event>` fits `pattern` (`*` one word, `#` any number), from now on
-   * until the returned function is called. Events that come while no coordinator can be reached are not made up for.
+   * Calls `handler` with events whose `<type>.<id>.<event>` fits `pattern` (`*` one word, `#` any number, at most twice), from now
+   * on until the returned function is called. A pattern that is refused is logged. Events that come while no coordinator can be reached are not made up for.
    */
   subscribe(pattern: string, handler: (event: Event) => void): () => void {
     const stop = new AbortController();

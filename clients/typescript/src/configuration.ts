@@ -1,4 +1,5 @@
 /** The component's effective configuration: read, checked, given to the component, reported on, kept on disk. */
+import { setMaxListeners } from "node:events";
 import { isMusterError, MusterError } from "../../../config-db/errors.ts";
 import type { Settings } from "../../../config-db/generated/types.ts";
 import { timeLimit } from "../../../config-db/time-limit.ts";
@@ -86,6 +87,8 @@ export class Configuration<S extends object = Settings> {
 
   constructor(options: ConfigurationOptions<S>) {
     this.#options = options;
+    // Handlers that are added at once each listen to it: that is no leak.
+    setMaxListeners(0, this.#closed.signal);
   }
 
   /** The settings that the component works by: the newest that it accepted. */
