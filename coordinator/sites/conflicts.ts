@@ -5,20 +5,19 @@
 import type { Logger } from "pino";
 import { Gauge, type Registry as Metrics } from "prom-client";
 import { MusterError } from "../../config-db/errors.ts";
-import type { ConflictDocument, ConflictResolution, HistoryDocument } from "../../config-db/generated/types.ts";
-import { databases, documentId, type LayerName } from "../../config-db/names.ts";
+import type { ConflictDocument, ConflictResolution } from "../../config-db/generated/types.ts";
+import { databases } from "../../config-db/names.ts";
 import { generationOf, withFixedRevision } from "../../config-db/revision.ts";
 import type { BulkRow, Change, Database, Document, Store, Stored } from "../../config-db/store.ts";
 import { check } from "../../config-db/validate.ts";
 import type { Leaf } from "./ancestry.ts";
 import { conflictDocument, groupConflicts, type ListedConflict, listConflict } from "./conflict.ts";
 import { recordsVersion } from "./identity.ts";
+import { Past } from "./past.ts";
 import { resolvedDocument } from "./resolution.ts";
 import {
   type IsUsable,
   isOpen,
-  neededHistory,
-  type PastRevision,
   replacedConflict,
   resolve as resolveLeaves,
   type VersionedDocument,
@@ -48,13 +47,11 @@ const concerned = /^(layer|schema|candidate|secret):/;
 /** History comes by the same replication as the revisions that it belongs to: so many tries, 250 ms apart, for it. */
 const historyAttemptsMax = 20;
 
-/** Old revisions asked for one by one: the common ancestors are few. */
-const oldRevisionsMax = 20;
-
 export class Conflicts {
   readonly #options: ConflictsOptions;
   readonly #database: Database<Document>;
   readonly #resolver: Resolver;
+  readonly #past: Past;
   readonly #open = new Map<string, Stored<ConflictDocument>>();
   /** The records that open conflicts are about, as they stand; undefined when deleted. */
   readonly #records = new Map<string, VersionedDocument | undefined>();
@@ -65,6 +62,7 @@ export class Conflicts {
   constructor(options: ConflictsOptions) {
     this.#options = options;
     this.#database = options.store.database<Document>(databases.config);
+    this.#past = new Past(this.#database, options.isUsable);
     this.#resolver = new Resolver({
       database: this.#database,
       concerns: (id) => concerned.test(id),
@@ -193,13 +191,10 @@ export class Conflicts {
       return "done";
     }
     const { isUsable } = this.#options;
-    const needed = neededHistory(leaves, isUsable);
-    const history = await this.#history(id, needed);
-    if (history.size < needed.length) {
-      if (attempt < historyAttemptsMax) return "later";
-      await this.#addEarlier(id, needed, leaves, history);
-    }
-    const resolution = resolveLeaves(leaves, history, isUsable);
+    const past =
+      attempt < historyAttemptsMax ? await this.#past.read(id, leaves) : await this.#past.readWhatIsHere(id, leaves);
+    if (past === undefined) return "later";
+    const resolution = resolveLeaves(leaves, past.contents, isUsable, past.parents);
     if (resolution === undefined) return "done";
     // First what must not be lost, then what lets go of it.
     await this.#keep(leaves.map(({ doc }) => doc));
@@ -216,39 +211,6 @@ export class Conflicts {
       "merged what sites had changed at once",
     );
     return "done";
-  }
-
-  /** From history; what that has let go of, from the store's own old revisions, as long as it has not compacted them. */
-  async #history(id: string, revs: string[]): Promise<Map<string, PastRevision>> {
-    const found = new Map<string, PastRevision>((await this.#kept(id, revs)).map((doc) => [doc.rev, doc]));
-    for (const rev of revs.filter((missing) => !found.has(missing)).slice(0, oldRevisionsMax)) {
-      const past = (await this.#database.get(id, { rev })) as VersionedDocument | undefined;
-      if (past?.settings === undefined || !this.#options.isUsable(past)) continue;
-      found.set(rev, { ...past, rev, settings: past.settings, deleted: past._deleted === true });
-    }
-    return found;
-  }
-
-  /** In place of what nobody keeps, being none of its kind or too old, the newest before it that is kept. */
-  async #addEarlier(
-    id: string,
-    revs: string[],
-    leaves: Leaf<VersionedDocument>[],
-    found: Map<string, PastRevision>,
-  ): Promise<void> {
-    for (const rev of revs.filter((missing) => !found.has(missing)).slice(0, oldRevisionsMax)) {
-      const path = leaves.map((leaf) => leaf.path).find((revisions) => revisions.includes(rev)) ?? [];
-      const earlier = path.slice(path.indexOf(rev) + 1).slice(0, oldRevisionsMax);
-      const kept = new Map((await this.#kept(id, earlier)).map((doc) => [doc.rev, doc]));
-      const newest = earlier.find((past) => kept.has(past));
-      if (newest !== undefined) found.set(rev, kept.get(newest) as HistoryDocument);
-    }
-  }
-
-  async #kept(id: string, revs: string[]): Promise<HistoryDocument[]> {
-    const layer = id.slice("layer:".length) as LayerName;
-    const docs = await this.#database.getMany<HistoryDocument>(revs.map((rev) => documentId.history(layer, rev)));
-    return docs.filter(this.#options.isUsable);
   }
 
   /**
