@@ -11,10 +11,10 @@ import { generationOf, withFixedRevision } from "../../config-db/revision.ts";
 import type { BulkRow, Change, Database, Document, Store, Stored } from "../../config-db/store.ts";
 import { check } from "../../config-db/validate.ts";
 import type { Leaf } from "./ancestry.ts";
-import { conflictDocument, groupConflicts, type ListedConflict, listConflict } from "./conflict.ts";
+import { conflictDocument, differentAnswers, groupConflicts, type ListedConflict, listConflict } from "./conflict.ts";
 import { recordsVersion } from "./identity.ts";
 import { Past } from "./past.ts";
-import { resolvedDocument } from "./resolution.ts";
+import { answerTo, resolvedDocument } from "./resolution.ts";
 import {
   type IsUsable,
   isOpen,
@@ -65,8 +65,11 @@ export class Conflicts {
     this.#past = new Past(this.#database, options.isUsable);
     this.#resolver = new Resolver({
       database: this.#database,
-      concerns: (id) => concerned.test(id),
-      decide: (id, leaves, attempt) => this.#decide(id, leaves as Leaf<VersionedDocument>[], attempt),
+      concerns: (id) => concerned.test(id) || id.startsWith("conflict:"),
+      decide: (id, leaves, attempt) =>
+        id.startsWith("conflict:")
+          ? this.#compareAnswers(leaves)
+          : this.#decide(id, leaves as Leaf<VersionedDocument>[], attempt),
       leads: options.leads,
       logger: options.logger,
     });
@@ -90,8 +93,8 @@ export class Conflicts {
     let changed = false;
     for (const { id, deleted, doc } of changes) {
       if (id.startsWith("conflict:")) {
-        if (deleted || !this.#isConflict(doc)) this.#open.delete(id);
-        else this.#open.set(id, doc as unknown as Stored<ConflictDocument>);
+        if (!deleted && this.#isConflict(doc)) this.#open.set(id, doc);
+        else this.#open.delete(id);
         changed = true;
       } else if (this.#records.has(id) || this.#loading.delete(id)) {
         this.#records.set(id, deleted ? undefined : (doc as unknown as VersionedDocument));
@@ -123,7 +126,8 @@ export class Conflicts {
    * Closes a conflict: what the operator chose stands afterwards, here and, by replication, everywhere.
    *
    * What is written follows from the conflict and the choice alone, so that operators who close it at two sites at once
-   * with the same choice write the same revision. With different choices these collide, and are listed as a conflict.
+   * with the same choice write the same revision. The conflict's tombstone says who chose what: with different choices they
+   * collide, and are listed as a conflict.
    * @throws MusterError `not-found`, `refused` when `choose` names no candidate or the value may not stand there
    */
   async resolve(id: string, resolution: ConflictResolution, author: string): Promise<ListedConflict> {
@@ -141,14 +145,25 @@ export class Conflicts {
     if (next !== undefined) await this.#write(next, leaf);
     const closed = { by: author.slice(0, 200), at: this.#now(), site: this.#options.site };
     const chosen = "choose" in resolution ? { chosen: resolution.choose } : {};
-    const tombstones = docs.map((doc) => ({ ...doc, _deleted: true, closed: { ...closed, ...chosen } }));
-    for (const row of await this.#database.bulk(tombstones)) {
-      // A conflict of the write: another operator has closed it meanwhile.
-      if ("error" in row && row.error !== "conflict") throw refusedRow(row);
-      this.#open.delete(row.id);
-    }
+    const { value } = answerTo(conflict, resolution);
+    const answer = value === undefined ? {} : { value };
+    // Beside what another operator may have said of it meanwhile.
+    const tombstones = docs.map((doc) =>
+      withFixedRevision({ ...doc, _deleted: true, closed: { ...closed, ...chosen, answer } }, [doc._rev]),
+    );
+    await this.#store(tombstones);
+    for (const { _id } of tombstones) this.#open.delete(_id);
     this.#tell();
     return withoutSecrets(listConflict(id, docs, next ?? record));
+  }
+
+  /** Lists what operators said differently of one conflict; again is harmless. */
+  async #compareAnswers(leaves: Leaf[]): Promise<"done"> {
+    const closed = leaves.flatMap(({ doc }) => (doc._deleted === true && this.#isConflict(doc) ? [doc] : []));
+    const [first] = closed;
+    const found = differentAnswers(closed);
+    if (first !== undefined && found !== undefined) await this.#store([conflictDocument(first.record, found)]);
+    return "done";
   }
 
   async #write(doc: VersionedDocument, leaf: Leaf<VersionedDocument> | undefined): Promise<void> {
@@ -177,9 +192,9 @@ export class Conflicts {
   }
 
   /** Documents come from other sites too, whatever is written there. */
-  #isConflict(doc: Change["doc"]): boolean {
+  #isConflict(doc: Document): doc is Stored<ConflictDocument> {
     const errors = check("conflict-document", doc);
-    if (errors.length === 0 && concerned.test(String(doc.record))) return true;
+    if (errors.length === 0 && concerned.test(String((doc as Partial<ConflictDocument>).record))) return true;
     this.#options.logger.warn({ id: doc._id, errors }, "a conflict came in that is none");
     return false;
   }

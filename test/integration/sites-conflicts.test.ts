@@ -158,10 +158,78 @@ describe("conflicts at a site", function () {
     const id = east.conflicts.list()[0]?.id as string;
     await east.conflicts.resolve(id, { value: 5 }, "ann");
     await west.conflicts.resolve(id, { value: 6 }, "bob");
+    await exchange();
+    await eventually(() => expect(answers(east)?.map(({ site }) => site)).to.have.members(["east", "west"]));
     await settled();
-    const [again, ...others] = east.conflicts.list();
+    // Which of them stands, their revisions decide.
+    expect(answers(east)?.map(({ live, ...said }) => said)).to.have.deep.members([
+      { site: "east", changedBy: "ann", value: 5 },
+      { site: "west", changedBy: "bob", value: 6 },
+    ]);
+  });
+
+  /** Of the one conflict that is listed. */
+  const answers = (site: Site) => {
+    const [conflict, ...others] = site.conflicts.list();
     expect(others).to.deep.equal([]);
-    expect(again?.candidates.map(({ value }) => value)).to.have.members([5, 6]);
+    return conflict?.candidates.map(({ site: from, changedBy, value, live }) => ({
+      ...{ site: from, changedBy, live },
+      ...(value === undefined ? {} : { value }),
+    }));
+  };
+  const revOf = (live: boolean) =>
+    east.conflicts.list()[0]?.candidates.find((candidate) => candidate.live === live)?.rev as string;
+
+  it("that one site closes by keeping what stands and the other by something else are listed again", async () => {
+    await east.write({ settings: { a: 2, b: 1 } });
+    await west.write({ settings: { a: 3, b: 1 } });
+    await settled();
+    const id = east.conflicts.list()[0]?.id as string;
+    const [live, other] = [revOf(true), revOf(false)];
+    await east.conflicts.resolve(id, { choose: live }, "ann");
+    await east.write({ settings: { a: 3, b: 2 } });
+    await west.conflicts.resolve(id, { choose: other }, "bob");
+    await exchange();
+    await eventually(() => expect(east.conflicts.list()).to.have.length(1));
+    expect((await settled())?.settings).to.deep.equal({ a: 2, b: 2 });
+    expect(answers(west)).to.have.deep.members([
+      { site: "east", changedBy: "ann", value: 3, live: false },
+      { site: "west", changedBy: "bob", value: 2, live: true },
+    ]);
+    const kept = west.conflicts.list()[0]?.candidates.find(({ site }) => site === "east")?.rev as string;
+    await west.conflicts.resolve(id, { choose: kept }, "eve");
+    expect((await settled())?.settings).to.deep.equal({ a: 3, b: 2 });
+    expect(east.conflicts.list()).to.deep.equal([]);
+  });
+
+  it("of a deletion that one site keeps and the other takes are listed again", async () => {
+    await east.write({ settings: {}, _deleted: true });
+    await west.write({ settings: { a: 4, b: 1 } });
+    await settled();
+    const id = east.conflicts.list()[0]?.id as string;
+    const [live, other] = [revOf(true), revOf(false)];
+    await east.conflicts.resolve(id, { choose: live }, "ann");
+    await west.conflicts.resolve(id, { choose: other }, "bob");
+    await exchange();
+    await eventually(() => expect(east.conflicts.list()).to.have.length(1));
+    expect(await settled()).to.equal(undefined);
+    expect(answers(east)).to.have.deep.members([
+      { site: "east", changedBy: "ann", value: { settings: { a: 4, b: 1 } }, live: false },
+      { site: "west", changedBy: "bob", live: true },
+    ]);
+  });
+
+  it("that both sites close by keeping what stands are closed", async () => {
+    await east.write({ settings: { a: 2, b: 1 } });
+    await west.write({ settings: { a: 3, b: 1 } });
+    const merged = await settled();
+    const id = east.conflicts.list()[0]?.id as string;
+    const live = revOf(true);
+    await east.conflicts.resolve(id, { choose: live }, "ann");
+    await west.conflicts.resolve(id, { choose: live }, "bob");
+    await east.write({ settings: { a: 7, b: 1 } });
+    expect((await settled())?._rev).to.not.equal(merged?._rev);
+    expect(west.conflicts.list()).to.deep.equal([]);
   });
 
   it("of a deletion and an edit keep the edit, and choosing the deletion deletes", async () => {
