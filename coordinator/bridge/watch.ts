@@ -64,6 +64,8 @@ export async function answerOrWait(request: RequestContext, source: Watchable): 
     const end = () => settle(() => resolve(first));
     const timer = setTimeout(end, waitMs);
     request.signal.addEventListener("abort", end);
+    // While the coordinator stops it has aborted from the start.
+    if (request.signal.aborted) end();
     unsubscribe = source.subscribe(look);
     // A change between the first look and the subscription must not be slept through.
     look();
