@@ -370,6 +370,15 @@ export interface ConflictDocument {
     at: Timestamp;
     site: Id;
     chosen?: string;
+    /**
+     * What shall be there, as the operator said; without `value`: nothing.
+     */
+    answer?: {
+      /**
+       * Any JSON value.
+       */
+      value?: unknown;
+    };
   };
 }
 /**

@@ -5,7 +5,7 @@ import type { Configuration } from "../config/configuration.ts";
 import { etagOf } from "../config/etag.ts";
 import { layerRoutes } from "./config-layer-routes.ts";
 import { schemaRoutes, secretRoutes } from "./config-schema-routes.ts";
-import type { RequestContext, Route, ServerSentEvent } from "./route.ts";
+import type { RequestContext, Route, StreamAnswer } from "./route.ts";
 import { incarnationParameter, type SignsOfLife, signIn, whileAlive } from "./sign-of-life.ts";
 import { answerOrWait, type Watchable, waitParameter, wantsStream } from "./watch.ts";
 
@@ -65,22 +65,38 @@ function effectiveRoutes(configuration: Configuration, signs: SignsOfLife): Rout
   ];
 }
 
-/** One `config` event with what stands, unless the reader says that it has it, and one for each change after. */
-function streamEffective(configuration: Configuration, id: string, request: RequestContext) {
+/**
+ * One event with what stands, unless the reader says that it has it (`Last-Event-ID`), and one for each change after.
+ * @param read what stands; undefined where there is nothing to tell
+ */
+function streamNewest(
+  request: RequestContext,
+  event: string,
+  read: () => { etag: string; data: object } | undefined,
+  subscribe: (changed: () => void) => () => void,
+): StreamAnswer {
   return {
-    stream: (send: (event: ServerSentEvent) => void) => {
+    stream: (send) => {
       let sent = request.header("last-event-id");
       const tell = () => {
-        const { etag, told, fault } = configuration.effective(id);
-        if (etag === sent || fault !== undefined) return;
-        sent = etag;
-        send({ event: "config", id: etag, data: told });
+        const now = read();
+        if (now === undefined || now.etag === sent) return;
+        sent = now.etag;
+        send({ event, id: now.etag, data: now.data });
       };
-      const unsubscribe = configuration.subscribe(id, tell);
+      const unsubscribe = subscribe(tell);
       tell();
       return unsubscribe;
     },
   };
+}
+
+function streamEffective(configuration: Configuration, id: string, request: RequestContext): StreamAnswer {
+  const read = () => {
+    const { etag, told, fault } = configuration.effective(id);
+    return fault === undefined ? { etag, data: told } : undefined;
+  };
+  return streamNewest(request, "config", read, (changed) => configuration.subscribe(id, changed));
 }
 
 function statusRoutes(configuration: Configuration): Route[] {
@@ -111,7 +127,7 @@ function statusRoutes(configuration: Configuration): Route[] {
       answers: { 200: { description: "the summary", schema: { type: "object" } } },
       handle: (request) => {
         const type = request.query.type as string | undefined;
-        if (wantsStream(request)) return streamStatus(configuration, type);
+        if (wantsStream(request)) return streamStatus(configuration, type, request);
         return answerOrWait(request, {
           read: () => configuration.status.read({ type }),
           subscribe: (changed) => configuration.status.subscribe(changed),
@@ -121,20 +137,10 @@ function statusRoutes(configuration: Configuration): Route[] {
   ];
 }
 
-/** One `status` event with what stands, and one for each change after. */
-function streamStatus({ status }: Configuration, type: string | undefined) {
-  return {
-    stream: (send: (event: ServerSentEvent) => void) => {
-      let sent = "";
-      const tell = () => {
-        const { etag, body } = status.read({ type });
-        if (etag === sent) return;
-        sent = etag;
-        send({ event: "status", id: etag, data: body });
-      };
-      const unsubscribe = status.subscribe(tell);
-      tell();
-      return unsubscribe;
-    },
+function streamStatus({ status }: Configuration, type: string | undefined, request: RequestContext): StreamAnswer {
+  const read = () => {
+    const { etag, body: data } = status.read({ type });
+    return { etag, data };
   };
+  return streamNewest(request, "status", read, (changed) => status.subscribe(changed));
 }

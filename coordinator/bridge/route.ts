@@ -24,7 +24,10 @@ export interface RequestContext {
   header(name: string): string | undefined;
   /** Who asks, for `changedBy`: the token's owner, or the `Muster-User` header, or "anonymous". */
   author: string;
-  /** Aborts when the client has gone. */
+  /**
+   * Aborts when the client has gone, or is to be answered with what there is since the coordinator stops: at once where it
+   * waits for news (`waitMs`), else when the time to drain is nearly over.
+   */
   signal: AbortSignal;
 }
 

@@ -19,6 +19,7 @@ import type { JsonAnswer, RequestContext, Route } from "./route.ts";
 import { type Match, Router } from "./router.ts";
 import { Streams } from "./streams.ts";
 import { refuseUnparsed } from "./unparsed.ts";
+import { Waits } from "./waits.ts";
 
 export interface BridgeOptions {
   host: string;
@@ -45,6 +46,7 @@ export class Bridge {
   readonly #options: BridgeOptions;
   readonly #server: Server;
   readonly #streams = new Streams();
+  readonly #waits = new Waits();
   readonly #drain: Drain;
   readonly #durations: Histogram;
   #listener: RequestListener = starting;
@@ -116,9 +118,18 @@ export class Bridge {
     };
   }
 
-  /** Takes no more requests, ends streams and waits for those under way, at most `drainMs`. */
+  /**
+   * Takes no more connections, ends streams, answers those who wait for news as when their time is over, and waits for the
+   * other requests under way. What still waits after nine tenths of `drainMs` is answered as when its time is over, too; at
+   * its end connections are cut.
+   */
   async close(drainMs = 5_000): Promise<void> {
-    await this.#drain(drainMs, () => this.#streams.close());
+    const late = setTimeout(() => this.#waits.endAll(), 0.9 * drainMs);
+    await this.#drain(drainMs, () => {
+      this.#streams.close();
+      this.#waits.endPolls();
+    });
+    clearTimeout(late);
   }
 
   /** What is for people and tools rather than for components. */
@@ -161,7 +172,7 @@ export class Bridge {
       const bytes = bodyLimit === undefined ? undefined : await readBody(request, bodyLimit);
       const body = bytes && parseBody(route, request.headers["content-type"], bytes);
       const answer = await route.handle(
-        new AskedContext(params, query, body, request, response, this.#options.operatorToken),
+        new AskedContext(params, query, body, request, response, this.#waits, this.#options.operatorToken),
       );
       if ("stream" in answer) {
         this.#streams.serve(answer, response);
@@ -204,6 +215,7 @@ class AskedContext implements RequestContext {
   readonly header: (name: string) => string | undefined;
   readonly #request: IncomingMessage;
   readonly #response: ServerResponse;
+  readonly #waits: Waits;
   readonly #operatorToken: string | undefined;
   #abort: AbortController | undefined;
 
@@ -213,6 +225,7 @@ class AskedContext implements RequestContext {
     body: unknown,
     request: IncomingMessage,
     response: ServerResponse,
+    waits: Waits,
     operatorToken: string | undefined,
   ) {
     this.params = params;
@@ -224,6 +237,7 @@ class AskedContext implements RequestContext {
     };
     this.#request = request;
     this.#response = response;
+    this.#waits = waits;
     this.#operatorToken = operatorToken;
   }
 
@@ -234,11 +248,16 @@ class AskedContext implements RequestContext {
   /** Made when first asked for: most answers are given at once and nobody listens. */
   get signal(): AbortSignal {
     if (this.#abort === undefined) {
-      const abort = new AbortController();
+      const waits = this.#waits;
+      const abort = waits.add(this.query.waitMs !== undefined);
       this.#abort = abort;
+      const end = () => {
+        waits.delete(abort);
+        abort.abort();
+      };
       // It may have gone while the body was read or something was waited for.
-      if (this.#response.destroyed) abort.abort();
-      else this.#response.once("close", () => abort.abort());
+      if (this.#response.destroyed) end();
+      else this.#response.once("close", end);
     }
     return this.#abort.signal;
   }

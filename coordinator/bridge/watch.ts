@@ -71,6 +71,8 @@ export async function answerOrWait(
     const end = () => settle(() => resolve(first));
     const timer = setTimeout(end, waitMs);
     signal.addEventListener("abort", end);
+    // While the coordinator stops it has aborted from the start.
+    if (signal.aborted) end();
     unsubscribe = source.subscribe(look);
     // A change between the first look and the subscription must not be slept through.
     look();

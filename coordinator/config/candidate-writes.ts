@@ -1,11 +1,12 @@
 /** Staged changes: settings that a part of the components gets before a layer has them for all. */
-import { MusterError } from "../../config-db/errors.ts";
+import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import type { CandidateDocument, CandidateWrite } from "../../config-db/generated/types.ts";
 import { documentId, type LayerName } from "../../config-db/names.ts";
 import { generationOf } from "../../config-db/revision.ts";
 import { sameJson } from "./etag.ts";
 import type { WriteContext, WritesOptions } from "./guarded-write.ts";
 import { exactly, guardedWrite, versionAfter } from "./guarded-write.ts";
+import { layerOf } from "./history.ts";
 import { refuseErrors } from "./judgement.ts";
 import type { LayerWrites } from "./layer-writes.ts";
 import type { StoredCandidate, StoredLayer } from "./records.ts";
@@ -52,25 +53,53 @@ export class CandidateWrites {
    * had not been selected would be broken.
    */
   async promote(layer: LayerName, { author, note, expected }: WriteContext): Promise<StoredLayer> {
-    const claimed = await this.#claim(layer, { author, ...(expected && { expected }) });
+    const { claimed, begun } = await this.#claim(layer, { author, ...(expected && { expected }) });
     const held = { author, expected: exactly(claimed._rev) };
     try {
-      const promoted = this.promotedLayer(claimed) ?? (await this.#replaceLayer(layer, claimed, { author, note }));
+      const made = begun ?? this.promotedLayer(claimed);
+      const promoted = made ?? (await this.#replaceLayer(layer, claimed, { author, note }));
       await this.#write(layer, held, () => ({ ...contentOf(claimed), state: "promoted" }));
       return promoted;
     } catch (error) {
       // Nobody promotes it any more, unless somebody else has taken that over.
-      await this.#write(layer, held, () => ({ ...contentOf(claimed), ...originOf(claimed) })).catch(() => undefined);
+      await this.#release(layer, claimed, held).catch(() => undefined);
       throw error;
     }
   }
 
   /**
+   * Ends a promotion of which `isAbandoned` says that who began it has died: it is finished where it had written the layer, or
+   * still can, and else taken back.
+   */
+  async finish(candidate: StoredCandidate, author: string): Promise<void> {
+    const layer = candidate.layer as LayerName;
+    const context = { author, expected: exactly(candidate._rev) };
+    try {
+      await this.promote(layer, context);
+    } catch (error) {
+      if (!isMusterError(error, "conflict") && !isMusterError(error, "refused")) throw error;
+      await this.#release(layer, candidate, context).catch((failed: unknown) => {
+        // Another revision stands there: what was claimed anew is released, or somebody else's.
+        if (!isMusterError(failed, "precondition-failed")) throw failed;
+      });
+    }
+  }
+
+  async #release(layer: LayerName, candidate: StoredCandidate, context: WriteContext): Promise<void> {
+    await this.#write(layer, context, () => ({ ...contentOf(candidate), ...originOf(candidate) }));
+  }
+
+  /**
    * Says in the candidate that it is being promoted. The layer and its candidate are two documents: from here on nobody,
    * at any coordinator, takes it back or replaces it while the layer gets its settings.
+   * @returns `begun`: the version of the layer that an earlier claim had made of it before who did that died
    */
-  #claim(layer: LayerName, context: WriteContext): Promise<StoredCandidate> {
-    return this.#write(layer, context, (stored) => {
+  async #claim(
+    layer: LayerName,
+    context: WriteContext,
+  ): Promise<{ claimed: StoredCandidate; begun: StoredLayer | undefined }> {
+    let begun: StoredLayer | undefined;
+    const claimed = await this.#write(layer, context, async (stored) => {
       if (stored?.state !== "staged") {
         const told = `layer ${layer} has no staged candidate${stored ? `: it was ${stored.state}` : ""}`;
         throw new MusterError("not-found", told);
@@ -80,9 +109,26 @@ export class CandidateWrites {
       const { records, effective } = this.#options;
       if (records.isHeld(stored)) refuseErrors(effective, `the candidate of layer ${layer}`, stored);
       const isOutdated = this.isStale(stored) && !this.#isAhead(stored);
-      if (isOutdated && this.promotedLayer(stored) === undefined) throw madeFromAnother(stored);
+      begun = isOutdated && stored.promotingSince !== undefined ? await this.#pastPromotion(stored) : undefined;
+      if (isOutdated && begun === undefined && this.promotedLayer(stored) === undefined) throw madeFromAnother(stored);
       return { ...contentOf(stored), ...originOf(stored), promotingSince: this.#options.wallClock().toISOString() };
     });
+    return { claimed, begun };
+  }
+
+  /** The version of the layer that a promotion of this candidate made, also where others have been written over it since. */
+  async #pastPromotion(candidate: StoredCandidate): Promise<StoredLayer | undefined> {
+    const layer = candidate.layer as LayerName;
+    const { history } = this.#options;
+    const since = history.revisions(layer).filter(({ version }) => version > (candidate.base?.version ?? 0));
+    // The first version since is the one, but where sites wrote at once.
+    const revs = since.map(({ rev }) => rev).reverse();
+    for (let from = 0; from < revs.length; from += readAtOnce) {
+      const versions = await history.readMany(layer, revs.slice(from, from + readAtOnce));
+      const promoted = versions.map(layerOf).find((version) => isMadeOf(candidate, version));
+      if (promoted !== undefined) return promoted;
+    }
+    return undefined;
   }
 
   /** Whether it is being promoted, for less than `ms` as far as was seen here: other machines have other clocks. */
@@ -101,11 +147,9 @@ export class CandidateWrites {
   }
 
   /** The layer, where it already is what this candidate would make of it. */
-  promotedLayer({ layer, base, settings }: StoredCandidate): StoredLayer | undefined {
-    const stored = this.#options.records.layer(layer as LayerName);
-    return stored !== undefined && stored.parent?.rev === base?.rev && sameJson(stored.settings, settings)
-      ? stored
-      : undefined;
+  promotedLayer(candidate: StoredCandidate): StoredLayer | undefined {
+    const stored = this.#options.records.layer(candidate.layer as LayerName);
+    return stored !== undefined && isMadeOf(candidate, stored) ? stored : undefined;
   }
 
   /** Whether the layer is not what it was when the candidate was staged, so that promoting would undo that change. */
@@ -148,7 +192,7 @@ export class CandidateWrites {
   async #write(
     layer: LayerName,
     context: WriteContext,
-    change: (stored: StoredCandidate | undefined) => Content & Partial<Origin>,
+    change: (stored: StoredCandidate | undefined) => Changed | Promise<Changed>,
   ): Promise<StoredCandidate> {
     const { records, effective, order } = this.#options;
     const id = documentId.candidate(layer);
@@ -157,8 +201,8 @@ export class CandidateWrites {
         id,
         newest: () => records.candidates.get(layer),
         expected: context.expected,
-        make: (newest) => {
-          const changed = change(newest?._deleted === true ? undefined : newest);
+        make: async (newest) => {
+          const changed = await change(newest?._deleted === true ? undefined : newest);
           const doc: CandidateDocument = {
             _id: id,
             kind: "candidate",
@@ -179,10 +223,15 @@ export class CandidateWrites {
   }
 }
 
-/** A promotion takes as many milliseconds as two writes. After this who began it is taken for dead, and it is finished. */
+/**
+ * A promotion takes as many milliseconds as two writes. After this who began it is taken for dead, and the leader of its site
+ * ends it.
+ */
 const takeOverMs = 5_000;
-/** After this nobody is left at its site to finish it. */
+/** After this nobody is left at its site to end it. */
 const claimMs = 60_000;
+/** Versions of a layer, a mebibyte of settings each at most. */
+const readAtOnce = 20;
 
 type Content = Pick<
   CandidateDocument,
@@ -198,6 +247,7 @@ type Content = Pick<
   | "_deleted"
 >;
 type Origin = Pick<CandidateDocument, "version" | "changedBy" | "changedAt">;
+type Changed = Content & Partial<Origin>;
 
 function contentOf(stored: StoredCandidate): Content {
   const { _id, _rev, kind, schemaVersion, layer, version, changedBy, changedAt, site, promotingSince, ...content } =
@@ -208,6 +258,11 @@ function contentOf(stored: StoredCandidate): Content {
 /** Of a write that changes nothing about what was staged. */
 function originOf({ version, changedBy, changedAt }: StoredCandidate): Origin {
   return { version, changedBy, changedAt };
+}
+
+/** Whether a version of the layer is what this candidate makes of it. */
+function isMadeOf({ base, settings }: StoredCandidate, version: StoredLayer): boolean {
+  return version._deleted !== true && version.parent?.rev === base?.rev && sameJson(version.settings, settings);
 }
 
 /** Of nothing it is 0. */

@@ -15,14 +15,12 @@ import type { StoredLayer } from "./records.ts";
 
 export type StoredHistory = Stored<HistoryDocument>;
 
-type KeptHistory = Pick<StoredHistory, "layer" | "rev" | "version" | "content" | "_rev" | "_deleted">;
+type KeptHistory = Pick<StoredHistory, "layer" | "rev" | "version" | "content" | "_deleted">;
 
 /** What memory knows of a kept revision: enough to page and to prune without reading settings. */
 export interface KeptRevision {
   rev: string;
   version: number;
-  /** The history document's own revision. */
-  documentRev: string;
   content: ContentList | undefined;
 }
 
@@ -39,13 +37,13 @@ export class History {
   }
 
   /** Takes a history document into memory. */
-  apply({ layer, rev, version, content, _rev, _deleted }: KeptHistory): void {
+  apply({ layer, rev, version, content, _deleted }: KeptHistory): void {
     const revisions = this.#kept.get(layer as LayerName) ?? new Map<string, KeptRevision>();
     this.#kept.set(layer as LayerName, revisions);
     if (_deleted === true) {
       revisions.delete(rev);
       this.#forgotten++;
-    } else revisions.set(rev, { rev, version, documentRev: _rev, content });
+    } else revisions.set(rev, { rev, version, content });
   }
 
   has(layer: string, rev: string): boolean {
@@ -111,21 +109,24 @@ export class History {
       throw new MusterError("refused", `the store takes not into history: ${JSON.stringify(first)}`);
   }
 
-  /** Lets revisions go. Their tombstones keep what readers of the changes feed look at. */
+  /**
+   * Lets revisions go. Their tombstones keep what readers of the changes feed look at, and what the revision was made from: so
+   * a site that comes back finds out what it has in common with the others, however long it was away.
+   */
   async forget(layer: LayerName, revisions: KeptRevision[]): Promise<void> {
-    const tombstones = revisions.map(({ rev, version, documentRev }) => ({
-      _id: documentId.history(layer, rev),
-      _rev: documentRev,
-      _deleted: true,
-      kind: "history" as const,
-      schemaVersion: 1,
-      layer,
-      rev,
-      version,
-    }));
-    await this.#database.bulk(tombstones);
-    for (const { rev } of revisions) this.#kept.get(layer)?.delete(rev);
-    this.#forgotten++;
+    for (let from = 0; from < revisions.length; from += forgottenAtOnce) {
+      const gone = revisions.slice(from, from + forgottenAtOnce).map(({ rev }) => rev);
+      const tombstones = (await this.readMany(layer, gone)).map(
+        ({ _id, _rev, kind, schemaVersion, rev, version, parent, merged }) => ({
+          ...{ _id, _rev, _deleted: true, kind, schemaVersion, layer, rev, version },
+          ...(parent === undefined ? {} : { parent }),
+          ...(merged === undefined ? {} : { merged }),
+        }),
+      );
+      await this.#database.bulk(tombstones);
+      for (const rev of gone) this.#kept.get(layer)?.delete(rev);
+      this.#forgotten++;
+    }
   }
 }
 
@@ -136,6 +137,9 @@ export function newestFirst(
 ): number {
   return b.version - a.version || compareRevisions(b.rev, a.rev);
 }
+
+/** They are read for what their tombstones say, a mebibyte of settings each. */
+const forgottenAtOnce = 20;
 
 /** Settings may be a mebibyte each. Well under the 8 MiB that the embedded store takes in one body. */
 const batchLimits = { countMax: 50, bytesMax: 4 * 1024 * 1024 };

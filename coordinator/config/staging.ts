@@ -68,29 +68,37 @@ export class Staging {
     for (const [layer, candidate] of records.candidates) {
       const { promoteWhen, withdrawOnReject, promotingSince } = candidate;
       const waits = promoteWhen !== undefined || withdrawOnReject === true || promotingSince !== undefined;
-      const open = candidate.state === "staged" && candidate._deleted !== true && !records.isHeld(candidate);
+      const open = candidate.state === "staged" && candidate._deleted !== true;
       if (open && waits && candidate.site === site) this.#decide(layer, candidate);
     }
   }
 
   #decide(layer: LayerName, candidate: StoredCandidate): void {
-    const { writes, background } = this.#options;
+    const { writes, records } = this.#options;
     if (this.#deciding.has(layer)) return;
-    const isAbandoned = writes.isAbandoned(candidate);
-    if (candidate.promotingSince !== undefined && !isAbandoned) return;
-    const verdict = isAbandoned ? { do: "promote" as const } : judgeCandidate(candidate, this.statuses(candidate));
-    const finished = writes.promotedLayer(candidate) !== undefined;
+    if (candidate.promotingSince !== undefined) {
+      if (!writes.isAbandoned(candidate)) return;
+      this.#run("end a promotion of", layer, () => writes.finish(candidate, author));
+      return;
+    }
+    const verdict = records.isHeld(candidate) ? undefined : judgeCandidate(candidate, this.statuses(candidate));
+    if (verdict === undefined) return;
+    const expected = exactly(candidate._rev);
+    if (verdict.do === "withdraw") {
+      this.#run("withdraw", layer, () => writes.withdraw(layer, verdict.reason, { author, expected }));
+      return;
+    }
     // One made from a layer that changed since waits for its author.
-    if (verdict === undefined || (verdict.do === "promote" && writes.isStale(candidate) && !finished)) return;
-    this.#deciding.add(layer);
-    background.run(`${verdict.do} the candidate of ${layer}`, async () => {
-      try {
-        const expected = exactly(candidate._rev);
-        if (verdict.do === "promote") await writes.promote(layer, { author, expected });
-        else await writes.withdraw(layer, verdict.reason, { author, expected });
-      } finally {
-        this.#deciding.delete(layer);
-      }
+    if (writes.isStale(candidate) && writes.promotedLayer(candidate) === undefined) return;
+    this.#run("promote", layer, async () => {
+      await writes.promote(layer, { author, expected });
     });
+  }
+
+  #run(what: string, layer: LayerName, work: () => Promise<void>): void {
+    this.#deciding.add(layer);
+    this.#options.background.run(`${what} the candidate of ${layer}`, () =>
+      work().finally(() => this.#deciding.delete(layer)),
+    );
   }
 }

@@ -7,7 +7,7 @@ import { createHash } from "node:crypto";
 import canonicalize from "canonicalize";
 import type { ConflictDocument } from "../../config-db/generated/types.ts";
 import { documentId } from "../../config-db/names.ts";
-import { type Fixed, withFixedRevision } from "../../config-db/revision.ts";
+import { compareRevisions, type Fixed, withFixedRevision } from "../../config-db/revision.ts";
 import type { Stored } from "../../config-db/store.ts";
 import type { Candidate, ConflictPart, FoundConflict, VersionedDocument } from "./resolve.ts";
 import { candidateOf, valueOfRecord } from "./resolve.ts";
@@ -47,6 +47,31 @@ export function conflictDocument(record: string, found: FoundConflict): Fixed<Co
     ...(base === undefined ? {} : { base }),
     candidates,
   });
+}
+
+/**
+ * What operators at several sites answered to one conflict while these could not hear each other, where they do not agree.
+ * The record alone does not tell: who keeps what stands writes nothing to it.
+ * @param closed the tombstones of one conflict
+ * @returns undefined where all want the same
+ */
+export function differentAnswers(closed: Stored<ConflictDocument>[]): FoundConflict | undefined {
+  const [first] = closed;
+  const answers: Candidate[] = [];
+  for (const { _rev: rev, candidates, closed: { by, at, site, answer } = {} } of closed.sort(byRevision)) {
+    if (answer === undefined || by === undefined || at === undefined || site === undefined) continue;
+    if (answers.some(({ value }) => isSame(value, answer.value))) continue;
+    // Lower than that of what an answer wrote: of one value the list then names who gave it.
+    const version = Math.max(1, ...candidates.map((candidate) => candidate.version));
+    answers.push({ rev, version, site, changedBy: by, changedAt: at, ...answer });
+  }
+  if (first === undefined || answers.length < 2) return undefined;
+  const { part, pointer, base } = first;
+  return { part, pointer, ...(base === undefined ? {} : { base: { value: base.value } }), candidates: answers };
+}
+
+function byRevision(a: Stored<ConflictDocument>, b: Stored<ConflictDocument>): number {
+  return compareRevisions(a._rev, b._rev);
 }
 
 /** Open conflicts of one place, by the id under which operators know them. */

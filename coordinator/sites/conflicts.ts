@@ -5,20 +5,19 @@
 import type { Logger } from "pino";
 import { Gauge, type Registry as Metrics } from "prom-client";
 import { MusterError } from "../../config-db/errors.ts";
-import type { ConflictDocument, ConflictResolution, HistoryDocument } from "../../config-db/generated/types.ts";
-import { databases, documentId, type LayerName } from "../../config-db/names.ts";
+import type { ConflictDocument, ConflictResolution } from "../../config-db/generated/types.ts";
+import { databases } from "../../config-db/names.ts";
 import { generationOf, withFixedRevision } from "../../config-db/revision.ts";
 import type { BulkRow, Change, Database, Document, Store, Stored } from "../../config-db/store.ts";
 import { check } from "../../config-db/validate.ts";
 import type { Leaf } from "./ancestry.ts";
-import { conflictDocument, groupConflicts, type ListedConflict, listConflict } from "./conflict.ts";
+import { conflictDocument, differentAnswers, groupConflicts, type ListedConflict, listConflict } from "./conflict.ts";
 import { recordsVersion } from "./identity.ts";
-import { resolvedDocument } from "./resolution.ts";
+import { Past } from "./past.ts";
+import { answerTo, resolvedDocument } from "./resolution.ts";
 import {
   type IsUsable,
   isOpen,
-  neededHistory,
-  type PastRevision,
   replacedConflict,
   resolve as resolveLeaves,
   type VersionedDocument,
@@ -48,13 +47,11 @@ const concerned = /^(layer|schema|candidate|secret):/;
 /** History comes by the same replication as the revisions that it belongs to: so many tries, 250 ms apart, for it. */
 const historyAttemptsMax = 20;
 
-/** Old revisions asked for one by one: the common ancestors are few. */
-const oldRevisionsMax = 20;
-
 export class Conflicts {
   readonly #options: ConflictsOptions;
   readonly #database: Database<Document>;
   readonly #resolver: Resolver;
+  readonly #past: Past;
   readonly #open = new Map<string, Stored<ConflictDocument>>();
   /** The records that open conflicts are about, as they stand; undefined when deleted. */
   readonly #records = new Map<string, VersionedDocument | undefined>();
@@ -65,10 +62,14 @@ export class Conflicts {
   constructor(options: ConflictsOptions) {
     this.#options = options;
     this.#database = options.store.database<Document>(databases.config);
+    this.#past = new Past(this.#database, options.isUsable);
     this.#resolver = new Resolver({
       database: this.#database,
-      concerns: (id) => concerned.test(id),
-      decide: (id, leaves, attempt) => this.#decide(id, leaves as Leaf<VersionedDocument>[], attempt),
+      concerns: (id) => concerned.test(id) || id.startsWith("conflict:"),
+      decide: (id, leaves, attempt) =>
+        id.startsWith("conflict:")
+          ? this.#compareAnswers(leaves)
+          : this.#decide(id, leaves as Leaf<VersionedDocument>[], attempt),
       leads: options.leads,
       logger: options.logger,
     });
@@ -92,8 +93,8 @@ export class Conflicts {
     let changed = false;
     for (const { id, deleted, doc } of changes) {
       if (id.startsWith("conflict:")) {
-        if (deleted || !this.#isConflict(doc)) this.#open.delete(id);
-        else this.#open.set(id, doc as unknown as Stored<ConflictDocument>);
+        if (!deleted && this.#isConflict(doc)) this.#open.set(id, doc);
+        else this.#open.delete(id);
         changed = true;
       } else if (this.#records.has(id) || this.#loading.delete(id)) {
         this.#records.set(id, deleted ? undefined : (doc as unknown as VersionedDocument));
@@ -125,7 +126,8 @@ export class Conflicts {
    * Closes a conflict: what the operator chose stands afterwards, here and, by replication, everywhere.
    *
    * What is written follows from the conflict and the choice alone, so that operators who close it at two sites at once
-   * with the same choice write the same revision. With different choices these collide, and are listed as a conflict.
+   * with the same choice write the same revision. The conflict's tombstone says who chose what: with different choices they
+   * collide, and are listed as a conflict.
    * @throws MusterError `not-found`, `refused` when `choose` names no candidate or the value may not stand there
    */
   async resolve(id: string, resolution: ConflictResolution, author: string): Promise<ListedConflict> {
@@ -143,14 +145,25 @@ export class Conflicts {
     if (next !== undefined) await this.#write(next, leaf);
     const closed = { by: author.slice(0, 200), at: this.#now(), site: this.#options.site };
     const chosen = "choose" in resolution ? { chosen: resolution.choose } : {};
-    const tombstones = docs.map((doc) => ({ ...doc, _deleted: true, closed: { ...closed, ...chosen } }));
-    for (const row of await this.#database.bulk(tombstones)) {
-      // A conflict of the write: another operator has closed it meanwhile.
-      if ("error" in row && row.error !== "conflict") throw refusedRow(row);
-      this.#open.delete(row.id);
-    }
+    const { value } = answerTo(conflict, resolution);
+    const answer = value === undefined ? {} : { value };
+    // Beside what another operator may have said of it meanwhile.
+    const tombstones = docs.map((doc) =>
+      withFixedRevision({ ...doc, _deleted: true, closed: { ...closed, ...chosen, answer } }, [doc._rev]),
+    );
+    await this.#store(tombstones);
+    for (const { _id } of tombstones) this.#open.delete(_id);
     this.#tell();
     return withoutSecrets(listConflict(id, docs, next ?? record));
+  }
+
+  /** Lists what operators said differently of one conflict; again is harmless. */
+  async #compareAnswers(leaves: Leaf[]): Promise<"done"> {
+    const closed = leaves.flatMap(({ doc }) => (doc._deleted === true && this.#isConflict(doc) ? [doc] : []));
+    const [first] = closed;
+    const found = differentAnswers(closed);
+    if (first !== undefined && found !== undefined) await this.#store([conflictDocument(first.record, found)]);
+    return "done";
   }
 
   async #write(doc: VersionedDocument, leaf: Leaf<VersionedDocument> | undefined): Promise<void> {
@@ -179,9 +192,9 @@ export class Conflicts {
   }
 
   /** Documents come from other sites too, whatever is written there. */
-  #isConflict(doc: Change["doc"]): boolean {
+  #isConflict(doc: Document): doc is Stored<ConflictDocument> {
     const errors = check("conflict-document", doc);
-    if (errors.length === 0 && concerned.test(String(doc.record))) return true;
+    if (errors.length === 0 && concerned.test(String((doc as Partial<ConflictDocument>).record))) return true;
     this.#options.logger.warn({ id: doc._id, errors }, "a conflict came in that is none");
     return false;
   }
@@ -193,13 +206,10 @@ export class Conflicts {
       return "done";
     }
     const { isUsable } = this.#options;
-    const needed = neededHistory(leaves, isUsable);
-    const history = await this.#history(id, needed);
-    if (history.size < needed.length) {
-      if (attempt < historyAttemptsMax) return "later";
-      await this.#addEarlier(id, needed, leaves, history);
-    }
-    const resolution = resolveLeaves(leaves, history, isUsable);
+    const past =
+      attempt < historyAttemptsMax ? await this.#past.read(id, leaves) : await this.#past.readWhatIsHere(id, leaves);
+    if (past === undefined) return "later";
+    const resolution = resolveLeaves(leaves, past.contents, isUsable, past.parents);
     if (resolution === undefined) return "done";
     // First what must not be lost, then what lets go of it.
     await this.#keep(leaves.map(({ doc }) => doc));
@@ -216,39 +226,6 @@ export class Conflicts {
       "merged what sites had changed at once",
     );
     return "done";
-  }
-
-  /** From history; what that has let go of, from the store's own old revisions, as long as it has not compacted them. */
-  async #history(id: string, revs: string[]): Promise<Map<string, PastRevision>> {
-    const found = new Map<string, PastRevision>((await this.#kept(id, revs)).map((doc) => [doc.rev, doc]));
-    for (const rev of revs.filter((missing) => !found.has(missing)).slice(0, oldRevisionsMax)) {
-      const past = (await this.#database.get(id, { rev })) as VersionedDocument | undefined;
-      if (past?.settings === undefined || !this.#options.isUsable(past)) continue;
-      found.set(rev, { ...past, rev, settings: past.settings, deleted: past._deleted === true });
-    }
-    return found;
-  }
-
-  /** In place of what nobody keeps, being none of its kind or too old, the newest before it that is kept. */
-  async #addEarlier(
-    id: string,
-    revs: string[],
-    leaves: Leaf<VersionedDocument>[],
-    found: Map<string, PastRevision>,
-  ): Promise<void> {
-    for (const rev of revs.filter((missing) => !found.has(missing)).slice(0, oldRevisionsMax)) {
-      const path = leaves.map((leaf) => leaf.path).find((revisions) => revisions.includes(rev)) ?? [];
-      const earlier = path.slice(path.indexOf(rev) + 1).slice(0, oldRevisionsMax);
-      const kept = new Map((await this.#kept(id, earlier)).map((doc) => [doc.rev, doc]));
-      const newest = earlier.find((past) => kept.has(past));
-      if (newest !== undefined) found.set(rev, kept.get(newest) as HistoryDocument);
-    }
-  }
-
-  async #kept(id: string, revs: string[]): Promise<HistoryDocument[]> {
-    const layer = id.slice("layer:".length) as LayerName;
-    const docs = await this.#database.getMany<HistoryDocument>(revs.map((rev) => documentId.history(layer, rev)));
-    return docs.filter(this.#options.isUsable);
   }
 
   /**

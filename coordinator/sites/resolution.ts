@@ -27,7 +27,7 @@ export function resolvedDocument(
   resolution: ConflictResolution,
   standing: VersionedDocument | undefined,
 ): VersionedDocument | undefined {
-  const chosen = chosenCandidate(conflict, resolution);
+  const chosen = answerTo(conflict, resolution);
   if (standing === undefined) {
     throw new MusterError("not-found", `${conflict.record}, which the conflict is about, is not there any more`);
   }
@@ -53,14 +53,20 @@ export function resolvedDocument(
 
 type Chosen = Pick<Candidate, "changedBy" | "site"> & { value?: unknown; live?: boolean };
 
-function chosenCandidate({ id, candidates, part, record }: ListedConflict, resolution: ConflictResolution): Chosen {
+/**
+ * What an operator wants to stand there; no `value`: nothing.
+ * @throws MusterError as `resolvedDocument`
+ */
+export function answerTo({ id, candidates, part, record }: ListedConflict, resolution: ConflictResolution): Chosen {
   // Who closes it stands in the conflict's own tombstone: here it would make two sites write two revisions.
   if ("value" in resolution) {
     const site = candidates
       .map((candidate) => candidate.site)
       .sort()
       .at(-1) as string;
-    const value = part === "document" ? documentValue(record, resolution.value) : resolution.value;
+    const given = part === "document" ? documentValue(record, resolution.value) : resolution.value;
+    // A file is taken away by null; a setting may be null.
+    const value = part === "content" && given === null ? undefined : given;
     return { changedBy: "conflict resolution", site, value };
   }
   const chosen = candidates.find(({ rev }) => rev === resolution.choose);
@@ -106,8 +112,7 @@ function whatItShallSay(
     return isObject(value) ? fieldsOf(value, fields) : undefined;
   }
   const { [part]: current = {}, ...others } = valueOfRecord(standing);
-  const isNothing = part === "content" && value === null;
-  const members = withValueAt(current, pointer, isNothing ? undefined : value);
+  const members = withValueAt(current, pointer, value);
   if (!isObject(members)) {
     throw new MusterError("invalid-request", `the value of all ${part} must be an object`, {
       errors: [{ pointer: "/value", rule: "type", message: "must be an object" }],

@@ -2,7 +2,8 @@
  * What becomes of a document that several sites changed at once. A function of the set of leaf revisions and of what
  * the revisions between them were: every site that has these writes the same revisions, whichever comes first.
  *
- * - Settings merge three-way from the common ancestor, member by member; the list of attached content file by file.
+ * - Settings merge three-way from the common ancestor, member by member; the list of attached content file by file. A side
+ *   that the other was made from is replaced. Where the ancestor cannot be had, all that differs counts as changed by both.
  * - Where two sides changed the same place, the higher (`version`, `site`, `rev`) stands, and the place is told.
  * - A deletion against an edit: the edit stands, and the deletion is told. A configuration that is gone breaks
  *   components at once; one that is there too long does not.
@@ -26,8 +27,8 @@ import {
 } from "../../config-db/revision.ts";
 import type { Document } from "../../config-db/store.ts";
 import { jsonErrors } from "../json-rules.ts";
-import { Ancestry, isMergeMark, type Leaf } from "./ancestry.ts";
-import { type FieldConflict, isSame, mergeThreeWay, valueAt } from "./three-way.ts";
+import { Ancestry, isMergeMark, type Leaf, type Parents } from "./ancestry.ts";
+import { type FieldConflict, isSame, mergeThreeWay, unknownBase, valueAt } from "./three-way.ts";
 
 /** A document of muster-config that people change: a layer, a schema … Only layers have `settings` and `content`. */
 export interface VersionedDocument extends Document {
@@ -145,46 +146,66 @@ export function isOpen(leaves: VersionedLeaf[]): boolean {
   return open.length > 1 && open.some(({ doc }) => doc._deleted !== true);
 }
 
-/** The revisions whose content `resolve` asks history for. What is not found is taken as empty. */
-export function neededHistory(leaves: VersionedLeaf[], isUsable: IsUsable): string[] {
+/** What `resolve` asks history for. */
+export interface NeededHistory {
+  /** The revisions whose content it wants. */
+  contents: string[];
+  /** Those of which it has to know what they were made from. */
+  parents: string[];
+}
+
+/** @param earlier what history has told of parents so far */
+export function neededHistory(
+  leaves: VersionedLeaf[],
+  isUsable: IsUsable,
+  earlier: Parents = new Map(),
+): NeededHistory {
   const open = openLeaves(leaves, isUsable);
-  if (open[0]?.doc.kind !== "layer") return [];
-  const ancestry = new Ancestry(leaves);
+  if (open[0]?.doc.kind !== "layer") return { contents: [], parents: [] };
+  const ancestry = new Ancestry(leaves, earlier);
   const live = open.filter(({ doc }) => doc._deleted !== true);
   const usable = live.filter((leaf) => leaf.isUsable);
-  const needed = new Set<string>();
+  const contents = new Set<string>();
+  const parents = new Set<string>();
+  const hidden = (revs: string[]) => {
+    for (const rev of revs) parents.add(rev);
+  };
   // Which revisions a merge asks for does not depend on what they hold.
-  const ask = (rev: string) => {
-    needed.add(rev);
-    return undefined;
+  const known = (rev: string) => {
+    contents.add(rev);
+    return {};
   };
   for (const sides of [live, usable]) {
     mergeRevisions(
       sides.map(({ rev }) => rev),
-      ancestry,
-      ask,
+      { ancestry, known, hidden },
     );
   }
   for (const deletion of open.filter(({ doc }) => doc._deleted === true)) {
-    for (const leaf of live) for (const rev of pathSince(deletion, leaf, ancestry)) needed.add(rev);
+    for (const leaf of live) {
+      hidden(ancestry.mergeBases([deletion.rev], leaf.rev).hiddenBy);
+      for (const rev of pathSince(deletion, leaf, ancestry)) contents.add(rev);
+    }
   }
-  for (const { path, isUsable } of live) if (!isUsable && path[1] !== undefined) needed.add(path[1]);
-  for (const { rev } of open) needed.delete(rev);
-  return [...needed];
+  for (const { path, isUsable } of live) if (!isUsable && path[1] !== undefined) contents.add(path[1]);
+  for (const { rev } of open) contents.delete(rev);
+  return { contents: [...contents], parents: [...parents] };
 }
 
 /**
  * @param history the revisions that `neededHistory` named, as far as they are known
+ * @param earlier the parents that it named, as far as they are known
  * @returns undefined where nothing is to be decided
  */
 export function resolve(
   leaves: VersionedLeaf[],
   history: ReadonlyMap<string, PastRevision>,
   isUsable: IsUsable,
+  earlier: Parents = new Map(),
 ): Resolution | undefined {
   if (!isOpen(leaves)) return undefined;
   const open = openLeaves(leaves, isUsable).map((leaf) => sideOf(leaf, history));
-  const ancestry = new Ancestry(leaves);
+  const ancestry = new Ancestry(leaves, earlier);
   const sides = open.filter(({ isVoid }) => !isVoid);
   const live = sides.filter(({ doc }) => doc._deleted !== true);
   const highest = live[0] ?? sides[0];
@@ -229,12 +250,14 @@ function mergeLayers(
   const contents = new Map(live.map(({ rev, doc }): [string, Content] => [rev, contentOf(doc)]));
   const content = mergeRevisions(
     live.map(({ rev }) => rev),
-    ancestry,
-    (rev) => contents.get(rev) ?? history.get(rev),
-    (part, { pointer, base, kept, lost }, index) => {
-      // The highest of those who say what stands: it is whom the operator should ask.
-      const author = live.find(({ doc }) => isSame(valueAt(doc[part], pointer), kept)) ?? highest;
-      addConflict(conflicts, part, pointer, base, candidateOf(author, kept), candidateOf(live[index] as Side, lost));
+    {
+      ancestry,
+      known: (rev) => contents.get(rev) ?? history.get(rev),
+      collided: (part, { pointer, base, kept, lost }, index) => {
+        // The highest of those who say what stands: it is whom the operator should ask.
+        const author = live.find(({ doc }) => isSame(valueAt(doc[part], pointer), kept)) ?? highest;
+        addConflict(conflicts, part, pointer, base, candidateOf(author, kept), candidateOf(live[index] as Side, lost));
+      },
     },
   );
   // Two halves that each fit can make a whole that does not: then one stands, and the other waits for an operator.
@@ -243,29 +266,49 @@ function mergeLayers(
     : pickHighest(live);
 }
 
+interface Merging {
+  ancestry: Ancestry;
+  /** What a revision holds, as far as that can be had. */
+  known(rev: string): Content | undefined;
+  /** Told of places that both sides changed. @param index of the revision whose value does not stand */
+  collided?(part: "settings" | "content", conflict: FieldConflict, index: number): void;
+  /** Told of revisions before which what both sides have in common may lie. */
+  hidden?(revs: string[]): void;
+}
+
 /**
  * Revisions made one, the first standing highest. Each is merged from what it has in common with those before; where that
  * is several revisions, because sites merged crosswise, these are merged first, as git's recursive strategy does.
+ * @returns undefined where one of them cannot be had
  */
-function mergeRevisions(
-  revs: string[],
-  ancestry: Ancestry,
-  known: (rev: string) => Content | undefined,
-  told: (part: "settings" | "content", conflict: FieldConflict, index: number) => void = () => {},
-): Content {
+function mergeRevisions(revs: string[], merging: Merging): Content | undefined {
+  const { known, collided } = merging;
   const [first, ...others] = revs;
-  let content: Content = (first === undefined ? undefined : known(first)) ?? {};
+  let content: Content | undefined = first === undefined ? {} : known(first);
   for (const [index, rev] of others.entries()) {
-    const base = mergeRevisions(ancestry.mergeBases(revs.slice(0, index + 1), rev), ancestry, known);
-    const other = known(rev) ?? {};
-    const settings = mergeThreeWay(base.settings ?? {}, content.settings ?? {}, other.settings ?? {});
+    const base = baseOf(revs.slice(0, index + 1), rev, merging);
+    const other = known(rev);
+    if (content === undefined || other === undefined) return undefined;
+    const settings = mergeThreeWay(partOf(base, "settings"), content.settings ?? {}, other.settings ?? {});
     // A file is one value: what its hash, its size and its media type say belongs together.
-    const files = mergeThreeWay(base.content ?? {}, content.content ?? {}, other.content ?? {}, 1);
-    for (const conflict of settings.conflicts) told("settings", conflict, index + 1);
-    for (const conflict of files.conflicts) told("content", conflict, index + 1);
+    const files = mergeThreeWay(partOf(base, "content"), content.content ?? {}, other.content ?? {}, 1);
+    for (const conflict of settings.conflicts) collided?.("settings", conflict, index + 1);
+    for (const conflict of files.conflicts) collided?.("content", conflict, index + 1);
     content = contentOf({ settings: settings.merged, content: files.merged } as Content);
   }
   return content;
+}
+
+/** What these revisions and another one were made from; undefined where that cannot be had. */
+function baseOf(revs: string[], other: string, { ancestry, known, hidden }: Merging): Content | undefined {
+  const bases = ancestry.mergeBases(revs, other);
+  hidden?.(bases.hiddenBy);
+  const merged = mergeRevisions(bases.revs, { ancestry, known, ...(hidden && { hidden }) });
+  return bases.hiddenBy.length > 0 ? undefined : merged;
+}
+
+function partOf(base: Content | undefined, part: "settings" | "content"): unknown {
+  return base === undefined ? unknownBase : (base[part] ?? {});
 }
 
 /** One entry per place: a third side joins the candidates of the first two. */
@@ -332,15 +375,20 @@ export function fieldsOf(doc: Record<string, unknown>, fields: readonly string[]
   return Object.fromEntries(fields.filter((field) => doc[field] !== undefined).map((field) => [field, doc[field]]));
 }
 
-/** The revisions of a branch since it parted from a deletion, the newest first. */
+/** The revisions of a branch since it parted from a deletion, the newest first; none where it was made from that. */
 function pathSince(deletion: VersionedLeaf, leaf: VersionedLeaf, ancestry: Ancestry): string[] {
+  if (isMadeFrom(leaf, deletion, ancestry)) return [];
   const known = ancestry.ancestors([deletion.rev]);
   return leaf.path.filter((rev) => !known.has(rev));
 }
 
+function isMadeFrom({ rev }: VersionedLeaf, earlier: VersionedLeaf, ancestry: Ancestry): boolean {
+  return ancestry.ancestors([rev]).has(earlier.rev);
+}
+
 /**
- * True when every live branch was deleted too since it parted from this deletion, and was begun anew by someone: all
- * agreed to delete. A merge on top of a deletion is nobody's wish to begin anew.
+ * True when every live branch was made from this deletion, or was deleted too since it parted from it, and was begun anew by
+ * someone: all agreed to delete. A merge on top of a deletion is nobody's wish to begin anew.
  */
 function isAgreed(
   deletion: Side,
@@ -349,6 +397,7 @@ function isAgreed(
   history: ReadonlyMap<string, PastRevision>,
 ): boolean {
   return live.every((leaf) => {
+    if (isMadeFrom(leaf, deletion, ancestry)) return true;
     const isMerge = (rev: string | undefined) =>
       (rev === leaf.rev ? leaf.doc.merged : history.get(rev ?? "")?.merged) !== undefined;
     const path = pathSince(deletion, leaf, ancestry);

@@ -15,12 +15,15 @@ export interface Merge {
   conflicts: FieldConflict[];
 }
 
+/** The `base` of two sides of which nobody knows what they were made from: whatever they differ in is a conflict. */
+export const unknownBase = Symbol("unknown");
+
 /** A value that is an object here but one thing to its reader: merging its members would make what neither side said. */
 const referenceKey = "$secret";
 
 /**
- * What both sides made of `base`. A change of one side stands; where both changed the same place differently, `kept`'s
- * value stands and the place is told. Objects merge by member; arrays and scalars are one value: nothing in a list says
+ * What both sides made of `base`. A change of one side stands; where both changed the same place differently, or the base is
+ * `unknownBase`, `kept`'s value stands and the place is told. Objects merge by member; arrays and scalars are one value: nothing in a list says
  * which element is which.
  * @param levels of members that merge; below these each value is one. Default: all.
  */
@@ -42,10 +45,11 @@ interface Place {
 }
 
 function merge({ base, kept, other, pointer }: Place, levels: number, conflicts: FieldConflict[]): unknown {
-  if (isSame(kept, other) || isSame(base, other)) return kept;
-  if (isSame(base, kept)) return other;
+  const isKnown = base !== unknownBase;
+  if (isSame(kept, other) || (isKnown && isSame(base, other))) return kept;
+  if (isKnown && isSame(base, kept)) return other;
   if (levels === 0 || !hasMembers(kept) || !hasMembers(other)) {
-    conflicts.push({ pointer, base, kept, lost: other });
+    conflicts.push({ pointer, base: isKnown ? base : undefined, kept, lost: other });
     return kept;
   }
   const origin = hasMembers(base) ? base : {};
@@ -53,7 +57,8 @@ function merge({ base, kept, other, pointer }: Place, levels: number, conflicts:
   const members = [...new Set([...Object.keys(kept), ...Object.keys(other)])].sort().map((key): [string, unknown] => {
     const at = `${pointer}/${key.replaceAll("~", "~0").replaceAll("/", "~1")}`;
     const [was, ours, theirs] = [origin, kept, other].map((object) => memberOf(object, key));
-    return [key, merge({ pointer: at, base: was, kept: ours, other: theirs }, levels - 1, conflicts)];
+    const place = { pointer: at, base: isKnown ? was : unknownBase, kept: ours, other: theirs };
+    return [key, merge(place, levels - 1, conflicts)];
   });
   return Object.fromEntries(members.filter(([, value]) => value !== undefined));
 }

@@ -460,6 +460,70 @@ describe("the bridge", () => {
     expect(error?.message).to.include(`port ${port}`).and.include("MUSTER_HTTP_PORT");
   });
 
+  describe("that is closed", () => {
+    /** Longer than a test may take: what is to end at once must not wait for it. */
+    const drainMs = 60_000;
+    let closing: Bridge;
+    let closingUrl = "";
+    let asked = () => {};
+    /** Resolves when the handler of `/v1/gate` runs. */
+    let atTheGate: Promise<void>;
+    let open = () => {};
+    let opened: Promise<void>;
+    const gate: Route = {
+      method: "get",
+      path: "/v1/gate",
+      summary: "wait for what may come",
+      answers: { 200: { description: "whether it came" } },
+      handle: async ({ signal }) => {
+        const ended = once(signal, "abort");
+        asked();
+        await Promise.race([opened, ended]);
+        return { status: 200, body: { ended: signal.aborted } };
+      },
+    };
+
+    beforeEach(async () => {
+      atTheGate = new Promise((resolve) => {
+        asked = resolve;
+      });
+      opened = new Promise((resolve) => {
+        open = resolve;
+      });
+      closing = new Bridge({ host: "127.0.0.1", port: 0, logger: pino({ level: "silent" }), metrics: new Metrics() });
+      closingUrl = (await closing.start()).url;
+      closing.serve([...routes, gate]);
+    });
+    afterEach(() => closing.close(0));
+
+    it("answers who waits for news as at the end of the wait", async () => {
+      const { etag } = Object.fromEntries((await fetch(`${closingUrl}/v1/cell`)).headers) as { etag: string };
+      const waiting = fetch(`${closingUrl}/v1/cell?waitMs=60000`, { headers: { "if-none-match": etag } });
+      while (watched.listeners.size === 0) await new Promise(setImmediate);
+      await closing.close(drainMs);
+      expect((await waiting).status).to.equal(304);
+      expect(watched.listeners.size).to.equal(0);
+    });
+
+    it("does not wait for the next request on a connection whose answer was under way", async () => {
+      const waiting = fetch(`${closingUrl}/v1/gate`);
+      await atTheGate;
+      const closed = closing.close(drainMs);
+      open();
+      const answer = await waiting;
+      expect(answer.headers.get("connection")).to.equal("close");
+      expect(await answer.json()).to.deep.equal({ ended: false });
+      await closed;
+    });
+
+    it("answers those who still wait when the time to drain is nearly over, before it cuts them off", async () => {
+      const waiting = fetch(`${closingUrl}/v1/gate`);
+      await atTheGate;
+      await closing.close(2_000);
+      expect(await (await waiting).json()).to.deep.equal({ ended: true });
+    });
+  });
+
   describe("with a token", () => {
     const guarded = new Bridge({
       host: "127.0.0.1",

@@ -203,6 +203,53 @@ describe("staged changes", () => {
     expect((await here.call("GET", `/v1/config/layers/${layer}`)).body.settings).to.deep.equal({ n: 7 });
   }).timeout(30_000);
 
+  describe("whose promotion was begun by who died", () => {
+    const layerPath = (layer: string) => `/v1/config/layers/${layer}`;
+    const config = () => new Store(embedded.url).database<CandidateDocument>(databases.config);
+
+    /** Says in a staged candidate that it is being promoted, as who died had. */
+    async function claim(layer: string) {
+      const staged = (await config().get(`candidate:${layer}`)) as CandidateDocument;
+      await config().put({ ...staged, promotingSince: new Date().toISOString() });
+    }
+    const ended = (layer: string, state: string) =>
+      eventually(
+        async () => {
+          const { body } = await here.call("GET", candidate(layer));
+          expect(body.state).to.equal(state);
+          expect(body).to.not.have.property("promotingSince");
+        },
+        { timeoutMs: 20_000 },
+      );
+
+    it("are promoted once the layer had been written, whatever was written over it since", async () => {
+      const { layer, ids } = await fleet(2);
+      await stage(layer, { settings: { n: 7 }, selector: { percent: 0 } });
+      await here.call("PUT", layerPath(layer), { settings: { n: 7 } });
+      for (let more = 1; more <= 3; more++) await here.call("PATCH", layerPath(layer), { settings: { more } });
+      await claim(layer);
+      await ended(layer, "promoted");
+      for (const id of ids) {
+        const { body } = await here.call("GET", `/v1/components/${id}/config`);
+        expect(body).to.deep.equal({ n: 7, more: 3 });
+      }
+      expect((await here.call("GET", layerPath(layer))).body.version).to.equal(5);
+    }).timeout(30_000);
+
+    it("are staged as before where the layer had not been written, and can be taken back", async () => {
+      const { layer } = await fleet(2);
+      await stage(layer, { settings: { n: 7 }, selector: { percent: 50 }, note: "seven" });
+      await here.call("PATCH", layerPath(layer), { settings: { urgent: true } });
+      await claim(layer);
+      expect((await here.call("DELETE", candidate(layer))).status).to.equal(409);
+      await ended(layer, "staged");
+      expect((await here.call("GET", candidate(layer))).body).to.deep.include({ stale: true, note: "seven" });
+      expect((await here.call("POST", `${candidate(layer)}/promote`)).status).to.equal(409);
+      expect((await here.call("GET", layerPath(layer))).body.settings).to.deep.include({ n: 1, urgent: true });
+      expect((await here.call("DELETE", candidate(layer))).status).to.equal(204);
+    }).timeout(30_000);
+  });
+
   it("are not promoted over a layer that was changed since", async () => {
     const { layer, chosen } = await fleet(2);
     await stage(layer, { settings: { n: 6 }, selector: { tags: ["canary"] }, promoteWhen: { applied: 1 } });

@@ -2,6 +2,7 @@ import { expect } from "chai";
 import type { Embedded } from "../../config-db/embedded/server.ts";
 import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
 import { eventually } from "../support/eventually.ts";
+import { openStream } from "../support/open-stream.ts";
 import { startSiteStore } from "../support/site-store.ts";
 
 let names = 0;
@@ -92,6 +93,17 @@ describe("the status of configuration", () => {
     await report(id, { etag: await wanted(id), status: "applied" });
     await until(/event: status\ndata: .*"applied":1/);
     abort.abort();
+  });
+
+  it("streams to a reader that comes back only what it has not had", async () => {
+    const [type, id] = [fresh("type"), fresh("c")];
+    await here.register(id, { type });
+    const had = ((await status(type)).headers.get("etag") ?? "").slice(1, -1);
+    const stream = await openStream(`${here.url}/v1/config/status?type=${type}`, { "last-event-id": had });
+    await report(id, { etag: await wanted(id), status: "applied" });
+    await eventually(() => expect(stream.data()).to.not.deep.equal([]));
+    expect(stream.data().map(({ applied }) => applied)).to.deep.equal([1]);
+    await stream.close();
   });
 
   it("is a metric", async () => {

@@ -4,6 +4,7 @@ import { ChangesFeed } from "../../config-db/changes-feed.ts";
 import { startEmbedded } from "../../config-db/embedded/server.ts";
 import { install } from "../../config-db/installer.ts";
 import { databases, documentId } from "../../config-db/names.ts";
+import { compareLeaves } from "../../config-db/revision.ts";
 import { type Document, Store } from "../../config-db/store.ts";
 import { isUsable } from "../../coordinator/config/arrival.ts";
 import { History } from "../../coordinator/config/history.ts";
@@ -17,6 +18,7 @@ import { replicateOnce } from "./sites-fixture.ts";
 interface Site {
   name: string;
   store: Store;
+  history: History;
   conflicts: Conflicts;
   write(change: Partial<VersionedDocument>): Promise<void>;
   read(): Promise<VersionedDocument | undefined>;
@@ -46,13 +48,16 @@ async function startSite(name: string): Promise<Site> {
   return {
     name,
     store,
+    history,
     conflicts,
     read,
     write: async (change) => {
-      const standing = await read();
+      const last = (await database.leaves(layer)).sort(compareLeaves).at(-1) as VersionedDocument | undefined;
+      const standing = last?._deleted === true ? undefined : last;
       const doc = {
         ...(standing ?? { _id: layer, kind: "layer", schemaVersion: 1, layer: "platform", settings: {} }),
-        version: (standing?.version ?? 0) + 1,
+        ...(last === undefined ? {} : { parent: { rev: last._rev, version: last.version } }),
+        version: (last?.version ?? 0) + 1,
         changedBy: `operator of ${name}`,
         changedAt: new Date().toISOString(),
         site: name,
@@ -153,10 +158,78 @@ describe("conflicts at a site", function () {
     const id = east.conflicts.list()[0]?.id as string;
     await east.conflicts.resolve(id, { value: 5 }, "ann");
     await west.conflicts.resolve(id, { value: 6 }, "bob");
+    await exchange();
+    await eventually(() => expect(answers(east)?.map(({ site }) => site)).to.have.members(["east", "west"]));
     await settled();
-    const [again, ...others] = east.conflicts.list();
+    // Which of them stands, their revisions decide.
+    expect(answers(east)?.map(({ live, ...said }) => said)).to.have.deep.members([
+      { site: "east", changedBy: "ann", value: 5 },
+      { site: "west", changedBy: "bob", value: 6 },
+    ]);
+  });
+
+  /** Of the one conflict that is listed. */
+  const answers = (site: Site) => {
+    const [conflict, ...others] = site.conflicts.list();
     expect(others).to.deep.equal([]);
-    expect(again?.candidates.map(({ value }) => value)).to.have.members([5, 6]);
+    return conflict?.candidates.map(({ site: from, changedBy, value, live }) => ({
+      ...{ site: from, changedBy, live },
+      ...(value === undefined ? {} : { value }),
+    }));
+  };
+  const revOf = (live: boolean) =>
+    east.conflicts.list()[0]?.candidates.find((candidate) => candidate.live === live)?.rev as string;
+
+  it("that one site closes by keeping what stands and the other by something else are listed again", async () => {
+    await east.write({ settings: { a: 2, b: 1 } });
+    await west.write({ settings: { a: 3, b: 1 } });
+    await settled();
+    const id = east.conflicts.list()[0]?.id as string;
+    const [live, other] = [revOf(true), revOf(false)];
+    await east.conflicts.resolve(id, { choose: live }, "ann");
+    await east.write({ settings: { a: 3, b: 2 } });
+    await west.conflicts.resolve(id, { choose: other }, "bob");
+    await exchange();
+    await eventually(() => expect(east.conflicts.list()).to.have.length(1));
+    expect((await settled())?.settings).to.deep.equal({ a: 2, b: 2 });
+    expect(answers(west)).to.have.deep.members([
+      { site: "east", changedBy: "ann", value: 3, live: false },
+      { site: "west", changedBy: "bob", value: 2, live: true },
+    ]);
+    const kept = west.conflicts.list()[0]?.candidates.find(({ site }) => site === "east")?.rev as string;
+    await west.conflicts.resolve(id, { choose: kept }, "eve");
+    expect((await settled())?.settings).to.deep.equal({ a: 3, b: 2 });
+    expect(east.conflicts.list()).to.deep.equal([]);
+  });
+
+  it("of a deletion that one site keeps and the other takes are listed again", async () => {
+    await east.write({ settings: {}, _deleted: true });
+    await west.write({ settings: { a: 4, b: 1 } });
+    await settled();
+    const id = east.conflicts.list()[0]?.id as string;
+    const [live, other] = [revOf(true), revOf(false)];
+    await east.conflicts.resolve(id, { choose: live }, "ann");
+    await west.conflicts.resolve(id, { choose: other }, "bob");
+    await exchange();
+    await eventually(() => expect(east.conflicts.list()).to.have.length(1));
+    expect(await settled()).to.equal(undefined);
+    expect(answers(east)).to.have.deep.members([
+      { site: "east", changedBy: "ann", value: { settings: { a: 4, b: 1 } }, live: false },
+      { site: "west", changedBy: "bob", live: true },
+    ]);
+  });
+
+  it("that both sites close by keeping what stands are closed", async () => {
+    await east.write({ settings: { a: 2, b: 1 } });
+    await west.write({ settings: { a: 3, b: 1 } });
+    const merged = await settled();
+    const id = east.conflicts.list()[0]?.id as string;
+    const live = revOf(true);
+    await east.conflicts.resolve(id, { choose: live }, "ann");
+    await west.conflicts.resolve(id, { choose: live }, "bob");
+    await east.write({ settings: { a: 7, b: 1 } });
+    expect((await settled())?._rev).to.not.equal(merged?._rev);
+    expect(west.conflicts.list()).to.deep.equal([]);
   });
 
   it("of a deletion and an edit keep the edit, and choosing the deletion deletes", async () => {
@@ -168,6 +241,84 @@ describe("conflicts at a site", function () {
     await west.conflicts.resolve(listed?.id as string, { choose: deletion?.rev as string }, "ann");
     expect(await settled()).to.equal(undefined);
     expect(east.conflicts.list()).to.deep.equal([]);
+  });
+
+  describe("of a site that missed more versions than a store knows the ancestry of", () => {
+    /** A store knows so many generations. */
+    const generations = 4;
+
+    beforeEach(async () => {
+      for (const { store } of [east, west]) {
+        await store.request({ method: "PUT", path: `${databases.config}/_revs_limit`, body: generations });
+      }
+      await east.write({ settings: { n: 1, gone: "x", keep: { a: 1, b: 2 } }, content: { old: file("0") } });
+      await replicate(east, west);
+    });
+
+    function file(digit: string) {
+      return { contentType: "text/plain", sha256: digit.repeat(64), sizeBytes: 1 };
+    }
+
+    /** East takes away what was there and goes on; its history keeps the newest versions. */
+    async function goOn() {
+      for (let n = 2; n < 12; n++) await east.write({ settings: { n, keep: { a: 1 } }, content: {} });
+      await east.history.forget("platform", east.history.revisions("platform").slice(generations));
+    }
+
+    const places = () => east.conflicts.list().map(({ part, pointer }) => `${part} ${pointer}`);
+
+    it("are none where that site wrote nothing", async () => {
+      await goOn();
+      const standing = await east.read();
+      expect(await settled()).to.deep.equal(standing);
+      expect(east.conflicts.list()).to.deep.equal([]);
+    });
+
+    it("are none where the layer had been deleted there", async () => {
+      await east.write({ settings: {}, _deleted: true });
+      await replicate(east, west);
+      await goOn();
+      const standing = await east.read();
+      expect(await settled()).to.deep.equal(standing);
+      expect(east.conflicts.list()).to.deep.equal([]);
+    });
+
+    it("are merged from what both had, where history still has that", async () => {
+      const both = (await east.read())?._rev;
+      for (let n = 2; n < 12; n++) await east.write({ settings: { n, keep: { a: 1 } }, content: {} });
+      const old = east.history.revisions("platform").slice(generations);
+      await east.history.forget(
+        "platform",
+        old.filter(({ rev }) => rev !== both),
+      );
+      await west.write({ settings: { n: 1, gone: "x", keep: { a: 1, b: 2 }, mine: 1 } });
+      expect((await settled())?.settings).to.deep.equal({ n: 11, keep: { a: 1 }, mine: 1 });
+      expect(east.conflicts.list()).to.deep.equal([]);
+    });
+
+    it("are all that differs where nobody has any more what both had, and nothing that was taken away comes back", async () => {
+      await goOn();
+      await west.write({
+        settings: { n: 1, gone: "x", keep: { a: 1, b: 2 }, mine: 1 },
+        content: { old: file("0"), mine: file("1") },
+      });
+      const merged = await settled();
+      expect(merged?.settings).to.deep.equal({ n: 11, keep: { a: 1 } });
+      expect(merged?.content ?? {}).to.deep.equal({});
+      expect(places()).to.have.members([
+        "settings /n",
+        "settings /gone",
+        "settings /keep/b",
+        "settings /mine",
+        "content /old",
+        "content /mine",
+      ]);
+      const mine = west.conflicts.list().find(({ pointer, part }) => part === "settings" && pointer === "/mine");
+      const chosen = mine?.candidates.find(({ live }) => !live);
+      expect(chosen).to.deep.include({ site: "west", value: 1 });
+      await west.conflicts.resolve(mine?.id as string, { choose: chosen?.rev as string }, "ann");
+      expect((await settled())?.settings).to.deep.equal({ n: 11, keep: { a: 1 }, mine: 1 });
+    });
   });
 
   it("tells who chooses what is no candidate which there are", async () => {

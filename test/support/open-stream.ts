@@ -1,9 +1,9 @@
 import { expect } from "chai";
 
 /** Server-sent events as they come. */
-export async function openStream(url: string) {
+export async function openStream(url: string, headers: Record<string, string> = {}) {
   const abort = new AbortController();
-  const response = await fetch(url, { headers: { accept: "text/event-stream" }, signal: abort.signal });
+  const response = await fetch(url, { headers: { accept: "text/event-stream", ...headers }, signal: abort.signal });
   expect(response.status).to.equal(200);
   let text = "";
   const reading = (async () => {

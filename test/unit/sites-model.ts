@@ -118,7 +118,7 @@ export class ModelSite {
   resolve(): boolean {
     const leaves = this.leaves();
     const history = new Map(
-      neededHistory(leaves, isUsable).flatMap((rev) => {
+      neededHistory(leaves, isUsable).contents.flatMap((rev) => {
         const past = this.#history.get(rev);
         return past === undefined ? [] : [[rev, past] as const];
       }),
