@@ -2,8 +2,9 @@ import { expect } from "chai";
 import fc from "fast-check";
 import { check } from "../../config-db/validate.ts";
 import { isUsable } from "../../coordinator/config/arrival.ts";
+import type { Parents } from "../../coordinator/sites/ancestry.ts";
 import { conflictDocument, listConflict } from "../../coordinator/sites/conflict.ts";
-import { replacedConflict, resolve } from "../../coordinator/sites/resolve.ts";
+import { neededHistory, replacedConflict, resolve } from "../../coordinator/sites/resolve.ts";
 import { isSame, valueAt } from "../../coordinator/sites/three-way.ts";
 import { Chronicle, type Edit, ModelSite } from "./sites-model.ts";
 
@@ -254,6 +255,62 @@ describe("a resolution of what fits no merge", () => {
     resolve(leaves as Parameters<typeof resolve>[0], new Map([["1-0", first]]), isUsable);
   const signature = { version: 1, changedBy: "a", changedAt: "2026-01-01T00:00:00Z", site: "east" };
   const first = { rev: "1-0", settings: { a: 1, b: 1 }, ...signature };
+
+  describe("of layers whose stores do not know what they have in common", () => {
+    const layer = (path: string[], version: number, settings: object) => ({
+      ...leaf(path[0] as string, { site: "east", version, settings }),
+      path,
+    });
+    const one = layer(["9-a", "8-a"], 9, { n: 9, keep: { a: 1 } });
+    const other = layer(["2-b", "1-0"], 2, { n: 1, gone: 1, keep: { a: 1, b: 2 } });
+    const both: object[] = [one, other];
+    /** From generation 8 of `one` back to a revision of `other`. */
+    const chain = (end: string) =>
+      new Map(
+        [8, 7, 6, 5, 4, 3].map((generation): [string, string[]] => [
+          `${generation}-a`,
+          [generation === 3 ? end : `${generation - 1}-a`],
+        ]),
+      );
+    const resolveThem = (parents: Parents) =>
+      resolve(both as Parameters<typeof resolve>[0], new Map([["1-0", first]]), isUsable, parents);
+
+    it("lets the one stand that was made from the other", () => {
+      const found = resolveThem(chain("2-b"));
+      expect(found?.result).to.equal("9-a");
+      expect(found?.writes.map(({ mergedInto }) => mergedInto)).to.deep.equal(["9-a"]);
+      expect(found?.conflicts).to.deep.equal([]);
+    });
+
+    it("lists all in which they differ where the way back is broken, and adds nothing", () => {
+      const broken = new Map([...chain("2-b"), ["5-a", []] as [string, string[]]]);
+      for (const parents of [new Map(), broken]) {
+        const found = resolveThem(parents);
+        expect(found?.result).to.equal("9-a");
+        expect(
+          found?.conflicts.map(({ pointer, base, candidates }) => [pointer, base, candidates[1]?.value]),
+        ).to.deep.equal([
+          ["/gone", undefined, 1],
+          ["/keep/b", undefined, 2],
+          ["/n", undefined, 1],
+        ]);
+      }
+    });
+
+    it("asks for what came before the oldest revision that is known, and for no more than that", () => {
+      const asked = (parents?: Parents) =>
+        neededHistory(both as Parameters<typeof resolve>[0], isUsable, parents).parents;
+      expect(asked()).to.deep.equal(["8-a"]);
+      expect(asked(chain("2-b"))).to.deep.equal([]);
+    });
+  });
+
+  it("adds what one layer has to the other where both were begun by themselves", () => {
+    const begun = (rev: string, settings: object) => ({ ...leaf(rev, { site: "east", settings }), path: [rev] });
+    const found = resolveThese(begun("1-a", { a: 1 }), begun("1-b", { b: 1 }));
+    expect(found?.writes[0]?.settings).to.deep.equal({ a: 1, b: 1 });
+    expect(found?.conflicts).to.deep.equal([]);
+  });
 
   it("lets one schema stand whole and lists the other", () => {
     const schema = (rev: string, site: string, content: object) =>
