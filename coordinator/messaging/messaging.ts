@@ -24,7 +24,7 @@ import type { Members } from "./members.ts";
 import { type MessagingFigures, registerMetrics } from "./messaging-metrics.ts";
 import { type Provisioned, Provisioning } from "./provisioning.ts";
 import { Remote } from "./remote.ts";
-import { removeQueues } from "./removal.ts";
+import { QueueRemoval } from "./removal.ts";
 import { Renewals } from "./renewals.ts";
 import { Requester } from "./request.ts";
 import { Sender } from "./send.ts";
@@ -72,6 +72,7 @@ const deadLettersMax = 100_000;
 export class Messaging {
   readonly #options: MessagingOptions;
   readonly #broker: Broker;
+  readonly #removal: QueueRemoval;
   readonly #provisioning: Provisioning;
   readonly #renewals: Renewals;
   readonly #signals: Signals;
@@ -95,6 +96,7 @@ export class Messaging {
     const { leads = () => true, limits = {} } = options;
     this.#options = options;
     this.#broker = new Broker({ url: amqpUrl, site, logger });
+    this.#removal = new QueueRemoval(this.#broker);
     const management =
       managementUrl === "off"
         ? undefined
@@ -282,7 +284,7 @@ export class Messaging {
     const { id, type } = component;
     await this.#provisioning.remove(component, async () => {
       await this.inboxes.drop(id);
-      await removeQueues(this.#broker, component, this.#isLast(component), async (queue, message) => {
+      await this.#removal.remove(component, this.#isLast(component), async (queue, message) => {
         if (queue === queues.replies(id) || queue === queues.requests(id)) return;
         const reason =
           queue === queues.any(type)
