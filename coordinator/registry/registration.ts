@@ -46,7 +46,8 @@ const declared = [
  * The record after `registration`, or undefined when it says nothing new: the same process with the same words.
  *
  * `incarnation` rises with every new process: when `instance` is another one, or when the component was not up. A new
- * process has reported neither health nor configuration yet, so what the former reported goes.
+ * process has reported neither health nor configuration yet, so what the former reported goes. It rises as well when the
+ * process comes from another site: that one may be cut off and write of the former registration (sites/registry-resolve.ts).
  */
 export function register(
   id: string,
@@ -55,8 +56,9 @@ export function register(
   { site, epoch, at, removed = 0 }: RegistrationContext,
 ): ComponentDocument | undefined {
   const says = words({ ttlMs: limits.ttlMs.default, ...registration });
-  const continues = current !== undefined && isSameProcess(registration, current) && current.incarnation > removed;
-  if (continues && current.site === site && current.lease === undefined && isDeepStrictEqual(words(current), says)) {
+  const reported = current !== undefined && current.incarnation > removed && isSameProcess(registration, current);
+  const continues = reported && current.site === site;
+  if (continues && current.lease === undefined && isDeepStrictEqual(words(current), says)) {
     return undefined;
   }
   return {
@@ -72,8 +74,8 @@ export function register(
     registeredAt: continues ? current.registeredAt : at,
     changedAt: at,
     epoch,
-    ...(continues && current.health !== undefined ? { health: current.health } : {}),
-    ...(continues && current.configStatus !== undefined ? { configStatus: current.configStatus } : {}),
+    ...(reported && current.health !== undefined ? { health: current.health } : {}),
+    ...(reported && current.configStatus !== undefined ? { configStatus: current.configStatus } : {}),
   };
 }
 
