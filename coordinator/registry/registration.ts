@@ -4,6 +4,7 @@ import { MusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument, Registration } from "../../config-db/generated/types.ts";
 import { limits } from "../../config-db/limits.ts";
 import { documentId } from "../../config-db/names.ts";
+import { nextVersion } from "../../config-db/revision.ts";
 import { jsonErrors } from "../json-rules.ts";
 
 export interface RegistrationContext {
@@ -70,7 +71,7 @@ export function register(
     site,
     ...says,
     state: "up",
-    incarnation: continues ? current.incarnation : Math.max(current?.incarnation ?? 0, removed) + 1,
+    incarnation: continues ? current.incarnation : nextVersion(Math.max(current?.incarnation ?? 0, removed)),
     registeredAt: continues ? current.registeredAt : at,
     changedAt: at,
     epoch,
