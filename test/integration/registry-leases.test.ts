@@ -9,6 +9,7 @@ import { type Document, Store } from "../../config-db/store.ts";
 import { Records } from "../../coordinator/registry/records.ts";
 import { codeOf } from "../support/codes.ts";
 import { eventually } from "../support/eventually.ts";
+import { expectError } from "../support/expect-error.ts";
 import { type Member, startMember } from "../support/site-member.ts";
 
 let names = 0;
@@ -235,6 +236,25 @@ describe("the registry of a site", () => {
     expect(await codeOf(member.registry.renew(id, { incarnation: 2 }))).to.equal("superseded");
     expect(await codeOf(member.registry.deregister(id, { incarnation: 2 }))).to.equal("superseded");
     expect(stateOf(id)).to.equal("up");
+  });
+
+  it("refuses a registration for the time being when the store has lost its databases", async () => {
+    const own = await startEmbedded();
+    const store = new Store(own.url);
+    await install(store);
+    const other = await startMember({ storeUrl: own.url });
+    try {
+      await other.registry.register("kept", { type: "collector" });
+      await store.request({ method: "DELETE", path: databases.registry });
+      for (const id of ["kept", "new"]) {
+        const refusal = () => other.registry.register(id, { type: "other" });
+        const { retryAfterMs } = await expectError(refusal, "store-unavailable", /next start of a coordinator/);
+        expect(retryAfterMs).to.be.above(0);
+      }
+    } finally {
+      await other.close();
+      await own.close();
+    }
   });
 
   for (const [what, incarnation, isRemoved] of [
