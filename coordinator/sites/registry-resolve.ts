@@ -17,7 +17,10 @@ export interface RegistryRecord extends Document {
   [field: string]: unknown;
 }
 
-/** By incarnation; of the same one, the one that is up: it lives at one site; then by site, so that all sites agree; within a site by its leaders' order. */
+/**
+ * By incarnation; of the same one that which is up, for a component that moved there and back lives at one site; then by
+ * site, so that all sites agree; within a site by its leaders' order.
+ */
 function compareStanding(a: Leaf<RegistryRecord>, b: Leaf<RegistryRecord>): number {
   const [siteA, siteB] = [a.doc.site ?? "", b.doc.site ?? ""];
   return (
