@@ -9,6 +9,8 @@ export const limits = {
   /** Long polls end by then, under the idle time-outs of common proxies. */
   waitMs: 60_000,
   ttlMs: { min: 1_000, max: 3_600_000, default: 30_000 },
+  /** Of a site's heartbeat. One that another site believed and that were longer would hide that it fell silent. */
+  beatEveryMs: { min: 100, max: 3_600_000 },
   page: { min: 1, max: 1_000, default: 100 },
   /** Nesting of settings: deeper input is an attack or a mistake, and recursion over it must stay safe. */
   settingsDepth: 64,

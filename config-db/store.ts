@@ -178,6 +178,8 @@ export class Store {
       });
       const text = await body.text();
       if (statusCode < 300) return JSON.parse(text) as Answer;
+      // A document is written whether it is there or not: what is not there is its database.
+      if (statusCode === 404) throw new Error(`${reasonIn(text)} The next start of a coordinator makes it`);
       throw Object.assign(new Error(reasonIn(text)), { statusCode });
     } catch (error) {
       throw storeError(error, method, `${this.url}/`, path);

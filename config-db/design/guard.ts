@@ -6,10 +6,11 @@
  * and schema versions that it does not know it checks only that they say what they are.
  */
 
+import { limits } from "../limits.ts";
 import { versionMax } from "../revision.ts";
 
 /** How a field has to look, in words that the function knows. */
-type Shape = "string" | "object" | "count" | "id" | "time" | "layer" | "hash" | readonly string[];
+type Shape = "string" | "object" | "count" | "interval" | "id" | "time" | "layer" | "hash" | readonly string[];
 
 export interface Kind {
   /** Required, but in a tombstone. */
@@ -63,7 +64,10 @@ export const registryKinds: Record<string, Kind> = {
       changedAt: "time",
     },
   },
-  site: { id: ["site"], fields: { site: "id", coordinatorUrl: "string", beatEveryMs: "count" } },
+  site: {
+    id: ["site"],
+    fields: { site: "id", coordinatorUrl: "string", beat: "count", beatEveryMs: "interval", epoch: "count" },
+  },
 };
 
 /** The text of the function for a database of these kinds: ES5, as CouchDB's JavaScript engine takes it. */
@@ -75,6 +79,9 @@ export function guard(kinds: Record<string, Kind>): string {
     object: function (value) { return typeof value === "object" && value !== null && !Array.isArray(value); },
     count: function (value) {
       return typeof value === "number" && value >= 1 && value <= ${versionMax} && Math.floor(value) === value;
+    },
+    interval: function (value) {
+      return shapes.count(value) && value >= ${limits.beatEveryMs.min} && value <= ${limits.beatEveryMs.max};
     },
     id: function (value) { return typeof value === "string" && /^[a-z0-9][a-z0-9._-]{0,62}$/.test(value); },
     time: function (value) { return typeof value === "string" && /^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d(\\.\\d+)?Z$/.test(value); },

@@ -18,6 +18,7 @@ export interface LastingChannelOptions {
 }
 
 const reopen: Backoff = { firstMs: 50, maxMs: 3_000 };
+const closeTimeoutMs = 5_000;
 
 export class LastingChannel {
   readonly #options: LastingChannelOptions;
@@ -153,11 +154,19 @@ export async function consume(
   return consumerTag;
 }
 
-/** Closes a channel whatever state it is in. */
-export async function closeQuietly(channel: Channel): Promise<void> {
+/**
+ * Closes a channel whatever state it is in. Resolves when it is closed, and at the latest after `limitMs`: RabbitMQ answers
+ * a close that crosses its own only sometimes. Whoever has the channel hears of its end then too.
+ */
+export async function closeQuietly(channel: Channel, limitMs = closeTimeoutMs): Promise<void> {
+  // amqplib's promise stays open when the connection ends first; the event comes then too.
+  const ended = new Promise<void>((resolve) => channel.once("close", resolve));
+  const timer = setTimeout(() => channel.emit("close"), limitMs);
   try {
-    await channel.close();
+    await Promise.race([channel.close(), ended]);
   } catch {
     // It is closed already, which is what was wanted.
+  } finally {
+    clearTimeout(timer);
   }
 }

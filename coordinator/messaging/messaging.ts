@@ -25,7 +25,7 @@ import type { Members } from "./members.ts";
 import { type MessagingFigures, registerMetrics } from "./messaging-metrics.ts";
 import { type Provisioned, Provisioning } from "./provisioning.ts";
 import { Remote } from "./remote.ts";
-import { removeQueues } from "./removal.ts";
+import { QueueRemoval } from "./removal.ts";
 import { type RenewalListener, Renewals } from "./renewals.ts";
 import { Requester } from "./request.ts";
 import { Sender } from "./send.ts";
@@ -73,6 +73,7 @@ const deadLettersMax = 100_000;
 export class Messaging {
   readonly #options: MessagingOptions;
   readonly #broker: Broker;
+  readonly #removal: QueueRemoval;
   readonly #provisioning: Provisioning;
   readonly #renewals: Renewals;
   readonly #signals: Signals;
@@ -96,6 +97,7 @@ export class Messaging {
     const { leads = () => true, limits = {} } = options;
     this.#options = options;
     this.#broker = new Broker({ url: amqpUrl, site, logger });
+    this.#removal = new QueueRemoval(this.#broker);
     const management =
       managementUrl === "off"
         ? undefined
@@ -288,7 +290,7 @@ export class Messaging {
     const { id, type } = component;
     await this.#provisioning.remove(component, async () => {
       await this.inboxes.drop(id);
-      await removeQueues(this.#broker, component, this.#isLast(component), async (queue, message) => {
+      await this.#removal.remove(component, this.#isLast(component), async (queue, message) => {
         if (queue === queues.replies(id) || queue === queues.requests(id)) return;
         const reason =
           queue === queues.any(type)

@@ -14,50 +14,77 @@ const prefetch = 200;
 /** At most, by chance: two who remove the same queues must not meet again in step. */
 const retryMs = 300;
 
-/**
- * Deletes a component's queues after `rescue` was given every message that they hold; the type's shared queue too when
- * `isLast` of its type. Unbound first, so that a sender learns at once that nobody is there; before that the tap, whichever
- * coordinator has it: what only the tap gets is confirmed and then nowhere.
- * @throws MusterError `broker-unavailable`: some may stand still; call again.
- */
-export async function removeQueues(
-  broker: Broker,
-  { id, type }: Provisioned,
-  isLast: boolean,
-  rescue: (queue: string, message: ConsumeMessage) => Promise<void>,
-): Promise<void> {
-  const plan = componentPlan({ id, type });
-  const shared = plan.bindings.filter(({ exchange }) => exchange === exchanges.any).map(({ queue }) => queue);
-  const doomed = plan.queues.map(({ name }) => name).filter((name) => isLast || !shared.includes(name));
-  const opened = broker.channel({ name: `remove ${id}` });
-  try {
-    for (const giveUpAtMs = performance.now() + openTimeoutMs; ; ) {
-      const channel = await opened.channel.opened(AbortSignal.timeout(openTimeoutMs));
-      try {
-        // The broker minds neither that nobody taps nor that this was not tapped.
-        for (const { exchange, key } of sourcesOfItsOwn({ id, type }, isLast))
-          await channel.unbindExchange(exchanges.tap, exchange, key);
-        for (const { queue, exchange, key } of plan.bindings)
-          if (doomed.includes(queue)) await channel.unbindQueue(queue, exchange, key);
-        for (const queue of doomed) {
-          if (!(await exists(broker, queue))) continue;
-          await drain(channel, queue, (message) => rescue(queue, message));
-          await channel.deleteQueue(queue);
+export class QueueRemoval {
+  readonly #broker: Broker;
+  /** The last work on each queue that is being taken away. */
+  readonly #turns = new Map<string, Promise<void>>();
+
+  constructor(broker: Broker) {
+    this.#broker = broker;
+  }
+
+  /**
+   * Deletes a component's queues after `rescue` was given every message that they hold; the type's shared queue too when
+   * `isLast` of its type. Unbound first, so that a sender learns at once that nobody is there; before that the tap, whichever
+   * coordinator has it: what only the tap gets is confirmed and then nowhere.
+   * @throws MusterError `broker-unavailable`: some may stand still; call again.
+   */
+  async remove(
+    { id, type }: Provisioned,
+    isLast: boolean,
+    rescue: (queue: string, message: ConsumeMessage) => Promise<void>,
+  ): Promise<void> {
+    const broker = this.#broker;
+    const plan = componentPlan({ id, type });
+    const shared = plan.bindings.filter(({ exchange }) => exchange === exchanges.any).map(({ queue }) => queue);
+    const doomed = plan.queues.map(({ name }) => name).filter((name) => isLast || !shared.includes(name));
+    const opened = broker.channel({ name: `remove ${id}` });
+    try {
+      for (const giveUpAtMs = performance.now() + openTimeoutMs; ; ) {
+        const channel = await opened.channel.opened(AbortSignal.timeout(openTimeoutMs));
+        try {
+          // The broker minds neither that nobody taps nor that this was not tapped.
+          for (const { exchange, key } of sourcesOfItsOwn({ id, type }, isLast))
+            await channel.unbindExchange(exchanges.tap, exchange, key);
+          for (const { queue, exchange, key } of plan.bindings)
+            if (doomed.includes(queue)) await channel.unbindQueue(queue, exchange, key);
+          for (const queue of doomed) {
+            await this.#inTurn(queue, async () => {
+              if (!(await exists(broker, queue))) return;
+              await drain(channel, queue, (message) => rescue(queue, message));
+              await channel.deleteQueue(queue);
+            });
+          }
+          return;
+        } catch (error) {
+          // Another coordinator took away what we were emptying: the broker ends the channel over it.
+          if (isMusterError(error) || performance.now() > giveUpAtMs || broker.state !== "connected") throw error;
+          await closeQuietly(channel);
+          await delay(retryMs * Math.random());
         }
-        return;
-      } catch (error) {
-        // Another coordinator took away what we were emptying: the broker ends the channel over it.
-        if (isMusterError(error) || performance.now() > giveUpAtMs || broker.state !== "connected") throw error;
-        await closeQuietly(channel);
-        await delay(retryMs * Math.random());
       }
+    } catch (error) {
+      if (isMusterError(error)) throw error;
+      const told = `the queues of "${id}" could not be removed: ${(error as Error).message}; try again`;
+      throw new MusterError("broker-unavailable", told, { retryAfterMs: 2_000, cause: error });
+    } finally {
+      await opened.close();
     }
-  } catch (error) {
-    if (isMusterError(error)) throw error;
-    const told = `the queues of "${id}" could not be removed: ${(error as Error).message}; try again`;
-    throw new MusterError("broker-unavailable", told, { retryAfterMs: 2_000, cause: error });
-  } finally {
-    await opened.close();
+  }
+
+  /**
+   * Components that are removed at once are each the last of their type. One takes the shared queue away, then the others
+   * find it gone: RabbitMQ 3.10 crashes over a consumer of a quorum queue that is just being deleted, and ends the connection.
+   */
+  async #inTurn(queue: string, work: () => Promise<void>): Promise<void> {
+    const done = (this.#turns.get(queue) ?? Promise.resolve()).then(work);
+    const turn = done.catch(() => undefined);
+    this.#turns.set(queue, turn);
+    try {
+      await done;
+    } finally {
+      if (this.#turns.get(queue) === turn) this.#turns.delete(queue);
+    }
   }
 }
 

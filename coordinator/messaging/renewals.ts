@@ -92,8 +92,8 @@ export class Renewals {
   }
 
   /**
-   * Resolves when every renewal that was in the queue at the call has been given to the listeners, which a message of
-   * our own that comes after them tells: a broker that froze, or that takes no messages for want of memory, keeps its
+   * Resolves when every renewal that was in the queue at the call has been given to the listeners, which messages of
+   * our own that come after them tell: a broker that froze, or that takes no messages for want of memory, keeps its
    * connections for a while. Also when there is no connection, when nothing has come through for `unheardMaxMs`
    * (clients have found the bridge by then), and when `signal` aborts.
    */
@@ -101,13 +101,23 @@ export class Renewals {
     const { broker, logger, unheardMaxMs = defaultUnheardMaxMs } = this.#options;
     const giveUpAtMs = performance.now() + unheardMaxMs;
     for (let isFirst = true; broker.state === "connected" && !signal.aborted; isFirst = false) {
-      const echo = this.#echo(signal);
-      if (this.#deaf || (await echo)) return;
+      const comesThrough = this.#comesThrough(signal);
+      if (this.#deaf || (await comesThrough)) return;
       if (isFirst) logger.warn("not judging: renewals by message do not come through");
       if (performance.now() < giveUpAtMs) continue;
       this.#deaf = true;
       logger.error({ unheardMaxMs }, "judging by renewals over HTTP alone: none by message comes through");
     }
+  }
+
+  /**
+   * Two, one after the other: a broker that lacks memory or disk blocks each connection at its first message, which it
+   * still takes. Those that renewed are blocked by then, and we are by the second.
+   */
+  async #comesThrough(signal: AbortSignal): Promise<boolean> {
+    if (!(await this.#echo(signal)) || !(await this.#echo(signal))) return false;
+    this.#deaf = false;
+    return true;
   }
 
   /** @returns false when it is not back in time. */
@@ -137,7 +147,6 @@ export class Renewals {
       if (code !== undefined) this.#refuse(code, properties.replyTo);
       return;
     }
-    this.#deaf = false;
     // One of a former leader is none of ours.
     this.#echoes.get(properties.messageId)?.();
   }

@@ -13,6 +13,7 @@ import { setTimeout as delay, setImmediate as turn } from "node:timers/promises"
 import type { Logger } from "pino";
 import { isMusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
+import { nextVersion } from "../../config-db/revision.ts";
 import type { JudgedTimeOptions } from "../judged-time.ts";
 import type { RegistryEvent } from "./event-log.ts";
 import { LeaseJudge } from "./lease-judge.ts";
@@ -283,7 +284,7 @@ export class Judgement {
     records
       .update(record.id, (current) =>
         current?.state === "expired" && current.lease === "self"
-          ? { ...withState(current, "up", mark), incarnation: current.incarnation + 1, registeredAt: mark.at }
+          ? { ...withState(current, "up", mark), incarnation: nextVersion(current.incarnation), registeredAt: mark.at }
           : undefined,
       )
       .catch((error: unknown) => this.#report(error));

@@ -8,7 +8,7 @@ import type { Logger } from "pino";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
 import { databases, documentId } from "../../config-db/names.ts";
-import { compareLeaves, generationOf, pathOf, withFixedRevision } from "../../config-db/revision.ts";
+import { compareLeaves, generationOf, pathOf, versionMax, withFixedRevision } from "../../config-db/revision.ts";
 import type { Change, Database, Document, Store, Stored } from "../../config-db/store.ts";
 import { check } from "../../config-db/validate.ts";
 import { EventLog, eventOf, type LogEntry, type Sight } from "./event-log.ts";
@@ -91,7 +91,7 @@ export class Records {
     const entries: (LogEntry | undefined)[] = [];
     for (const { id: documentId, doc, leaves } of changes) {
       if (!documentId.startsWith("component:")) continue;
-      const found = doc as Found;
+      const found = countable(doc as Found);
       const sighting = {
         id: documentId.slice("component:".length),
         rev: found._rev,
@@ -122,7 +122,7 @@ export class Records {
   /** @returns what is left of a removed component; whether there is a document that is no record. */
   async #read(id: string, options: { timeoutMs?: number } = {}): Promise<{ removed: Found[]; isMalformed: boolean }> {
     const branches = await this.#database.branches(documentId.component(id), options);
-    const leaves = branches.map(({ _revisions, ...leaf }): Found => leaf).sort(compareLeaves);
+    const leaves = branches.map(({ _revisions, ...leaf }) => countable(leaf)).sort(compareLeaves);
     const winner = leaves.at(-1);
     if (winner === undefined) return { removed: [], isMalformed: false };
     const record = this.#recordOf(winner);
@@ -299,8 +299,17 @@ function isUponUnknown(rev: string, known: string | undefined): boolean {
   return generation > 1 && (known === undefined || generationOf(known) !== generation - 1);
 }
 
+/** Below the highest: who registers again counts on from it. */
 function incarnationOf({ incarnation }: Found): number {
-  return Number.isSafeInteger(incarnation) ? (incarnation as number) : 0;
+  return Number.isSafeInteger(incarnation) ? Math.min(incarnation as number, versionMax - 1) : 0;
+}
+
+/** A document with the highest incarnation that there is in the place of a higher one: its id can be registered again. */
+function countable(document: Found): Found {
+  const { incarnation } = document;
+  return typeof incarnation === "number" && incarnation > versionMax
+    ? { ...document, incarnation: versionMax }
+    : document;
 }
 
 /** @throws MusterError `not-found` */

@@ -4,6 +4,7 @@ import { MusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument, Registration } from "../../config-db/generated/types.ts";
 import { limits } from "../../config-db/limits.ts";
 import { documentId } from "../../config-db/names.ts";
+import { nextVersion } from "../../config-db/revision.ts";
 import { jsonErrors } from "../json-rules.ts";
 
 export interface RegistrationContext {
@@ -46,7 +47,8 @@ const declared = [
  * The record after `registration`, or undefined when it says nothing new: the same process with the same words.
  *
  * `incarnation` rises with every new process: when `instance` is another one, or when the component was not up. A new
- * process has reported neither health nor configuration yet, so what the former reported goes.
+ * process has reported neither health nor configuration yet, so what the former reported goes. It rises as well when the
+ * process comes from another site: that one may be cut off and write of the former registration (sites/registry-resolve.ts).
  */
 export function register(
   id: string,
@@ -55,8 +57,9 @@ export function register(
   { site, epoch, at, removed = 0 }: RegistrationContext,
 ): ComponentDocument | undefined {
   const says = words({ ttlMs: limits.ttlMs.default, ...registration });
-  const continues = current !== undefined && isSameProcess(registration, current) && current.incarnation > removed;
-  if (continues && current.site === site && current.lease === undefined && isDeepStrictEqual(words(current), says)) {
+  const reported = current !== undefined && current.incarnation > removed && isSameProcess(registration, current);
+  const continues = reported && current.site === site;
+  if (continues && current.lease === undefined && isDeepStrictEqual(words(current), says)) {
     return undefined;
   }
   return {
@@ -68,12 +71,12 @@ export function register(
     site,
     ...says,
     state: "up",
-    incarnation: continues ? current.incarnation : Math.max(current?.incarnation ?? 0, removed) + 1,
+    incarnation: continues ? current.incarnation : nextVersion(Math.max(current?.incarnation ?? 0, removed)),
     registeredAt: continues ? current.registeredAt : at,
     changedAt: at,
     epoch,
-    ...(continues && current.health !== undefined ? { health: current.health } : {}),
-    ...(continues && current.configStatus !== undefined ? { configStatus: current.configStatus } : {}),
+    ...(reported && current.health !== undefined ? { health: current.health } : {}),
+    ...(reported && current.configStatus !== undefined ? { configStatus: current.configStatus } : {}),
   };
 }
 

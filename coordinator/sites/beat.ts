@@ -3,6 +3,8 @@
  * of two machines are never compared. Who is cut off sees other sites fall silent, not their components dead.
  */
 
+import { limits } from "../../config-db/limits.ts";
+
 /** Three: a lost round of replication and a change of leader there are no silence. */
 export const missedBeatsMax = 3;
 /** Replication takes its time on top: its checkpoint interval, and some seconds after a restart. */
@@ -18,8 +20,10 @@ interface Heard {
 export class Beats {
   readonly #sites = new Map<string, Heard>();
 
-  /** Takes note of a site's record. */
+  /** Takes note of a site's record. One whose interval is none says nothing: its site's leader puts it right. */
   observe(site: string, record: { beat: number; epoch: number; beatEveryMs: number }, nowMs: number): void {
+    const { min, max } = limits.beatEveryMs;
+    if (!(record.beatEveryMs >= min && record.beatEveryMs <= max)) return;
     const mark = `${record.epoch}/${record.beat}`;
     const known = this.#sites.get(site);
     if (known?.mark === mark) return;

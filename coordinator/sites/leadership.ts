@@ -18,6 +18,7 @@ import type { Logger } from "pino";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import type { SiteDocument } from "../../config-db/generated/types.ts";
 import { documentId } from "../../config-db/names.ts";
+import { versionMax } from "../../config-db/revision.ts";
 import type { Store } from "../../config-db/store.ts";
 import { SiteRecord } from "./site-record.ts";
 
@@ -128,7 +129,8 @@ export class Leadership {
     const own = documentId.site(this.#options.site);
     for (const { id, deleted, doc } of changes) {
       if (id !== own || deleted) continue;
-      const { epoch, coordinatorUrl } = doc as SiteDocument;
+      const { epoch: told, coordinatorUrl } = doc as SiteDocument;
+      const epoch = counted(told);
       if (epoch >= this.#epoch) this.#leaderUrl = coordinatorUrl;
       this.#learn(epoch);
     }
@@ -158,7 +160,7 @@ export class Leadership {
       await this.#record.write((current) => {
         const { standing } = this;
         if (standing.role !== "leading" || current === undefined || current.epoch !== standing.epoch) {
-          this.#learn(current?.epoch ?? 0);
+          this.#learn(counted(current?.epoch));
           throw new MusterError("not-leading", `the site's epoch is ${current?.epoch}: another coordinator leads`, {
             retryAfterMs: 1_000,
           });
@@ -206,16 +208,14 @@ export class Leadership {
   }
 
   async #tryClaim(): Promise<boolean> {
-    const { site, instance, coordinatorUrl, beatEveryMs, logger } = this.#options;
+    const { site, logger } = this.#options;
     try {
       await this.#record.read();
       const { epoch, decided } = await this.#record.write((current) => ({
         ...(current ?? { _id: documentId.site(site), kind: "site", schemaVersion: 1, site }),
-        beat: (current?.beat ?? 0) + 1,
-        beatEveryMs,
-        coordinatorUrl,
-        epoch: (current?.epoch ?? 0) + 1,
-        leader: instance,
+        ...this.#beatAfter(current),
+        // The record may have been deleted, or put back to an older one, since an epoch was known here.
+        epoch: Math.max(counted(current?.epoch), this.#epoch) + 1,
       }));
       if (this.#abort.signal.aborted) return true;
       // The feed may have told of a successor already, which it does once. Whom the broker has chosen claims again.
@@ -243,9 +243,15 @@ export class Leadership {
   async #beat(): Promise<void> {
     await this.#lead(({ decided, ...current }) => ({
       ...current,
-      beat: current.beat + 1,
+      ...this.#beatAfter(current),
       ...(this.#carriedOut || decided === undefined ? {} : { decided }),
     }));
+  }
+
+  /** What a leader says of itself, whatever stands there: the record may have been written past the coordinators. */
+  #beatAfter(current: SiteDocument | undefined) {
+    const { instance, coordinatorUrl, beatEveryMs } = this.#options;
+    return { beat: counted(current?.beat) + 1, beatEveryMs, coordinatorUrl, leader: instance };
   }
 
   async #watch(): Promise<void> {
@@ -260,7 +266,8 @@ export class Leadership {
     const current = await this.#record.read();
     const beat = `${current?.epoch}/${current?.beat}`;
     this.#unchanged = { beat, reads: beat === this.#unchanged.beat ? this.#unchanged.reads + 1 : 0 };
-    if (this.#unchanged.reads < unchangedReadsMax) return;
+    // Nobody leads under an epoch that is over.
+    if (this.#unchanged.reads < unchangedReadsMax && counted(current?.epoch) >= this.#epoch) return;
     this.#unchanged = { beat: "", reads: 0 };
     await this.#tryClaim();
   }
@@ -279,4 +286,9 @@ export class Leadership {
     if (standing.role === "following") clearTimeout(this.#deafTimer);
     for (const listener of [...this.#listeners]) listener(standing);
   }
+}
+
+/** A count as the record says it; 0 for what is none, or cannot be counted on from. */
+function counted(value: unknown): number {
+  return Number.isInteger(value) && Number(value) > 0 && Number(value) < versionMax ? Number(value) : 0;
 }

@@ -13,14 +13,19 @@ export interface RegistryRecord extends Document {
   epoch?: number;
   beat?: number;
   site?: string;
+  state?: string;
   [field: string]: unknown;
 }
 
-/** By incarnation; for the same one by site, so that all sites agree; within a site by its leaders' order. */
+/**
+ * By incarnation; of the same one that which is up, for a component that moved there and back lives at one site; then by
+ * site, so that all sites agree; within a site by its leaders' order.
+ */
 function compareStanding(a: Leaf<RegistryRecord>, b: Leaf<RegistryRecord>): number {
   const [siteA, siteB] = [a.doc.site ?? "", b.doc.site ?? ""];
   return (
     (a.doc.incarnation ?? 0) - (b.doc.incarnation ?? 0) ||
+    Number(a.doc.state === "up") - Number(b.doc.state === "up") ||
     (siteA < siteB ? -1 : siteA > siteB ? 1 : 0) ||
     (a.doc.epoch ?? 0) - (b.doc.epoch ?? 0) ||
     (a.doc.beat ?? 0) - (b.doc.beat ?? 0) ||

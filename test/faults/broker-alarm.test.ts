@@ -1,6 +1,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { connect } from "amqplib";
 import { expect } from "chai";
 import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
 import { ensureRabbitmq } from "../../scripts/broker/installed.ts";
@@ -56,6 +57,39 @@ describe("a broker that is low on disk", function () {
     expect(answer.status, JSON.stringify(answer.body)).to.equal(200);
     return answer.body.messages as { delivery: string }[];
   };
+
+  it("costs nobody a lease that is renewed by message", async () => {
+    const [one, other] = coordinators as [RunningCoordinator, RunningCoordinator];
+    const ids = Array.from({ length: 5 }, () => unique("c"));
+    for (const id of ids) await ask(one, "PUT", `/v1/components/${id}`, { type: "t", ttlMs: 1_500 });
+    const connections = await Promise.all(ids.map(() => connect(broker.url)));
+    const channels = await Promise.all(connections.map((connection) => connection.createChannel()));
+    const renew = () => {
+      for (const [n, channel] of channels.entries())
+        channel.publish("muster.renewals", "", Buffer.from(JSON.stringify({ id: ids[n], incarnation: 1 })));
+    };
+    const renewing = setInterval(renew, 300);
+    const states = async () => {
+      const { body } = await ask(one, "GET", "/v1/components?type=t&state=any");
+      const all = body.components as { id: string; state: string; incarnation: number }[];
+      return all.filter(({ id }) => ids.includes(id)).map(({ state, incarnation }) => ({ state, incarnation }));
+    };
+    const up = ids.map(() => ({ state: "up", incarnation: 1 }));
+    try {
+      const held = /not judging: renewals by message do not come through/;
+      await limitDisk("1000000GB");
+      await Promise.race([one.process.line(held), other.process.line(held)]);
+      expect(await states()).to.deep.equal(up);
+      await limitDisk("50MB");
+      for (const at of [one, other])
+        await eventually(async () => expect((await ask(at, "GET", "/readyz")).status).to.equal(200));
+      expect(await states()).to.deep.equal(up);
+    } finally {
+      clearInterval(renewing);
+      await limitDisk("50MB");
+      for (const connection of connections) await connection.close();
+    }
+  });
 
   it("still gives out messages and leases, and whatever needs it to take some says what it lacks", async () => {
     const [one, other] = coordinators as [RunningCoordinator, RunningCoordinator];

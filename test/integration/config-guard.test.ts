@@ -111,6 +111,20 @@ describeStores("the guard of the config databases", (under) => {
     }
   });
 
+  it("refuses a site that is none", async () => {
+    const site = { _id: "site:here", kind: "site", schemaVersion: 1, site: "here", coordinatorUrl: "http://here" };
+    const beats = { beat: 1, beatEveryMs: 5_000, epoch: 1 };
+    const wrong = [
+      ...[undefined, 0, 2 ** 53, "5"].flatMap((value) => [{ beat: value }, { epoch: value }]),
+      ...[undefined, 99, 2 ** 40, "5000"].map((value) => ({ beatEveryMs: value })),
+    ];
+    for (const fields of wrong) {
+      const doc = JSON.parse(JSON.stringify({ ...site, ...beats, ...fields }));
+      expect(await codeOf(registry().put(doc)), JSON.stringify(fields)).to.equal("refused");
+    }
+    expect(await registry().put({ ...site, ...beats })).to.match(/^1-/);
+  });
+
   it("lets pass what a newer Muster may write: kinds and schema versions that it does not know", async () => {
     expect(await config().put({ _id: `plan:p${Date.now()}`, kind: "plan", schemaVersion: 3, anything: [] })).to.match(
       /^1-/,

@@ -406,6 +406,22 @@ describe("messages between components", function () {
     await expectError(async () => sendCommand({ component: member.id }), "no-such-target");
   });
 
+  it("keeps its connection when the queue that removed components of one type share is taken away", async () => {
+    const shared = unique("t");
+    const removed = Array.from({ length: 20 }, () => members.add({ type: shared }));
+    await Promise.all(removed.map((member) => messaging.provision(member)));
+    for (let n = 0; n < 20; n += 1) await sendCommand({ any: shared }, command("orphan"));
+    for (const { id } of removed) members.delete(id);
+    const states: string[] = [];
+    const end = messaging.onStateChange((state) => states.push(state));
+    const kept = messaging.deadLetters.count ?? 0;
+    await Promise.all(removed.map((member) => messaging.remove(member)));
+    end();
+    expect(await queuesOf(removed[0] as Member)).to.deep.equal([]);
+    expect(states, "losses of the connection").to.deep.equal([]);
+    await eventually(() => expect(messaging.deadLetters.count).to.equal(kept + 20));
+  });
+
   it("gives a component that registers while its queues are taken away new ones", async () => {
     const member = members.add();
     await messaging.provision(member);

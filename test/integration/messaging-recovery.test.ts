@@ -1,6 +1,8 @@
 import { expect } from "chai";
 import type { Embedded } from "../../config-db/embedded/server.ts";
 import { Store } from "../../config-db/store.ts";
+import { closeQuietly, LastingChannel } from "../../coordinator/messaging/lasting-channel.ts";
+import { Link } from "../../coordinator/messaging/link.ts";
 import type { Messaging } from "../../coordinator/messaging/messaging.ts";
 import { freshVhost, useVhost, type Vhost } from "../support/broker.ts";
 import { collectGarbage } from "../support/collect-garbage.ts";
@@ -8,7 +10,15 @@ import { eventually } from "../support/eventually.ts";
 import { expectError } from "../support/expect-error.ts";
 import { type FaultProxy, startProxy } from "../support/proxy.ts";
 import { startSiteStore } from "../support/site-store.ts";
-import { command, createMessaging, FakeMembers, site as here, unique, useMessaging } from "./messaging-fixture.ts";
+import {
+  command,
+  createMessaging,
+  FakeMembers,
+  site as here,
+  silent,
+  unique,
+  useMessaging,
+} from "./messaging-fixture.ts";
 
 interface QueueInfo {
   name: string;
@@ -119,6 +129,50 @@ describe("messaging over a broken connection", function () {
     await cutOnce();
     await eventually(() => expect(told).to.deep.equal(["gained", "lost", "gained"]));
     await leave();
+  });
+});
+
+describe("a channel whose closing the broker does not answer", function () {
+  this.timeout(20_000);
+  const vhost = useVhost();
+  let proxy: FaultProxy;
+  let link: Link;
+  before(async () => {
+    const url = new URL(vhost.url);
+    proxy = await startProxy({ host: url.hostname, port: Number(url.port) });
+    url.hostname = "127.0.0.1";
+    url.port = String(proxy.port);
+    link = new Link({ url: url.href, name: "test", logger: silent });
+    link.start();
+  });
+  after(async () => {
+    proxy.heal();
+    await link.close();
+    await proxy.close();
+  });
+  const unanswered = async () => {
+    const lasting = new LastingChannel({ link, name: "test", logger: silent });
+    lasting.start();
+    const channel = await lasting.opened(AbortSignal.timeout(10_000));
+    proxy.swallow("down");
+    return { lasting, channel };
+  };
+
+  it("is closed when its connection ends", async () => {
+    const { lasting, channel } = await unanswered();
+    const closing = closeQuietly(channel, 60_000);
+    proxy.heal();
+    await closing;
+    await lasting.close();
+  });
+
+  it("counts as lost after a while, so that it is opened again", async () => {
+    const { lasting, channel } = await unanswered();
+    await closeQuietly(channel, 50);
+    expect(lasting.current).to.equal(undefined);
+    proxy.heal();
+    expect(await lasting.opened(AbortSignal.timeout(10_000))).not.to.equal(channel);
+    await lasting.close();
   });
 });
 

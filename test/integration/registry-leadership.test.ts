@@ -4,7 +4,8 @@ import { MusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument, RenewalMessage, SiteDocument } from "../../config-db/generated/types.ts";
 import { install } from "../../config-db/installer.ts";
 import { databases } from "../../config-db/names.ts";
-import { Store } from "../../config-db/store.ts";
+import { type Document, Store } from "../../config-db/store.ts";
+import { check } from "../../config-db/validate.ts";
 import type { Leadership } from "../../coordinator/sites/leadership.ts";
 import { codeOf } from "../support/codes.ts";
 import { eventually } from "../support/eventually.ts";
@@ -219,6 +220,66 @@ describe("the coordinators of a site", () => {
     expect(performance.now() - deafSince).to.be.above(2_400);
     expect(leads(leader.leadership)).to.equal(true);
   }).timeout(15_000);
+
+  for (const withBroker of [true, false])
+    it(`take the lead again of a site whose record was deleted (${withBroker ? "with" : "without"} a broker)`, async () => {
+      const contest = new PlayedContest();
+      const { leadership } = await join({ beatEveryMs: 100, ...(withBroker ? { contest } : {}) });
+      if (withBroker) contest.choose();
+      await eventually(() => expect(leads(leadership)).to.equal(true));
+      const database = new Store(embedded.url).database<Document & Partial<SiteDocument>>(databases.registry);
+      await eventually(async () => database.put({ ...((await siteRecord()) as SiteDocument), epoch: 1_000 }));
+      await eventually(async () => {
+        expect(leads(leadership)).to.equal(true);
+        expect(await siteRecord()).to.include({ epoch: 1_001 });
+      });
+      await eventually(async () => database.put({ ...((await siteRecord()) as SiteDocument), _deleted: true }));
+      await eventually(async () => {
+        expect(leads(leadership)).to.equal(true);
+        expect(await siteRecord()).to.include({ epoch: 1_002 });
+      });
+    }).timeout(30_000);
+
+  it("put right what is written into the site's record past them", async () => {
+    const own = await startEmbedded();
+    try {
+      const store = new Store(own.url);
+      await install(store);
+      const database = store.database<Document>(databases.registry);
+      // A store whose guard lets it pass.
+      const guard = (await database.get("_design/muster")) as Document;
+      await database.put({ ...guard, _deleted: true });
+      const { leadership } = await join({ storeUrl: own.url, beatEveryMs: 100 });
+      const record = () => database.get<SiteDocument>(`site:${site}`);
+      const wrong = [
+        { beat: undefined },
+        { beat: 2 ** 53 },
+        { beat: "5" },
+        { epoch: 2 ** 53 },
+        { epoch: "next" },
+        { beatEveryMs: 2 ** 40 },
+        { coordinatorUrl: 7 },
+      ];
+      for (const fields of wrong) {
+        const told = JSON.stringify(fields);
+        await eventually(async () =>
+          database.put(JSON.parse(JSON.stringify({ ...((await record()) as SiteDocument), ...fields }))),
+        );
+        const mended = await eventually(async () => {
+          const found = (await record()) as SiteDocument;
+          expect(check("site-document", found), told).to.deep.equal([]);
+          expect(found.beatEveryMs, told).to.equal(100);
+          expect(leads(leadership), told).to.equal(true);
+          expect(Math.max(found.beat, found.epoch), told).to.be.below(2 ** 48);
+          return found;
+        });
+        await eventually(async () => expect((await record())?.beat, told).to.be.above(mended.beat));
+      }
+    } finally {
+      await Promise.all(members.splice(0).map((member) => member.close()));
+      await own.close();
+    }
+  }).timeout(30_000);
 
   it("give the lead back to whom the broker has chosen", async () => {
     const contest = new PlayedContest();

@@ -5,10 +5,11 @@ import { MusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
 import { install } from "../../config-db/installer.ts";
 import { databases } from "../../config-db/names.ts";
-import { Store } from "../../config-db/store.ts";
+import { type Document, Store } from "../../config-db/store.ts";
 import { Records } from "../../coordinator/registry/records.ts";
 import { codeOf } from "../support/codes.ts";
 import { eventually } from "../support/eventually.ts";
+import { expectError } from "../support/expect-error.ts";
 import { type Member, startMember } from "../support/site-member.ts";
 
 let names = 0;
@@ -238,6 +239,62 @@ describe("the registry of a site", () => {
     expect(await codeOf(member.registry.deregister(id, { incarnation: 2 }))).to.equal("superseded");
     expect(stateOf(id)).to.equal("up");
   });
+
+  it("refuses a registration for the time being when the store has lost its databases", async () => {
+    const own = await startEmbedded();
+    const store = new Store(own.url);
+    await install(store);
+    const other = await startMember({ storeUrl: own.url });
+    try {
+      await other.registry.register("kept", { type: "collector" });
+      await store.request({ method: "DELETE", path: databases.registry });
+      for (const id of ["kept", "new"]) {
+        const refusal = () => other.registry.register(id, { type: "other" });
+        const { retryAfterMs } = await expectError(refusal, "store-unavailable", /next start of a coordinator/);
+        expect(retryAfterMs).to.be.above(0);
+      }
+    } finally {
+      await other.close();
+      await own.close();
+    }
+  });
+
+  for (const [what, incarnation, isRemoved] of [
+    ["the highest incarnation", 2 ** 48, false],
+    ["an incarnation beyond the highest", 2 ** 53, false],
+    ["the highest incarnation, removed", 2 ** 48, true],
+    ["an incarnation beyond the highest, removed", 2 ** 53, true],
+  ] as const)
+    it(`takes a new registration of what was written with ${what}`, async () => {
+      const own = await startEmbedded();
+      try {
+        const store = new Store(own.url);
+        await install(store);
+        const docs = store.database<ComponentDocument>(databases.registry);
+        const guard = (await store.database(databases.registry).get("_design/muster")) as Document;
+        const { rev: off } = await store.request<{ rev: string }>({
+          method: "DELETE",
+          path: `${databases.registry}/_design/muster`,
+          query: { rev: guard._rev as string },
+        });
+        const id = freshId("written");
+        const { record } = await register(id, { ttlMs: 20_000 });
+        const { _rev, ...written } = { ...record, state: "expired" as const, incarnation };
+        await docs.put({ ...written, ...(isRemoved ? { _deleted: true } : {}) });
+        await store.database(databases.registry).put({ ...guard, _rev: off });
+        const other = await startMember({ storeUrl: own.url });
+        try {
+          for (const instance of ["p2", "p3"]) {
+            const again = await other.registry.register(id, { type: "collector", instance });
+            expect(again.record).to.include({ state: "up", instance, incarnation: 2 ** 48 });
+          }
+        } finally {
+          await other.close();
+        }
+      } finally {
+        await own.close();
+      }
+    });
 
   it("knows the incarnation of what was removed from the feed, and where that is behind from the store", async () => {
     const id = freshId("removed");

@@ -84,6 +84,11 @@ describe("records of the registry that two sites wrote at once", function () {
     expect(await agreed("kept")).to.include({ site: "east", incarnation: 2, state: "up" });
   });
 
+  it("become the one that is up when the incarnations are equal: the component moved there and back", async () => {
+    await writeApart("back", record("back", "east", 2), record("back", "west", 2, "expired"));
+    expect(await agreed("back")).to.include({ site: "east", state: "up" });
+  });
+
   it("become the same one at both sites when the incarnations are equal", async () => {
     await writeApart("twice", record("twice", "east", 2), record("twice", "west", 2));
     expect(await agreed("twice")).to.include({ site: "west", incarnation: 2 });

@@ -39,6 +39,21 @@ describe("the client's directory", () => {
     });
   });
 
+  it("answers more queries at once than it follows, and follows no more of them then", async () => {
+    const queries = Array.from({ length: 100 }, (_, n) => ({ type: `t${n}` }));
+    const answers = await Promise.all(queries.map((query) => ids(query)));
+    expect(answers).to.deep.equal(queries.map(() => ["a", "b"]));
+    await eventually(() => expect(coordinator.streamsOf("/components")).to.equal(64));
+  });
+
+  it("follows a query that is watched beyond them until nobody watches it", async () => {
+    const stop = directory.watch({ type: "watched" }, () => undefined);
+    await Promise.all(Array.from({ length: 64 }, (_, n) => ids({ type: `t${n}` })));
+    await eventually(() => expect(coordinator.streamsOf("/components")).to.equal(65));
+    stop();
+    await eventually(() => expect(coordinator.streamsOf("/components")).to.equal(64));
+  });
+
   it("follows what comes, changes and goes", async () => {
     await ids();
     for (const [event, component] of [

@@ -86,9 +86,12 @@ describe("a registration", () => {
     expect(next).not.to.have.any.keys("endpoints", "tags", "metadata");
   });
 
-  it("moves a component that is up at another site here", () => {
-    const elsewhere = { ...registered(said), site: "there", _rev: "4-x" };
-    expect(registered(said, elsewhere, later)).to.include({ site: "here", _rev: "4-x", incarnation: 1 });
+  it("moves a component that is up at another site here under a higher incarnation, with what it reported", () => {
+    const health = { status: "warning" as const };
+    const elsewhere = { ...registered(said), site: "there", _rev: "4-x", health };
+    const here = registered(said, elsewhere, later);
+    expect(here).to.deep.include({ site: "here", _rev: "4-x", incarnation: 2, registeredAt: later.at, health });
+    expect(registered(said, here, { ...later, site: "there" }).incarnation, "moved back").to.equal(3);
   });
 
   it("takes a lease that the component kept itself into the site's judgement", () => {

@@ -65,6 +65,13 @@ describe("the beats of sites", () => {
     expect(beats.ageMs("there", 8_000)).to.equal(1_000);
   });
 
+  it("are not heard for longer because a record says an interval that there is not", () => {
+    const beats = new Beats();
+    beats.observe("there", record(1), 0);
+    beats.observe("there", { ...record(2), beatEveryMs: 2 ** 40 }, 7_000);
+    expect(beats.hears("there", 8_001)).to.equal(false);
+  });
+
   it("are not heard of a site that never beat", () => {
     expect(new Beats().hears("there", 0)).to.equal(false);
   });

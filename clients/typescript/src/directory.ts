@@ -57,7 +57,7 @@ const experiencesMax = 10_000;
 export class Directory {
   readonly #bridge: Bridge;
   readonly #logger: Logger;
-  readonly #views = new LRUCache<string, View>({ max: queriesMax, dispose: (view) => view.closeIfUnwatched() });
+  readonly #views = new LRUCache<string, View>({ max: queriesMax, dispose: (view) => view.drop() });
   readonly #watched = new Set<View>();
   readonly #experiences = new LRUCache<string, Experience>({ max: experiencesMax });
   readonly #turns = new LRUCache<string, number>({ max: queriesMax });
@@ -83,9 +83,7 @@ export class Directory {
     const stop = view.watch(handler);
     return () => {
       stop();
-      if (view.watchers > 0) return;
-      this.#watched.delete(view);
-      if (this.#views.peek(keyOf(query)) !== view) view.close();
+      if (view.watchers === 0) this.#watched.delete(view);
     };
   }
 
@@ -128,6 +126,7 @@ export class Directory {
       view.start();
     }
     this.#views.set(key, view);
+    view.keep();
     return view;
   }
 }
@@ -164,6 +163,7 @@ class View {
   /** Made when first asked for after a change: under churn most changes are never listed. */
   #list: readonly ComponentRecord[] | undefined;
   #isKnown = false;
+  #isDropped = false;
   #refusal: unknown;
 
   constructor(key: string, query: DiscoveryQuery, bridge: Bridge, logger: Logger) {
@@ -189,6 +189,7 @@ class View {
         const finish = () => {
           clearTimeout(timer);
           this.#waiting.delete(finish);
+          this.#closeIfUnused();
           resolve();
         };
         const timer = setTimeout(finish, firstAnswerTimeoutMs);
@@ -211,11 +212,25 @@ class View {
   watch(handler: (change: MembershipChange) => void): () => void {
     this.#handlers.add(handler);
     if (this.#isKnown) this.#tell(handler, { kind: "reset", components: this.#components() });
-    return () => this.#handlers.delete(handler);
+    return () => {
+      this.#handlers.delete(handler);
+      this.#closeIfUnused();
+    };
   }
 
-  closeIfUnwatched(): void {
-    if (this.#handlers.size === 0) this.close();
+  /** Is kept current also while nobody waits for it or watches it, until `drop`. */
+  keep(): void {
+    this.#isDropped = false;
+  }
+
+  /** Closes it as soon as nobody waits for its first answer or watches it. */
+  drop(): void {
+    this.#isDropped = true;
+    this.#closeIfUnused();
+  }
+
+  #closeIfUnused(): void {
+    if (this.#isDropped && this.#handlers.size + this.#waiting.size === 0) this.close();
   }
 
   close(): void {
