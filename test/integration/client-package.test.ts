@@ -68,6 +68,7 @@ describe("the client's package", function () {
       "config-db/json-tree.js",
       "config-db/limits.js",
       "config-db/names.js",
+      "config-db/time-limit.js",
     ]);
   });
 
