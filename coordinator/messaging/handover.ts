@@ -59,8 +59,8 @@ export class Handover {
       onMessage: (message) => {
         this.#take(message).catch((error) => logger.warn({ error: String(error) }, "an inbox was not handed over"));
       },
-      // Of two that begin at a time the later one is heard by the other.
-      onReady: async () => {
+      // Of two that begin at a time the later one is heard by the other. Again: a greeting, or the answer to it, may be lost.
+      onBound: async () => {
         await this.#tell(keyOf(), { present: inboxes.token, greets: true });
       },
     });

@@ -22,8 +22,8 @@ export interface OwnQueueOptions {
   /** Limits of the queue, as arguments of its declaration. */
   limits?: Record<string, string | number>;
   onMessage: (message: ConsumeMessage) => void;
-  /** Awaited each time that the queue is there anew. */
-  onReady?: () => Promise<void>;
+  /** Awaited each time that its bindings were made: when the queue is there anew, and from time to time. */
+  onBound?: () => Promise<void>;
 }
 
 /** Binding what is bound takes the broker a fraction of a millisecond. */
@@ -43,7 +43,7 @@ export class OwnQueue {
   }
 
   start(): void {
-    const { broker, name, exchange, keys, ready, prefetch, limits, onMessage, onReady } = this.#options;
+    const { broker, name, exchange, keys, ready, prefetch, limits, onMessage, onBound } = this.#options;
     this.#opened ??= broker.channel({
       name,
       setup: async (channel) => {
@@ -56,7 +56,7 @@ export class OwnQueue {
           channel.ack(message);
           onMessage(message);
         });
-        await onReady?.();
+        await onBound?.();
       },
     });
     this.#timer ??= setInterval(() => void this.#rebind(), rebindEveryMs).unref();
@@ -98,9 +98,10 @@ export class OwnQueue {
   }
 
   #rebind(): Promise<void> {
-    const { exchange, keys } = this.#options;
+    const { exchange, keys, onBound } = this.#options;
     return this.#change(async (channel) => {
       for (const key of keys()) await channel.bindQueue(this.#queue, exchange, key);
+      await onBound?.();
     });
   }
 

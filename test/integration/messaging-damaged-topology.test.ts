@@ -15,10 +15,10 @@ const declareExchange = (vhost: Vhost, name: string, type: string) =>
   vhost.api("PUT", `/exchanges/{vhost}/${name}`, { durable: true, type });
 const send = (messaging: Messaging, target: { component: string } | { type: string } | Record<"all", true>) =>
   messaging.sender.send(messaging.sender.plan(target, "command"), command("x"));
-const poll = async (messaging: Messaging, member: Named) => {
+const poll = async (messaging: Messaging, member: Named, waitMs = 5_000) => {
   const inbox = await messaging.inboxes.of(member);
   const { signal } = new AbortController();
-  return inbox.poll({ max: 10, waitMs: 5_000, visibilityMs: 30_000, signal });
+  return inbox.poll({ max: 10, waitMs, visibilityMs: 120_000, signal });
 };
 
 describe("a component whose queues the broker refuses", function () {
@@ -108,6 +108,24 @@ describe("an exchange that somebody deletes", function () {
     const [taken] = await poll(site.messaging, member);
     await remove(exchanges.requests);
     await eventually(() => other.settling.settle(member.id, taken?.delivery ?? "", { how: "ack" }), patient);
+  });
+
+  it("keeps coordinators from hearing of each other only until it stands again", async () => {
+    const member = site.members.add();
+    await send(site.messaging, { component: member.id });
+    const [taken] = await poll(site.messaging, member);
+    await remove(exchanges.requests);
+    const later = createMessaging(vhost, site.members, site.store);
+    try {
+      await later.start();
+      await later.ready();
+      await eventually(async () => {
+        await later.release(member.id);
+        expect((await poll(later, member, 500)).map(({ id }) => id)).to.deep.equal([taken?.id]);
+      }, patient);
+    } finally {
+      await later.close();
+    }
   });
 
   it("is declared anew, and replies reach the coordinators and the components again", async () => {
