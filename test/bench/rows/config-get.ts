@@ -1,6 +1,10 @@
-/** Configuration read through the bridge against the document read straight from the same store. */
+/**
+ * Configuration read through the bridge against the document read straight from the same store and, as the floor, against a
+ * server that does nothing but give the bridge's answer (bare-answer.ts).
+ */
 import autocannon from "autocannon";
 import { startCoordinator } from "../../support/coordinator.ts";
+import { spawnEntry } from "../../support/processes.ts";
 import type { Contender, Figures, Row } from "../harness.ts";
 
 const connections = 64;
@@ -15,6 +19,17 @@ async function getRate(target: string): Promise<Figures> {
   if (result.non2xx > 0 || result.errors > 0)
     throw new Error(`${url}: ${result.non2xx} wrong answers, ${result.errors} errors`);
   return { opsPerSecond: result.requests.average, p50Ms: result.latency.p50, p99Ms: result.latency.p99 };
+}
+
+/** A process of its own, as the bridge is. */
+async function startBareAnswer(url: string) {
+  const given = await fetch(url);
+  const { date: _, ...headers } = Object.fromEntries(given.headers);
+  const started = await spawnEntry("test/bench/bare-answer.ts", {
+    args: [JSON.stringify(headers), await given.text()],
+  });
+  const port = await started.line(/^\d+$/);
+  return { url: `http://127.0.0.1:${port}/`, close: () => started.close() };
 }
 
 /** Answers never hold credentials: they are where the store's URL was given. */
@@ -43,16 +58,22 @@ export const rows: Row[] = [
       await coordinator.call("PUT", "/v1/config/layers/component:bench", { settings });
       const { config } = (await coordinator.call("PUT", "/v1/components/bench", { type: "bench", ttlMs: 3_600_000 }))
         .body;
+      const warm = new URL(config.url, coordinator.url).href;
+      const bare = await startBareAnswer(warm);
       const contender = (name: string, target: string): Contender => ({ name, measure: () => getRate(target) });
       return {
         contenders: [
-          contender("bridge", new URL(config.url, coordinator.url).href),
+          contender("bridge", warm),
           contender(
             couchdbUrl === undefined ? "embedded store" : "CouchDB",
             withCredentials(config.document, couchdbUrl),
           ),
+          contender("floor: node:http", bare.url),
         ],
-        tearDown: () => coordinator.close(),
+        tearDown: async () => {
+          await bare.close();
+          await coordinator.close();
+        },
       };
     },
   },
