@@ -1,5 +1,6 @@
 /** `npm run bench [-- row …]`: runs the rows whose file name is given, or all, and ends with a summary. */
 import { readdirSync } from "node:fs";
+import { stopSharedBroker } from "../support/broker.ts";
 import { machine, type Row, type RowResult, runRow } from "./harness.ts";
 
 const directory = new URL("./rows/", import.meta.url);
@@ -15,9 +16,13 @@ if (wanted.includes("--help")) {
   if (unknown.length > 0) throw new Error(`no such row: ${unknown.join(", ")}; there are ${files.join(", ")}`);
   console.log(machine());
   const results: RowResult[] = [];
-  for (const file of files.filter((name) => wanted.length === 0 || wanted.includes(name))) {
-    const { rows } = (await import(new URL(`${file}.ts`, directory).href)) as { rows: Row[] };
-    for (const row of rows) results.push(await runRow(row));
+  try {
+    for (const file of files.filter((name) => wanted.length === 0 || wanted.includes(name))) {
+      const { rows } = (await import(new URL(`${file}.ts`, directory).href)) as { rows: Row[] };
+      for (const row of rows) results.push(await runRow(row));
+    }
+  } finally {
+    await stopSharedBroker();
   }
   const missed = results.filter(({ met }) => !met);
   console.log(`\n${results.length - missed.length} of ${results.length} targets met`);
