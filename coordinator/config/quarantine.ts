@@ -161,15 +161,16 @@ export class Quarantine {
           // Another coordinator of this site has said the same.
           if (!isMusterError(error, "conflict")) throw error;
         });
-      this.#write(`object to ${document}`, put, () => this.#objections.delete(_id));
+      this.#write(`object to ${document}`, [objection], put, () => this.#objections.delete(_id));
     }
   }
 
-  /** @param undo takes back what memory has of it when it fails: the next review tries again */
-  #write(what: string, work: () => Promise<unknown>, undo: () => void): void {
+  /** @param undo takes back what memory has of one of `docs` when it fails: the next review tries again */
+  #write<Doc>(what: string, docs: Doc[], work: () => Promise<unknown>, undo: (doc: Doc) => void): void {
+    if (docs.length === 0) return;
     this.#options.background.run(what, () => {
       const written = this.#writing.then(work).catch((error) => {
-        undo();
+        docs.forEach(undo);
         throw error;
       });
       this.#writing = written.catch(() => undefined);
@@ -223,33 +224,24 @@ export class Quarantine {
     for (const fault of added) this.#faults.set(fault._id, fault);
     for (const fault of ended) this.#faults.delete(fault._id);
     for (const { _id } of answered) this.#objections.delete(_id);
-    if (added.length > 0) {
-      this.#write(
-        "store faults",
-        () => this.#add(added),
-        () => {
-          for (const { _id } of added) this.#faults.delete(_id);
-        },
-      );
-    }
-    if (ended.length > 0) {
-      this.#write(
-        "end faults",
-        () => this.#end(ended),
-        () => {
-          for (const fault of ended) this.#faults.set(fault._id, fault);
-        },
-      );
-    }
-    if (answered.length > 0) {
-      this.#write(
-        "answer objections",
-        () => this.#end(answered),
-        () => {
-          for (const objection of answered) this.#objections.set(objection._id, objection);
-        },
-      );
-    }
+    this.#write(
+      "store faults",
+      added,
+      () => this.#add(added),
+      ({ _id }) => this.#faults.delete(_id),
+    );
+    this.#write(
+      "end faults",
+      ended,
+      () => this.#end(ended),
+      (fault) => this.#faults.set(fault._id, fault),
+    );
+    this.#write(
+      "answer objections",
+      answered,
+      () => this.#end(answered),
+      (objection) => this.#objections.set(objection._id, objection),
+    );
   }
 
   async #add(faults: Fixed<FaultDocument>[]): Promise<void> {

@@ -4,6 +4,7 @@ import type { ConfirmChannel, ConsumeMessage } from "amqplib";
 import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import { exchanges } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
+import { Lanes } from "./lanes.ts";
 import { closeQuietly, consume } from "./lasting-channel.ts";
 import type { Provisioned } from "./provisioning.ts";
 import { componentPlan, sourcesOfItsOwn } from "./topology.ts";
@@ -16,8 +17,12 @@ const retryMs = 300;
 
 export class QueueRemoval {
   readonly #broker: Broker;
-  /** The last work on each queue that is being taken away. */
-  readonly #turns = new Map<string, Promise<void>>();
+  /**
+   * One for each queue. Components that are removed at once are each the last of their type: one takes the shared queue away, then
+   * the others find it gone. RabbitMQ 3.10 crashes over a consumer of a quorum queue that is just being deleted, and ends the
+   * connection.
+   */
+  readonly #lanes = new Lanes();
 
   constructor(broker: Broker) {
     this.#broker = broker;
@@ -49,7 +54,7 @@ export class QueueRemoval {
           for (const { queue, exchange, key } of plan.bindings)
             if (doomed.includes(queue)) await channel.unbindQueue(queue, exchange, key);
           for (const queue of doomed) {
-            await this.#inTurn(queue, async () => {
+            await this.#lanes.run(queue, async () => {
               if (!(await exists(broker, queue))) return;
               await drain(channel, queue, (message) => rescue(queue, message));
               await channel.deleteQueue(queue);
@@ -69,21 +74,6 @@ export class QueueRemoval {
       throw new MusterError("broker-unavailable", told, { retryAfterMs: 2_000, cause: error });
     } finally {
       await opened.close();
-    }
-  }
-
-  /**
-   * Components that are removed at once are each the last of their type. One takes the shared queue away, then the others
-   * find it gone: RabbitMQ 3.10 crashes over a consumer of a quorum queue that is just being deleted, and ends the connection.
-   */
-  async #inTurn(queue: string, work: () => Promise<void>): Promise<void> {
-    const done = (this.#turns.get(queue) ?? Promise.resolve()).then(work);
-    const turn = done.catch(() => undefined);
-    this.#turns.set(queue, turn);
-    try {
-      await done;
-    } finally {
-      if (this.#turns.get(queue) === turn) this.#turns.delete(queue);
     }
   }
 }

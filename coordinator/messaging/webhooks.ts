@@ -13,6 +13,7 @@ import { isMusterError } from "../../config-db/errors.ts";
 import { type Backoff, backoffMs } from "./backoff.ts";
 import type { Inbox, InboxMessage } from "./inbox.ts";
 import type { Inboxes } from "./inboxes.ts";
+import { Lanes } from "./lanes.ts";
 import type { Member, Members } from "./members.ts";
 import { type CallOutcome, WebhookClient } from "./webhook-client.ts";
 
@@ -210,22 +211,6 @@ export class Webhooks {
       timeoutMs: answerTimeoutMs,
       signal: this.#cut.signal,
     });
-  }
-}
-
-/** What is run in one lane runs one after another, in the order of the calls; lanes do not wait for each other. */
-class Lanes {
-  readonly #ends = new Map<string, Promise<void>>();
-
-  async run(lane: string, work: () => Promise<void>): Promise<void> {
-    const done = (this.#ends.get(lane) ?? Promise.resolve()).then(work);
-    const end = done.catch(() => undefined);
-    this.#ends.set(lane, end);
-    try {
-      await done;
-    } finally {
-      if (this.#ends.get(lane) === end) this.#ends.delete(lane);
-    }
   }
 }
 
