@@ -1,4 +1,7 @@
-/** Registering components through the bridge against single PUTs to the same store, and against etcd's lease and put. */
+/**
+ * Registering components through the bridge against single PUTs to the same store, against etcd's lease and put, and, as the
+ * floor, against such documents written in bulk, with nobody who registers: what a group commit can reach at best.
+ */
 import { Pool } from "undici";
 import { startCoordinator } from "../../support/coordinator.ts";
 import { startEtcd } from "../etcd.ts";
@@ -37,23 +40,26 @@ function asker(url: string): { ask: Ask; close(): Promise<void> } {
   return { ask, close: () => pool.close() };
 }
 
-/** `perRound` of new ids, `connections` at a time. */
-async function all(register: (id: string) => Promise<unknown>): Promise<Figures> {
+/** `perRound` of new ids, `connections` of them under way in writes of `size`. */
+async function all(write: (ids: string[]) => Promise<unknown>, size: number): Promise<Figures> {
   rounds += 1;
+  const ids = Array.from({ length: perRound }, (_, index) => `bench-${rounds}-${index}`);
   const latenciesMs: number[] = [];
-  let left = perRound;
   const startMs = performance.now();
-  const registerInTurn = async () => {
-    while (left > 0) {
-      left -= 1;
-      const id = `bench-${rounds}-${left}`;
+  const writeInTurn = async () => {
+    while (ids.length > 0) {
       const askedMs = performance.now();
-      await register(id);
+      await write(ids.splice(-size));
       latenciesMs.push(performance.now() - askedMs);
     }
   };
-  await Promise.all(Array.from({ length: connections }, registerInTurn));
+  await Promise.all(Array.from({ length: connections / size }, writeInTurn));
   return { opsPerSecond: perRound / ((performance.now() - startMs) / 1000), ...latencyFigures(latenciesMs) };
+}
+
+/** The same, one by one. */
+function each(register: (id: string) => Promise<unknown>): Promise<Figures> {
+  return all(async ([id]) => register(id as string), 1);
 }
 
 /** What a registration is in etcd, over its HTTP gateway: a lease is granted and a key put under it. Two requests. */
@@ -66,7 +72,7 @@ async function etcdRegistrations(): Promise<{ contender: Contender; close(): Pro
     contender: {
       name: "etcd, lease and put",
       measure: () =>
-        all(async (id) => {
+        each(async (id) => {
           const { ID: lease } = (await ask("POST", "/v3/lease/grant", { TTL: 3_600 })) as { ID: string };
           await ask("POST", "/v3/kv/put", { key: Buffer.from(id).toString("base64"), value, lease });
         }),
@@ -105,11 +111,20 @@ export const rows: Row[] = [
         contenders: [
           {
             name: "bridge",
-            measure: () => all((id) => bridge.ask("PUT", `/v1/components/${id}`, registration)),
+            measure: () => each((id) => bridge.ask("PUT", `/v1/components/${id}`, registration)),
           },
           {
             name: couchdbUrl === undefined ? "embedded store" : "CouchDB",
-            measure: () => all((id) => store.ask("PUT", `/${database}/component:${id}`, { ...document, id })),
+            measure: () => each((id) => store.ask("PUT", `/${database}/component:${id}`, { ...document, id })),
+          },
+          {
+            // Two at once: such a machine has two cores.
+            name: "floor: _bulk_docs",
+            measure: () =>
+              all((ids) => {
+                const docs = ids.map((id) => ({ ...document, _id: `component:${id}`, id }));
+                return store.ask("POST", `/${database}/_bulk_docs`, { docs });
+              }, connections / 2),
           },
           ...(etcd === undefined ? [] : [etcd.contender]),
         ],
