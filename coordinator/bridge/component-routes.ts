@@ -120,10 +120,10 @@ function leaseRoutes({ registry, config, messaging, publicUrl }: ComponentRoutes
         404: { description: "unknown, gone or expired: register again" },
         409: { description: "a newer process has this id" },
       },
-      handle: async ({ params, body, header }) => ({
+      handle: async (request) => ({
         status: 200,
-        body: await registry.renew(params.id as string, (body ?? {}) as Renewal, {
-          isRelayed: header(relayedHeader) !== undefined,
+        body: await registry.renew(request.params.id as string, (request.body ?? {}) as Renewal, {
+          isRelayed: request.header(relayedHeader) !== undefined,
         }),
       }),
     },

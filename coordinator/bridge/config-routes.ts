@@ -46,16 +46,7 @@ function effectiveRoutes(configuration: Configuration, signs: SignsOfLife): Rout
         const id = request.params.id as string;
         if (wantsStream(request)) return streamEffective(configuration, id, request);
         const explained = request.query.explain === true;
-        const source: Watchable = {
-          read: () => {
-            const { etag, settings, body, fault } = configuration.effective(id);
-            if (fault !== undefined && !explained) throw fault;
-            if (!explained) return { etag, body };
-            const explanation = { etag, settings, explain: configuration.explain(id) };
-            return { etag: etagOf(explanation), body: explanation };
-          },
-          subscribe: (changed) => configuration.subscribe(id, changed),
-        };
+        const source = new EffectiveSource(configuration, id, explained);
         // Who names what it has is the component itself; an operator who looks must not keep a dead one alive.
         const follows = request.header("if-none-match") !== undefined && !explained;
         if (!follows) return answerOrWait(request, source);
@@ -63,6 +54,34 @@ function effectiveRoutes(configuration: Configuration, signs: SignsOfLife): Rout
       },
     },
   ];
+}
+
+/** A class: this is what is asked for most, and closures would be made for each time. */
+class EffectiveSource implements Watchable {
+  readonly #configuration: Configuration;
+  readonly #id: string;
+  readonly #explained: boolean;
+
+  constructor(configuration: Configuration, id: string, explained: boolean) {
+    this.#configuration = configuration;
+    this.#id = id;
+    this.#explained = explained;
+  }
+
+  /** @throws MusterError the fault in what the component would get, which an explanation shows instead */
+  read(): { etag: string; body: unknown } {
+    const { etag, settings, body, fault } = this.#configuration.effective(this.#id);
+    if (this.#explained) {
+      const explanation = { etag, settings, explain: this.#configuration.explain(this.#id) };
+      return { etag: etagOf(explanation), body: explanation };
+    }
+    if (fault !== undefined) throw fault;
+    return { etag, body };
+  }
+
+  subscribe(changed: () => void): () => void {
+    return this.#configuration.subscribe(this.#id, changed);
+  }
 }
 
 /**

@@ -10,7 +10,8 @@ const idParameters = new Set(["id", "type", "site", "subsystem"]);
 
 /** @throws MusterError `invalid-request` for an id that no record can have. */
 export function checkPath(params: Record<string, string>): void {
-  for (const [name, value] of Object.entries(params)) {
+  for (const name in params) {
+    const value = params[name] as string;
     if (idParameters.has(name) && !idPattern.test(value)) {
       throw new MusterError(
         "invalid-request",
@@ -25,8 +26,9 @@ export function parseQuery(
   route: Route,
   search: URLSearchParams,
 ): Record<string, string | number | boolean | undefined> {
-  const declared = route.query ?? {};
   const query: Record<string, string | number | boolean | undefined> = {};
+  if (search.size === 0) return query;
+  const declared = route.query ?? {};
   for (const name of new Set(search.keys())) {
     const parameter = own(declared, name) ?? prefixed(declared, name);
     if (parameter === undefined) {

@@ -211,8 +211,6 @@ class AskedContext implements RequestContext {
   readonly params: Record<string, string>;
   readonly query: RequestContext["query"];
   readonly body: unknown;
-  /** A property, so that handlers can take it out. */
-  readonly header: (name: string) => string | undefined;
   readonly #request: IncomingMessage;
   readonly #response: ServerResponse;
   readonly #waits: Waits;
@@ -231,14 +229,15 @@ class AskedContext implements RequestContext {
     this.params = params;
     this.query = query;
     this.body = body;
-    this.header = (name) => {
-      const value = request.headers[name];
-      return Array.isArray(value) ? value.join(", ") : value;
-    };
     this.#request = request;
     this.#response = response;
     this.#waits = waits;
     this.#operatorToken = operatorToken;
+  }
+
+  header(name: string): string | undefined {
+    const value = this.#request.headers[name];
+    return Array.isArray(value) ? value.join(", ") : value;
   }
 
   get author(): string {

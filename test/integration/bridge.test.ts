@@ -62,10 +62,10 @@ describe("the bridge", () => {
       summary: "echo bytes",
       body: "bytes",
       answers: { 200: { description: "the bytes" } },
-      handle: ({ body, header }) => ({
+      handle: (request) => ({
         status: 200,
-        headers: { "content-type": header("content-type") ?? "" },
-        body: body as Buffer,
+        headers: { "content-type": request.header("content-type") ?? "" },
+        body: request.body as Buffer,
       }),
     },
     {
