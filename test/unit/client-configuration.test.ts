@@ -374,6 +374,50 @@ describe("a component's configuration", () => {
     expect(coordinator.seen("GET", "/config")).to.have.lengthOf(2);
   });
 
+  describe("that a signal told of before the coordinator that is asked has heard of it", () => {
+    /** What waits is answered when the coordinator is given something, all else at once. */
+    let told: () => void;
+    const waiting = () => coordinator.seen("GET", "/config").filter(({ query }) => query.has("waitMs")).length;
+    const tell = (etag: string) => {
+      coordinator.etag = etag;
+      told();
+    };
+
+    beforeEach(() => {
+      coordinator.override = async ({ method, path, query }) => {
+        if (method !== "GET" || !path.endsWith("/config") || !query.has("waitMs")) return undefined;
+        await new Promise<void>((resolve) => {
+          told = resolve;
+        });
+        return undefined;
+      };
+    });
+
+    it("is waited for, whatever comes before it", async () => {
+      const configuration = make();
+      await configuration.refresh();
+      configuration.signalled("e3");
+      for (const [index, etag] of ["e2", "e3"].entries()) {
+        await eventually(() => expect(waiting()).to.equal(index + 1));
+        tell(etag);
+        await eventually(() => expect(configuration.etag).to.equal(etag));
+      }
+      coordinator.etag = "e4";
+      await configuration.refresh();
+      expect([configuration.etag, waiting()]).to.deep.equal(["e4", 2]);
+    });
+
+    it("is waited for no more when it did not come", async () => {
+      const configuration = make();
+      await configuration.refresh();
+      configuration.signalled("e2");
+      await eventually(() => expect(waiting()).to.equal(1));
+      tell("e1");
+      await configuration.refresh();
+      expect(waiting()).to.equal(1);
+    });
+  });
+
   it("follows a stream, across a restart of the coordinator", async () => {
     const configuration = make();
     configuration.follow("stream");

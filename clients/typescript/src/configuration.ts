@@ -51,6 +51,8 @@ export interface ConfigurationOptions<S extends object> {
 
 /** A lost signal costs at most this, less up to a quarter at random. */
 const pollEveryMs = 60_000;
+/** A coordinator is behind the one that sent a signal by milliseconds. Less than what a request may take. */
+const announcedWaitMs = 5_000;
 /** The time stands for a reading that was confirmed; writing it more often would only wear the disk. */
 const keepEveryMs = 60_000;
 const reportRetry = { firstMs: 200, maxMs: 5_000 };
@@ -71,6 +73,8 @@ export class Configuration<S extends object = Settings> {
   #refusal: string | undefined;
   /** The newest that was seen, be it applied or rejected. */
   #seenEtag: string | undefined;
+  /** What a signal told of and was not seen yet: the coordinator that is asked may hear of it later than we did. */
+  #announced: string | undefined;
   /** On this process's monotonic clock; in the past of it for settings from disk. */
   #confirmedAtMs = 0;
   #keptAtMs = Number.NEGATIVE_INFINITY;
@@ -186,7 +190,9 @@ export class Configuration<S extends object = Settings> {
 
   /** A signal names the revision it is about: what is already known needs no reading. */
   signalled(revision: string): void {
-    if (revision !== this.#seenEtag) void this.refresh().catch(() => undefined);
+    if (revision === this.#seenEtag) return;
+    this.#announced = revision;
+    void this.refresh().catch(() => undefined);
   }
 
   /** Keeps the configuration current: by signals where messages arrive, by a stream where they do not, by polls always. */
@@ -223,19 +229,24 @@ export class Configuration<S extends object = Settings> {
     do {
       this.#readAgain = false;
       await this.#read();
-    } while (this.#readAgain && !this.#ending.signal.aborted);
+    } while ((this.#readAgain || this.#announced !== undefined) && !this.#ending.signal.aborted);
   }
 
   async #read(): Promise<void> {
     const { bridge, id } = this.#options;
     const takenBefore = this.#taken;
+    const announced = this.#announced;
     const headers: Record<string, string> =
       this.#seenEtag === undefined ? {} : { "if-none-match": `"${this.#seenEtag}"` };
     const answer = await bridge.ask<Settings>({
       path: `/v1/components/${id}/config`,
+      query: announced === undefined ? {} : { waitMs: announcedWaitMs },
       headers,
       signal: this.#ending.signal,
     });
+    // Nothing came in all that time: what was told of has been taken back.
+    const isOver = answer.status === 304 || answer.etag === announced;
+    if (isOver && this.#announced === announced) this.#announced = undefined;
     if (takenBefore !== this.#taken) {
       this.#readAgain = true;
     } else if (answer.status === 304) {
