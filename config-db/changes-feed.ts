@@ -53,9 +53,11 @@ export class ChangesFeed {
   async upToDate(): Promise<void> {
     for (const giveUpAtMs = performance.now() + upToDateMs; performance.now() < giveUpAtMs; ) {
       const given = new Promise<void>((resolve) => this.#waiting.add(resolve));
-      const ahead = await this.#database.changes(this.#since, { limit: 1 }).catch(() => undefined);
+      const late = delay(giveUpAtMs - performance.now(), undefined, { ref: false });
+      const asked = this.#database.changes(this.#since, { limit: 1 }).catch(() => undefined);
+      const ahead = await Promise.race([asked, late]);
       if (ahead === undefined || ahead.results.length === 0) return;
-      await Promise.race([given, delay(giveUpAtMs - performance.now(), undefined, { ref: false })]);
+      await Promise.race([given, late]);
     }
   }
 

@@ -7,7 +7,7 @@ import { layerRoutes } from "./config-layer-routes.ts";
 import { schemaRoutes, secretRoutes } from "./config-schema-routes.ts";
 import type { RequestContext, Route, StreamAnswer } from "./route.ts";
 import { incarnationParameter, type SignsOfLife, signIn, whileAlive } from "./sign-of-life.ts";
-import { answerOrWait, type Watchable, waitParameter, wantsStream } from "./watch.ts";
+import { answerOrWait, namesEtag, type Watchable, waitParameter, wantsStream } from "./watch.ts";
 
 export interface ConfigRoutesOptions {
   configuration: Configuration;
@@ -42,14 +42,19 @@ function effectiveRoutes(configuration: Configuration, signs: SignsOfLife): Rout
         304: { description: "unchanged" },
         409: { description: "a newer process has this id" },
       },
-      handle: (request) => {
+      handle: async (request) => {
         const id = request.params.id as string;
-        if (wantsStream(request)) return streamEffective(configuration, id, request);
+        if (wantsStream(request)) {
+          const lastId = request.header("last-event-id");
+          if (lastId !== undefined) await configuration.catchUp(id, (etag) => etag === lastId);
+          return streamEffective(configuration, id, request);
+        }
         const explained = request.query.explain === true;
         const source = new EffectiveSource(configuration, id, explained);
         // Who names what it has is the component itself; an operator who looks must not keep a dead one alive.
-        const follows = request.header("if-none-match") !== undefined && !explained;
-        if (!follows) return answerOrWait(request, source);
+        const known = request.header("if-none-match");
+        if (known === undefined || explained) return answerOrWait(request, source);
+        await configuration.catchUp(id, (etag) => namesEtag(known, etag));
         return whileAlive(signs, signIn(request), (superseded) => answerOrWait(request, source, superseded));
       },
     },

@@ -189,6 +189,15 @@ export class Configuration {
     return this.#effective.get(id);
   }
 
+  /**
+   * Resolves when nothing older than what a reader has can be read here: it may come from another coordinator that this one
+   * is behind. Takes a second at most, and no time where the reader had its settings from here.
+   * @param has whether the reader has the settings of this etag
+   */
+  async catchUp(id: string, has: (etag: string) => boolean): Promise<void> {
+    if (!this.#effective.hasHad(id, has)) await this.#options.upToDate?.();
+  }
+
   /** For each value of the effective settings the layer that it came from. */
   explain(id: string): Record<string, Origin> {
     return this.#effective.explain(id);

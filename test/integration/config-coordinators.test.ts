@@ -5,6 +5,7 @@ import { databases, documentId } from "../../config-db/names.ts";
 import { type Document, Store } from "../../config-db/store.ts";
 import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
 import { eventually } from "../support/eventually.ts";
+import { openStream } from "../support/open-stream.ts";
 import { startSiteStore } from "../support/site-store.ts";
 
 let names = 0;
@@ -165,5 +166,48 @@ describe("a coordinator whose changes feed is behind", () => {
     const { body } = await behind.call("POST", "/v1/config/validate", { layer: `type:${type}`, settings: {} });
     expect(body.valid).to.equal(true);
     await done(behind, layer, { settings: {} });
+  });
+
+  describe("tells who had settings of another coordinator", () => {
+    const write = async (id: string, n: number) =>
+      expect((await other.call("PUT", `/v1/config/layers/component:${id}`, { settings: { n } })).status).to.be.oneOf([
+        200, 201,
+      ]);
+    const read = (at: ConfigSite, id: string, headers: Record<string, string> = {}) =>
+      at.call("GET", `/v1/components/${id}/config`, undefined, headers);
+    const etagAt = async (at: ConfigSite, id: string) => (await read(at, id)).headers.get("etag") ?? "";
+
+    it("nothing older by a poll", async () => {
+      const id = fresh("c");
+      await write(id, 1);
+      const newer = await etagAt(other, id);
+      const { status, headers } = await read(behind, id, { "if-none-match": newer });
+      expect([status, headers.get("etag")]).to.deep.equal([304, newer]);
+    });
+
+    it("nothing older by a stream", async () => {
+      const id = fresh("c");
+      await write(id, 1);
+      const newer = (await etagAt(other, id)).replaceAll('"', "");
+      const stream = await openStream(`${behind.url}/v1/components/${id}/config`, { "last-event-id": newer });
+      await write(id, 2);
+      await behind.call("POST", "/v1/config/validate", { layer: "platform", settings: {} });
+      await eventually(() => expect(stream.data().map(({ settings }) => settings)).to.deep.include({ n: 2 }));
+      expect(stream.data().map(({ settings }) => settings)).to.deep.equal([{ n: 2 }]);
+      await stream.close();
+    });
+
+    it("what stands, without a question to the store, where it had what stood here before", async () => {
+      const id = fresh("c");
+      const before = await etagAt(behind, id);
+      await behind.register(id);
+      expect(await etagAt(behind, id)).to.equal(before);
+      expect((await behind.call("PUT", `/v1/config/layers/component:${id}`, { settings: { n: 1 } })).status).to.equal(
+        201,
+      );
+      await write(id, 2);
+      const { status, body } = await read(behind, id, { "if-none-match": before });
+      expect([status, body]).to.deep.equal([200, { n: 1 }]);
+    });
   });
 });

@@ -143,4 +143,17 @@ describe("the changes feed of a store", () => {
     await feed.upToDate();
     await feed.close();
   });
+
+  it("keeps nobody who asks whether it is up to date waiting for a store that does not answer", async () => {
+    answer = (request, response) => {
+      if (request.url?.includes("continuous") === false) {
+        response.writeHead(200, { "content-type": "application/json" }).end('{"results":[],"last_seq":"0"}');
+      }
+    };
+    const feed = new ChangesFeed(database, { onChanges: () => {} });
+    await feed.start();
+    answer = () => {};
+    await feed.upToDate();
+    await feed.close();
+  }).timeout(5_000);
 });
