@@ -60,8 +60,11 @@ export class History {
     return revisions.sort(newestFirst);
   }
 
+  /** Undefined where it was let go of, which memory knows from then on. */
   async read(layer: LayerName, rev: string): Promise<StoredHistory | undefined> {
-    return this.#database.get<HistoryDocument>(documentId.history(layer, rev));
+    const kept = await this.#database.get<HistoryDocument>(documentId.history(layer, rev));
+    if (kept === undefined) this.#kept.get(layer)?.delete(rev);
+    return kept;
   }
 
   /** In one request; those that are not kept are left out. */

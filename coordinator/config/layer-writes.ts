@@ -61,20 +61,20 @@ export class LayerWrites {
     // Another coordinator may just have written it.
     if (named().length === 0) await history.refresh(layer);
     const [only, ...more] = named();
-    if (only === undefined) {
-      const kept = history.revisions(layer).map((revision) => revision.version);
-      const range = kept.length === 0 ? "it has none" : `it has ${kept.at(-1)} to ${kept[0]}`;
-      throw new MusterError("not-found", `layer ${layer} has no version ${version} in its history; ${range}`);
-    }
     if (more.length > 0) {
-      const revs = [only, ...more].map((revision) => revision.rev);
+      const revs = [only, ...more].map((revision) => revision?.rev);
       throw new MusterError(
         "refused",
         `layer ${layer} has version ${version} ${revs.length} times: name its rev, one of ${revs.join(", ")}`,
       );
     }
-    const past = await history.read(layer, only.rev);
-    if (past === undefined || past.deleted === true) {
+    const past = only && (await history.read(layer, only.rev));
+    if (past === undefined) {
+      const kept = history.revisions(layer).map((revision) => revision.version);
+      const range = kept.length === 0 ? "it has none" : `it has ${kept.at(-1)} to ${kept[0]}`;
+      throw new MusterError("not-found", `layer ${layer} has no version ${version} in its history; ${range}`);
+    }
+    if (past.deleted === true) {
       throw new MusterError(
         "refused",
         `version ${version} of layer ${layer} is its deletion: DELETE the layer instead`,

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { expect } from "chai";
 import type { Embedded } from "../../config-db/embedded/server.ts";
-import { databases, documentId } from "../../config-db/names.ts";
+import { databases, documentId, type LayerName } from "../../config-db/names.ts";
 import { type Document, Store } from "../../config-db/store.ts";
 import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
 import { eventually } from "../support/eventually.ts";
@@ -87,6 +87,18 @@ describe("a coordinator that has not heard yet what another of its site wrote", 
       expect([status, body.detail]).to.deep.equal([
         404,
         `layer ${layer} has no version 7 in its history; it has 1 to 1`,
+      ]);
+    });
+
+    it("roll back to what another let go of, says so", async () => {
+      const name: LayerName = `type:${fresh("t")}`;
+      for (const n of [1, 2, 3]) await late.call("PUT", `/v1/config/layers/${name}`, { settings: { n } });
+      await other.configuration.history.refresh(name);
+      await other.configuration.history.forget(name, other.configuration.history.revisions(name).slice(2));
+      const { status, body } = await rollback(name, 1);
+      expect([status, body.detail]).to.deep.equal([
+        404,
+        `layer ${name} has no version 1 in its history; it has 2 to 3`,
       ]);
     });
 
