@@ -134,7 +134,7 @@ export class CandidateWrites {
   /** Whether it is being promoted, for less than `ms` as far as was seen here: other machines have other clocks. */
   #claimedWithin({ layer, _rev, state, promotingSince }: StoredCandidate, ms: number): boolean {
     if (state !== "staged" || promotingSince === undefined) return false;
-    const nowMs = performance.now();
+    const nowMs = this.#options.clock();
     const seen = this.#claims.get(layer);
     if (seen?.rev === _rev) return nowMs - seen.sinceMs < ms;
     this.#claims.set(layer, { rev: _rev, sinceMs: nowMs });

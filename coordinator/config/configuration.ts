@@ -132,6 +132,7 @@ export class Configuration {
       order: this.#order,
       site,
       wallClock,
+      clock,
       put: (doc, judgedAt) => this.#intake.put(doc, judgedAt),
       refresh: (id) => this.#intake.refresh(id),
       upToDate: async () => options.upToDate?.(),

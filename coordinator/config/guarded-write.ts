@@ -18,6 +18,8 @@ export interface WritesOptions {
   order: WriteOrder;
   site: string;
   wallClock(): Date;
+  /** Monotonic, in milliseconds. */
+  clock(): number;
   /**
    * Writes a document and takes it into memory. @param judgedAt `effective.changes` when it was judged
    * @throws MusterError as `Database.put`

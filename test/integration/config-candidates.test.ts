@@ -208,9 +208,9 @@ describe("staged changes", () => {
     const config = () => new Store(embedded.url).database<CandidateDocument>(databases.config);
 
     /** Says in a staged candidate that it is being promoted, as who died had. */
-    async function claim(layer: string) {
+    async function claim(layer: string, more: Partial<CandidateDocument> = {}) {
       const staged = (await config().get(`candidate:${layer}`)) as CandidateDocument;
-      await config().put({ ...staged, promotingSince: new Date().toISOString() });
+      await config().put({ ...staged, ...more, promotingSince: new Date().toISOString() });
     }
     const ended = (layer: string, state: string) =>
       eventually(
@@ -248,6 +248,49 @@ describe("staged changes", () => {
       expect((await here.call("GET", layerPath(layer))).body.settings).to.deep.include({ n: 1, urgent: true });
       expect((await here.call("DELETE", candidate(layer))).status).to.equal(204);
     }).timeout(30_000);
+
+    describe("at a site that leads no more", () => {
+      let aheadMs = 0;
+      let elsewhere: ConfigSite;
+
+      before(async () => {
+        const clock = () => performance.now() + aheadMs;
+        elsewhere = await startConfigSite({ storeUrl: embedded.url, site: "elsewhere", clock });
+      });
+      after(() => elsewhere?.close());
+
+      async function left() {
+        const { layer } = await fleet(1);
+        await stage(layer, { settings: { n: 7 }, selector: { percent: 50 } });
+        await claim(layer, { site: "gone" });
+        return layer;
+      }
+      const write = { settings: { n: 8 }, selector: { percent: 50 } };
+
+      for (const [what, method, body, done] of [
+        ["taken back", "DELETE", undefined, 204],
+        ["replaced", "PUT", write, 200],
+      ] as const) {
+        it(`can be ${what} elsewhere a minute after that was first tried, and no sooner`, async () => {
+          const layer = await left();
+          const tried = async () => (await elsewhere.call(method, candidate(layer), body)).status;
+          expect(await tried()).to.equal(409);
+          aheadMs += 50_000;
+          expect(await tried()).to.equal(409);
+          aheadMs += 10_000;
+          expect(await tried()).to.equal(done);
+        });
+      }
+
+      it("can be promoted elsewhere five seconds after that was first tried, and no sooner", async () => {
+        const layer = await left();
+        const tried = async () => (await elsewhere.call("POST", `${candidate(layer)}/promote`)).status;
+        expect(await tried()).to.equal(409);
+        aheadMs += 5_000;
+        expect(await tried()).to.equal(200);
+        expect((await here.call("GET", layerPath(layer))).body.settings).to.deep.equal({ n: 7 });
+      });
+    });
   });
 
   it("are not promoted over a layer that was changed since", async () => {
