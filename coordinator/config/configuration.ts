@@ -44,7 +44,10 @@ export interface ConfigurationOptions {
   site: string;
   components: KnownComponents;
   logger: Logger;
-  /** Told once per change: the registered components whose effective settings are others now. */
+  /**
+   * Told once per change: the registered components whose effective settings are others now. When this coordinator begins to
+   * lead, those that have not said what they made of theirs: what changed while nobody led they may not have been told.
+   */
   onEffectiveChange?(ids: string[], etagOf: (id: string) => string): void;
   /** Told of a revision that is none of its kind and is about to be replaced; see `WritesOptions`. Default: nobody is. */
   replacing?(id: string, rev: string, inForce: Stored<Document> | undefined): Promise<void>;
@@ -82,6 +85,8 @@ export class Configuration {
   readonly #housekeeping: Housekeeping;
   readonly #order = new WriteOrder();
   #unsubscribe = () => {};
+  /** Whether something changed while this coordinator did not lead: who led then may have told nobody. */
+  #untold = true;
 
   constructor(options: ConfigurationOptions) {
     const { store, site, components, logger, secretKey, historyVersions = revisionLimits[databases.config] } = options;
@@ -108,6 +113,7 @@ export class Configuration {
       also: () => {
         this.#intake.review();
         this.staging.review();
+        this.#tellPending();
       },
     });
     this.#intake = new Intake({
@@ -160,6 +166,7 @@ export class Configuration {
       this.status.changed();
     });
     this.status.subscribe(() => this.staging.review());
+    this.#tellPending();
     await this.#housekeeping.keepAll().catch((error: unknown) => {
       // The leader's next round does it.
       if (!isMusterError(error, "store-unavailable")) throw error;
@@ -230,8 +237,21 @@ export class Configuration {
 
   #changed(ids: string[]): void {
     this.status.changed();
-    const registered = ids.filter((id) => this.#options.components.get(id) !== undefined);
-    if (registered.length > 0) this.#options.onEffectiveChange?.(registered, (id) => this.#effective.etag(id));
+    const { leads = () => true } = this.#options;
+    if (!leads()) this.#untold = true;
+    this.#tell(ids.filter((id) => this.#options.components.get(id) !== undefined));
+  }
+
+  #tellPending(): void {
+    const { leads = () => true } = this.#options;
+    if (!this.#untold || !leads()) return;
+    this.#untold = false;
+    const pending = this.status.summary().components.filter(({ status }) => status === "pending");
+    this.#tell(pending.map(({ id }) => id));
+  }
+
+  #tell(ids: string[]): void {
+    if (ids.length > 0) this.#options.onEffectiveChange?.(ids, (id) => this.#effective.etag(id));
   }
 
   #measure(metrics: Metrics): void {

@@ -121,3 +121,39 @@ describe("the status of configuration", () => {
     }
   });
 });
+
+describe("a coordinator that begins to lead", () => {
+  let embedded: Embedded;
+  let here: ConfigSite;
+  const told: [string, string][][] = [];
+  let leads = false;
+
+  before(async () => {
+    embedded = await startSiteStore();
+    here = await startConfigSite({
+      storeUrl: embedded.url,
+      leads: () => leads,
+      onEffectiveChange: (ids, etagOf) => told.push(ids.map((id) => [id, etagOf(id)])),
+    });
+  });
+  after(async () => {
+    await here?.close();
+    await embedded?.close();
+  });
+
+  it("tells those of their settings, once, that have not said what they made of them", async () => {
+    const etagOf = async (id: string) =>
+      ((await here.call("GET", `/v1/components/${id}/config`)).headers.get("etag") ?? "").slice(1, -1);
+    const [has, lacks] = [fresh("c"), fresh("c")];
+    for (const id of [has, lacks]) {
+      await here.register(id);
+      const report = { etag: await etagOf(id), status: "applied" };
+      expect((await here.call("PUT", `/v1/components/${id}/config/status`, report)).status).to.equal(204);
+    }
+    await here.call("PUT", `/v1/config/layers/component:${lacks}`, { settings: { n: 1 } });
+    told.length = 0;
+    leads = true;
+    const wanted = await etagOf(lacks);
+    await eventually(() => expect(told).to.deep.equal([[[lacks, wanted]]]));
+  });
+});
