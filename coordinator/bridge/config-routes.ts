@@ -5,7 +5,8 @@ import type { Configuration } from "../config/configuration.ts";
 import { etagOf } from "../config/etag.ts";
 import { layerRoutes } from "./config-layer-routes.ts";
 import { schemaRoutes, secretRoutes } from "./config-schema-routes.ts";
-import type { RequestContext, Route, StreamAnswer } from "./route.ts";
+import { problemOf } from "./problem.ts";
+import type { RequestContext, Route, ServerSentEvent, StreamAnswer } from "./route.ts";
 import { incarnationParameter, type SignsOfLife, signIn, whileAlive } from "./sign-of-life.ts";
 import { answerOrWait, namesEtag, type Watchable, waitParameter, wantsStream } from "./watch.ts";
 
@@ -91,12 +92,11 @@ class EffectiveSource implements Watchable {
 
 /**
  * One event with what stands, unless the reader says that it has it (`Last-Event-ID`), and one for each change after.
- * @param read what stands; undefined where there is nothing to tell
+ * @param read what stands; without an id where it is nothing that a reader could come back with
  */
 function streamNewest(
   request: RequestContext,
-  event: string,
-  read: () => { etag: string; data: object } | undefined,
+  read: () => ServerSentEvent,
   subscribe: (changed: () => void) => () => void,
 ): StreamAnswer {
   return {
@@ -104,9 +104,10 @@ function streamNewest(
       let sent = request.header("last-event-id");
       const tell = () => {
         const now = read();
-        if (now === undefined || now.etag === sent) return;
-        sent = now.etag;
-        send({ event, id: now.etag, data: now.data });
+        const key = now.id ?? JSON.stringify(now.data);
+        if (key === sent) return;
+        sent = key;
+        send(now);
       };
       const unsubscribe = subscribe(tell);
       tell();
@@ -118,9 +119,9 @@ function streamNewest(
 function streamEffective(configuration: Configuration, id: string, request: RequestContext): StreamAnswer {
   const read = () => {
     const { etag, told, fault } = configuration.effective(id);
-    return fault === undefined ? { etag, data: told } : undefined;
+    return fault === undefined ? { event: "config", id: etag, data: told } : { event: "fault", data: problemOf(fault) };
   };
-  return streamNewest(request, "config", read, (changed) => configuration.subscribe(id, changed));
+  return streamNewest(request, read, (changed) => configuration.subscribe(id, changed));
 }
 
 function statusRoutes(configuration: Configuration): Route[] {
@@ -163,8 +164,8 @@ function statusRoutes(configuration: Configuration): Route[] {
 
 function streamStatus({ status }: Configuration, type: string | undefined, request: RequestContext): StreamAnswer {
   const read = () => {
-    const { etag, body: data } = status.read({ type });
-    return { etag, data };
+    const { etag: id, body: data } = status.read({ type });
+    return { event: "status", id, data };
   };
-  return streamNewest(request, "status", read, (changed) => status.subscribe(changed));
+  return streamNewest(request, read, (changed) => status.subscribe(changed));
 }

@@ -4,22 +4,20 @@ import type { Problem } from "../../config-db/generated/types.ts";
 import { BodyError } from "../../config-db/request-body.ts";
 import type { JsonAnswer } from "./route.ts";
 
+export function problemOf({ code, message, errors }: MusterError): Problem {
+  const { status, title } = errorCodes[code];
+  const told = { type: `urn:muster:error:${code}`, title, status, code, detail: message };
+  return errors === undefined ? told : { ...told, errors };
+}
+
 /** The answer that tells a client of `error`. Its own faults are told without their insides: those are logged. */
 export function problemAnswer(error: unknown): JsonAnswer {
   const known = error instanceof MusterError ? error : (parserError(error) ?? internal());
-  const { status, title } = errorCodes[known.code];
-  const problem: Problem = {
-    type: `urn:muster:error:${known.code}`,
-    title,
-    status,
-    code: known.code,
-    detail: known.message,
-    ...(known.errors === undefined ? {} : { errors: known.errors }),
-  };
+  const problem = problemOf(known);
   const headers: Record<string, string> = { "content-type": "application/problem+json" };
   if (known.retryAfterMs !== undefined) headers["retry-after"] = String(Math.ceil(known.retryAfterMs / 1000));
   if (known.code === "unauthorized") headers["www-authenticate"] = 'Bearer realm="muster"';
-  return { status, headers, body: Buffer.from(JSON.stringify(problem)) };
+  return { status: problem.status, headers, body: Buffer.from(JSON.stringify(problem)) };
 }
 
 /** What reading a body and Express throw at bad input, as ours. */

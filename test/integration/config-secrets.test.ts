@@ -5,6 +5,7 @@ import { databases } from "../../config-db/names.ts";
 import { type Document, Store } from "../../config-db/store.ts";
 import { type ConfigSite, startConfigSite } from "../support/config-site.ts";
 import { eventually } from "../support/eventually.ts";
+import { openStream } from "../support/open-stream.ts";
 import { startSiteStore } from "../support/site-store.ts";
 
 let names = 0;
@@ -221,6 +222,26 @@ describe("secrets", () => {
     expect((await put(`type:${type}`, { other: { $secret: name } })).status).to.equal(200);
     await putSecret(name, value);
     expect(await faults()).to.deep.equal([]);
+  });
+
+  it("that are there no more are told of on a stream, as by a GET, and when they are there again", async () => {
+    const { name, id } = await user();
+    const stream = await openStream(`${here.url}/v1/components/${id}/config`);
+    await eventually(() => expect(stream.data()).to.have.length(1));
+    const database = new Store(embedded.url).database<Document>(databases.config);
+    await database.put({ ...((await database.get(`secret:${name}`)) as Document), _deleted: true });
+    await eventually(() => expect(stream.text()).to.include("event: fault"));
+    const { body } = await here.call("GET", `/v1/components/${id}/config`);
+    expect(stream.data()[1]).to.deep.equal(body);
+    const late = await openStream(`${here.url}/v1/components/${id}/config`, { "last-event-id": stream.data()[0].etag });
+    await eventually(() => expect(late.data()).to.deep.equal([body]));
+    await putSecret(name, "another");
+    for (const reader of [stream, late]) {
+      await eventually(() =>
+        expect(reader.data().at(-1)).to.have.nested.property("settings.database.password", "another"),
+      );
+      await reader.close();
+    }
   });
 
   for (const body of [

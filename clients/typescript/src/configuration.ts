@@ -260,6 +260,7 @@ export class Configuration<S extends object = Settings> {
     const { bridge, id, logger } = this.#options;
     const path = `/v1/components/${id}/config`;
     const onEvent = ({ event, data }: { event: string; data: unknown }) => {
+      if (event === "fault") logger.warn({ problem: data }, "there are no settings to be had; those at hand stay");
       if (event !== "config") return;
       const { etag, settings } = data as { etag: string; settings: Settings };
       void this.#take(etag, settings).catch((error: unknown) => logger.warn({ error }, "settings were rejected"));
