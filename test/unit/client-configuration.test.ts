@@ -429,6 +429,14 @@ describe("a component's configuration", () => {
     await eventually(() => expect(configuration.current.samplingIntervalMs).to.equal(250));
   });
 
+  it("is streamed from what was read before, so that another coordinator gives nothing older", async () => {
+    const configuration = make();
+    await configuration.refresh();
+    configuration.follow("stream");
+    await eventually(() => expect(coordinator.streamsOf("/config")).to.equal(1));
+    expect(coordinator.seen("GET", "/config").at(-1)?.headers["last-event-id"]).to.equal("e1");
+  });
+
   it("repeats its report until a coordinator has it", async () => {
     let refused = 0;
     coordinator.override = ({ path }) => {

@@ -265,7 +265,8 @@ export class Configuration<S extends object = Settings> {
       const { etag, settings } = data as { etag: string; settings: Settings };
       void this.#take(etag, settings).catch((error: unknown) => logger.warn({ error }, "settings were rejected"));
     };
-    await followEvents({ bridge, path, signal, onEvent }).catch((error: unknown) =>
+    const lastEventId = () => this.#seenEtag;
+    await followEvents({ bridge, path, signal, lastEventId, onEvent }).catch((error: unknown) =>
       logger.warn({ error }, "configuration cannot be streamed; it is polled"),
     );
   }

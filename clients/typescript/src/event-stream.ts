@@ -14,6 +14,8 @@ export interface EventStreamOptions {
   bridge: Bridge;
   path: string;
   query?: Record<string, string | number | undefined>;
+  /** The id to resume after, where the reader has more than by the stream. Default: that of the last event. */
+  lastEventId?(): string | undefined;
   onEvent(event: StreamEvent): void;
   /** True when a stream is open, false when it has ended and is being opened again. */
   onState?(open: boolean, error?: unknown): void;
@@ -40,7 +42,7 @@ export async function followEvents(options: EventStreamOptions): Promise<void> {
     let failure: unknown;
     let retryAfterMs = 0;
     try {
-      await readOnce(options, lastEventId, (event) => {
+      await readOnce(options, options.lastEventId?.() ?? lastEventId, (event) => {
         if (attempt !== 0) attempt = 0;
         if (event.id !== undefined) lastEventId = event.id;
         options.onEvent(event);
