@@ -14,7 +14,7 @@ export interface ChangesFeedOptions {
 
 /** Retries of a lost store: from the first to at most the second, doubling. */
 const retryMs = { first: 100, max: 2_000 };
-/** A feed is behind by milliseconds; who waits for it gets no more than this from a store that is slow. */
+/** A feed is behind by milliseconds; a store that is slow is asked for no longer than this. */
 const upToDateMs = 1_000;
 
 export class ChangesFeed {
@@ -24,6 +24,8 @@ export class ChangesFeed {
   #running: Promise<void> | undefined;
   #since: string | number = 0;
   readonly #waiting = new Set<() => void>();
+  #asking: Promise<void> = Promise.resolve();
+  #next: Promise<void> | undefined;
 
   constructor(database: Database<Document>, options: ChangesFeedOptions) {
     this.#database = database;
@@ -47,10 +49,20 @@ export class ChangesFeed {
   }
 
   /**
-   * Resolves when what the store had at the call was given on, as far as that comes within a second and the store can be
-   * asked: for who is about to refuse something over what another process may have changed a moment ago.
+   * Resolves when what the store had at the call was given on, as far as that comes within two seconds and the store can be
+   * asked: for who is about to answer by what another process may have changed a moment ago.
    */
-  async upToDate(): Promise<void> {
+  upToDate(): Promise<void> {
+    // The answer under way may have left the store before this call: all who come meanwhile share the next.
+    this.#next ??= this.#asking.then(() => {
+      this.#next = undefined;
+      this.#asking = this.#ask();
+      return this.#asking;
+    });
+    return this.#next;
+  }
+
+  async #ask(): Promise<void> {
     for (const giveUpAtMs = performance.now() + upToDateMs; performance.now() < giveUpAtMs; ) {
       const given = new Promise<void>((resolve) => this.#waiting.add(resolve));
       const late = delay(giveUpAtMs - performance.now(), undefined, { ref: false });

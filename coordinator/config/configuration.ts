@@ -199,7 +199,7 @@ export class Configuration {
 
   /**
    * Resolves when nothing older than what a reader has can be read here: it may come from another coordinator that this one
-   * is behind. Takes a second at most, and no time where the reader had its settings from here.
+   * is behind. Takes two seconds at most, and no time where the reader had its settings from here.
    * @param has whether the reader has the settings of this etag
    */
   async catchUp(id: string, has: (etag: string) => boolean): Promise<void> {

@@ -144,6 +144,31 @@ describe("the changes feed of a store", () => {
     await feed.close();
   });
 
+  it("asks the store once for all who ask while it is asked", async () => {
+    const held: (() => void)[] = [];
+    let holds = false;
+    answer = (request, response) => {
+      if (request.url?.includes("continuous") === true) return;
+      const give = () =>
+        response.writeHead(200, { "content-type": "application/json" }).end('{"results":[],"last_seq":"0"}');
+      if (holds) held.push(give);
+      else give();
+    };
+    const feed = new ChangesFeed(database, { onChanges: () => {} });
+    await feed.start();
+    holds = true;
+    const first = feed.upToDate();
+    await eventually(() => expect(held).to.have.length(1));
+    const others = Promise.all([1, 2, 3].map(() => feed.upToDate()));
+    held[0]?.();
+    await first;
+    await eventually(() => expect(held).to.have.length(2));
+    held[1]?.();
+    await others;
+    expect(held).to.have.length(2);
+    await feed.close();
+  });
+
   it("keeps nobody who asks whether it is up to date waiting for a store that does not answer", async () => {
     answer = (request, response) => {
       if (request.url?.includes("continuous") === false) {
