@@ -43,20 +43,18 @@ function effectiveRoutes(configuration: Configuration, signs: SignsOfLife): Rout
         304: { description: "unchanged" },
         409: { description: "a newer process has this id" },
       },
-      handle: async (request) => {
+      handle: (request) => {
         const id = request.params.id as string;
-        if (wantsStream(request)) {
-          const lastId = request.header("last-event-id");
-          if (lastId !== undefined) await configuration.catchUp(id, (etag) => etag === lastId);
-          return streamEffective(configuration, id, request);
-        }
+        if (wantsStream(request)) return streamEffective(configuration, id, request);
         const explained = request.query.explain === true;
         const source = new EffectiveSource(configuration, id, explained);
         // Who names what it has is the component itself; an operator who looks must not keep a dead one alive.
         const known = request.header("if-none-match");
         if (known === undefined || explained) return answerOrWait(request, source);
-        await configuration.catchUp(id, (etag) => namesEtag(known, etag));
-        return whileAlive(signs, signIn(request), (superseded) => answerOrWait(request, source, superseded));
+        return whileAlive(signs, signIn(request), async (superseded) => {
+          await configuration.catchUp(id, (etag) => namesEtag(known, etag));
+          return answerOrWait(request, source, superseded);
+        });
       },
     },
   ];
@@ -116,7 +114,13 @@ function streamNewest(
   };
 }
 
-function streamEffective(configuration: Configuration, id: string, request: RequestContext): StreamAnswer {
+async function streamEffective(
+  configuration: Configuration,
+  id: string,
+  request: RequestContext,
+): Promise<StreamAnswer> {
+  const lastId = request.header("last-event-id");
+  if (lastId !== undefined) await configuration.catchUp(id, (etag) => etag === lastId);
   const read = () => {
     const { etag, told, fault } = configuration.effective(id);
     return fault === undefined ? { event: "config", id: etag, data: told } : { event: "fault", data: problemOf(fault) };
