@@ -252,6 +252,51 @@ describe("the client's dispatcher", () => {
     expect(most).to.equal(2);
   });
 
+  describe("gives a place that a handler leaves to who waits for it", () => {
+    const release: (() => void)[] = [];
+    const blocking = () => new Promise<void>((resolve) => release.push(resolve));
+    afterEach(() => release.splice(0));
+
+    it("although the first who waited has become too late meanwhile", async () => {
+      dispatcher.handle("work", blocking, { concurrency: 1 });
+      const [running, late, waiting] = ["a", "b", "c"].map((from) => new TestDelivery({ from }));
+      for (const delivery of [running, late, waiting]) dispatcher.deliver(delivery as TestDelivery);
+      (late as TestDelivery).message.deadlineAtMs = Date.now() - 1;
+      release.shift()?.();
+      expect((await late?.result())?.state).to.equal("late");
+      await eventually(() => expect(release).to.have.length(1));
+      release.shift()?.();
+      expect((await waiting?.result())?.state).to.equal("done");
+    });
+
+    it("also where that is another handler by now, or none", async () => {
+      for (const replace of [true, false]) {
+        dispatcher.start(0);
+        const remove = dispatcher.handle("work", blocking, { concurrency: 1 });
+        const deliveries = ["a", "b", "c", "d"].map((from) => deliver(dispatcher, { from }));
+        remove();
+        const removeOther = replace ? dispatcher.handle("work", () => undefined) : () => undefined;
+        release.shift()?.();
+        const states: string[] = [];
+        for (const delivery of deliveries) states.push((await delivery.result()).state);
+        const others = replace ? "done" : "failed";
+        expect(states).to.deep.equal(["done", others, others, others]);
+        removeOther();
+      }
+    });
+  });
+
+  it("settles whatever one sender sent that came too late, however much that is", async () => {
+    let release = () => {};
+    dispatcher.handle("work", () => new Promise<void>((resolve) => (release = resolve)));
+    deliver(dispatcher, { from: "a" });
+    const late = Array.from({ length: 5_000 }, () => new TestDelivery({ from: "a" }));
+    for (const delivery of late) dispatcher.deliver(delivery);
+    for (const { message } of late) message.deadlineAtMs = Date.now() - 1;
+    release();
+    for (const delivery of late.toReversed()) expect((await delivery.result()).state).to.equal("late");
+  });
+
   it("fails a handler at its time-out and aborts its signal", async () => {
     let aborted = false;
     const handler = async (_message: Message, context: { signal: AbortSignal }) => {

@@ -164,6 +164,8 @@ export class Dispatcher {
       else this.#early.push(task);
     } else if (registered.running >= registered.concurrency) {
       registered.waiting.push(task);
+    } else if (isLate(task.delivery.message)) {
+      this.#skip(task, { state: "late" });
     } else {
       void this.#run(task, registered);
     }
@@ -172,15 +174,16 @@ export class Dispatcher {
   #unhandled(task: Task): void {
     const { name } = task.delivery.message;
     const reason = `no handler for "${name}"`;
-    void this.#finish(task, { state: "failed", code: "handler-failed", reason, retryInMs: undefined, unhandled: true });
+    this.#skip(task, { state: "failed", code: "handler-failed", reason, retryInMs: undefined, unhandled: true });
+  }
+
+  /** Ends what no handler runs for: one after another, since within each other the thousands of a lane overflow the stack. */
+  #skip(task: Task, result: Result): void {
+    queueMicrotask(() => void this.#finish(task, result));
   }
 
   async #run(task: Task, registered: Registered): Promise<void> {
     const { message } = task.delivery;
-    if (message.deadlineAtMs !== undefined && message.deadlineAtMs < Date.now()) {
-      await this.#finish(task, { state: "late" });
-      return;
-    }
     registered.running += 1;
     task.delivery.started();
     const result = await call(registered, message);
@@ -192,9 +195,17 @@ export class Dispatcher {
       );
     }
     const settled = this.#finish(task, result);
-    const next = registered.waiting.shift();
-    if (next !== undefined) this.#begin(next);
+    this.#fill(registered);
     await settled;
+  }
+
+  /** Gives the free places to who waits for one, of whom some may not need it: they are late, or have another handler by now. */
+  #fill(registered: Registered): void {
+    while (registered.running < registered.concurrency) {
+      const next = registered.waiting.shift();
+      if (next === undefined) return;
+      this.#begin(next);
+    }
   }
 
   async #finish(task: Task, result: Result): Promise<void> {
@@ -245,6 +256,10 @@ class Context implements HandlerContext {
     this.#controller ??= new AbortController();
     this.#controller.abort(reason);
   }
+}
+
+function isLate({ deadlineAtMs }: Message): boolean {
+  return deadlineAtMs !== undefined && deadlineAtMs < Date.now();
 }
 
 /** Never rejects. */
