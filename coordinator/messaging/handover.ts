@@ -11,7 +11,7 @@ import type { Logger } from "pino";
 import { MusterError } from "../../config-db/errors.ts";
 import { exchanges } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
-import { type Inbox, type InboxMessage, inboxLimits, type Wanted } from "./inbox.ts";
+import { type Asking, type Inbox, type InboxMessage, inboxLimits, type Wanted } from "./inbox.ts";
 import { type Inboxes, tokenOf } from "./inboxes.ts";
 import { OwnQueue } from "./own-queue.ts";
 import type { PublishOutcome } from "./publisher.ts";
@@ -36,8 +36,12 @@ type Told =
   | { present: string; greets: boolean };
 
 const prefetch = 100;
-const answerMaxMs = 500;
-/** Below what a client waits for the answer to its `DELETE`. */
+/**
+ * How long another coordinator's answer is awaited: for as long as who polls waits anyway, within these. Who goes on without
+ * it is given what is younger than what that one has; and one that froze, the broker ends the connection of within 12 s.
+ */
+const answerMs = { min: 500, max: 5_000 };
+/** Below what a client waits for the answer to its `DELETE`, or to its last poll. */
 const releaseMaxMs = 1_000;
 const tokenPattern = /^[0-9a-f]{8}$/;
 /** Anyone may say that he is there; a site has a few coordinators. */
@@ -84,9 +88,11 @@ export class Handover {
    * else consumes, or whoever did lets go.
    * @throws MusterError `broker-unavailable` when one does not answer who asks `again` or for the `last` time.
    */
-  async ask(component: string, wanted: Wanted, signal: AbortSignal): Promise<InboxMessage[]> {
+  async ask(component: string, wanted: Wanted, { waitMs, signal }: Asking): Promise<InboxMessage[]> {
     const question = { component, token: this.#options.inboxes.token, ...wanted };
-    const asked = [...this.#others].map((other) => this.#askOne(other, question, { timeoutMs: answerMaxMs, signal }));
+    const polledMs = Math.min(answerMs.max, Math.max(answerMs.min, Math.ceil(waitMs)));
+    const timeoutMs = wanted.last === true ? releaseMaxMs : polledMs;
+    const asked = [...this.#others].map((other) => this.#askOne(other, question, { timeoutMs, signal }));
     const isOwed = wanted.again === true || wanted.last === true;
     const messages: InboxMessage[] = [];
     for (const answer of await Promise.allSettled(asked)) {
@@ -203,7 +209,7 @@ export class Handover {
   async #tell(key: string, told: Told, properties: Options.Publish = {}): Promise<PublishOutcome> {
     const content = Buffer.from(JSON.stringify(told));
     const options = { ...properties, persistent: false };
-    const publication = { exchange: exchanges.requests, key, content, options, timeoutMs: answerMaxMs };
+    const publication = { exchange: exchanges.requests, key, content, options, timeoutMs: answerMs.max };
     return await this.#options.broker.publish(publication);
   }
 }

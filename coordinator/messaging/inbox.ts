@@ -49,6 +49,12 @@ export interface Wanted {
   last?: boolean;
 }
 
+/** How long who polls still waits, in milliseconds, and what ends that early. */
+export interface Asking {
+  waitMs: number;
+  signal: AbortSignal;
+}
+
 export interface InboxOptions {
   component: { id: string; type: string };
   broker: Broker;
@@ -62,7 +68,7 @@ export interface InboxOptions {
    * What other coordinators of the site have ready for the component; none when none has or they let go.
    * @throws MusterError `broker-unavailable` when one does not answer who asks `again` or for the `last` time.
    */
-  elsewhere: (component: string, wanted: Wanted, signal: AbortSignal) => Promise<InboxMessage[]>;
+  elsewhere: (component: string, wanted: Wanted, asking: Asking) => Promise<InboxMessage[]>;
 }
 
 export interface NackOptions {
@@ -147,20 +153,21 @@ export class Inbox {
     const isMoot = () => signal.aborted || this.#closed || this.#generation !== generation;
     if (isMoot()) return [];
     const endsAtMs = performance.now() + waitMs;
+    const asking = () => ({ waitMs: endsAtMs - performance.now(), signal });
     const { id } = this.component;
     // What was handed out here is older than what any coordinator was polled for later.
     if (last) {
       const held = await this.handOver({ max, visibilityMs, last });
-      return [...held, ...(await this.#options.elsewhere(id, { max, visibilityMs, again, last }, signal))];
+      return [...held, ...(await this.#options.elsewhere(id, { max, visibilityMs, again, last }, asking()))];
     }
     if (again) {
       // Who consumes does not ask the others, and they may have more than fits into one answer.
       if (this.#streams.size === 0) await this.#inTurn(() => this.#stopConsuming());
-      await this.#options.elsewhere(id, { max, visibilityMs, again }, signal);
+      await this.#options.elsewhere(id, { max, visibilityMs, again }, asking());
     }
     // What a poll before this one had another coordinator read ahead goes before what this one would be given.
     if (this.#prefetch === 0 && this.#ready.length === 0) {
-      const messages = await this.#options.elsewhere(id, { max, visibilityMs }, signal);
+      const messages = await this.#options.elsewhere(id, { max, visibilityMs }, asking());
       if (messages.length > 0) return messages;
       if (isMoot()) return [];
     }

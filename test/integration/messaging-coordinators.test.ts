@@ -3,9 +3,11 @@ import { expect } from "chai";
 import { type Component, connect } from "../../clients/typescript/src/index.ts";
 import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
 import { queues } from "../../config-db/names.ts";
+import type { Member } from "../../coordinator/messaging/members.ts";
 import { useVhost } from "../support/broker.ts";
 import { type RunningCoordinator, startCoordinator } from "../support/coordinator.ts";
 import { eventually } from "../support/eventually.ts";
+import { type FaultProxy, startProxy } from "../support/proxy.ts";
 import { command, createMessaging, foreignClient, silent, unique, useMessaging } from "./messaging-fixture.ts";
 
 describe("an inbox behind two coordinators of a site", function () {
@@ -146,7 +148,8 @@ describe("tracked commands at two coordinators of a site", function () {
 
   before(async () => {
     store = await startEmbedded();
-    const start = () => startCoordinator({ amqpUrl: vhost.url, couchdbUrl: store.url });
+    const args = ["--amqp-management-url", vhost.managementUrl];
+    const start = () => startCoordinator({ amqpUrl: vhost.url, couchdbUrl: store.url, args });
     one = await start();
     other = await start();
   });
@@ -302,14 +305,49 @@ describe("a component that polls whichever of two coordinators it reaches", func
   this.timeout(60_000);
   const vhost = useVhost();
   const site = useMessaging(vhost);
+  let proxy: FaultProxy;
   let other: ReturnType<typeof createMessaging>;
 
   before(async () => {
-    other = createMessaging(vhost, site.members, site.store);
+    const url = new URL(vhost.url);
+    proxy = await startProxy({ host: url.hostname, port: Number(url.port) });
+    url.port = String(proxy.port);
+    other = createMessaging({ ...vhost, url: url.href }, site.members, site.store);
     await other.start();
     await other.ready();
   });
-  after(async () => await other?.close());
+  after(async () => {
+    await other?.close();
+    await proxy?.close();
+  });
+
+  const poll = async (
+    at: ReturnType<typeof createMessaging>,
+    member: Member,
+    wanted: { max: number; waitMs: number },
+  ) => {
+    const inbox = await at.inboxes.of(member);
+    return await inbox.poll({ ...wanted, visibilityMs: 30_000, signal: new AbortController().signal });
+  };
+
+  it("gets what the one has read ahead before what comes after it, although that one takes its time", async () => {
+    const member = site.members.add();
+    await Promise.all([site.messaging, other].map((at) => at.provision(member)));
+    const { sender } = site.messaging;
+    for (const name of ["1", "2", "3"])
+      await sender.send(sender.plan({ component: member.id }, "command"), command(name, null, { from: "s" }));
+    const [first] = await poll(other, member, { max: 1, waitMs: 10_000 });
+    await other.settling.settle(member.id, first?.delivery ?? "", { how: "ack" });
+    const foreign = await foreignClient(vhost.url);
+    await eventually(async () =>
+      expect((await foreign.channel.checkQueue(queues.commands(member.id))).messageCount).to.equal(1),
+    );
+    await foreign.close();
+    proxy.slow(400);
+    const next = await poll(site.messaging, member, { max: 1, waitMs: 10_000 });
+    proxy.heal();
+    expect([first, ...next].map((message) => message?.name)).to.deep.equal(["1", "2"]);
+  });
 
   for (const max of [1, 10])
     it(`gets one sender's commands in the order in which they were sent, ${max} at a time, each once`, async () => {
@@ -330,9 +368,7 @@ describe("a component that polls whichever of two coordinators it reaches", func
       for (let polls = 0; got.length < count; polls += 1) {
         // Now the one and now the other, in a pattern that does not repeat.
         const at = Math.sin(polls * 12.9898 + seed) > 0 ? site.messaging : other;
-        const inbox = await at.inboxes.of(member);
-        const poll = { max, waitMs: 200, visibilityMs: 30_000, signal: new AbortController().signal };
-        for (const { name, delivery } of await inbox.poll(poll)) {
+        for (const { name, delivery } of await poll(at, member, { max, waitMs: 200 })) {
           got.push(name);
           await at.settling.settle(member.id, delivery, { how: "ack" });
         }
