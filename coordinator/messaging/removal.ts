@@ -46,7 +46,8 @@ export class QueueRemoval {
     const opened = broker.channel({ name: `remove ${id}` });
     try {
       for (const giveUpAtMs = performance.now() + openTimeoutMs; ; ) {
-        const channel = await opened.channel.opened(AbortSignal.timeout(openTimeoutMs));
+        const leftMs = Math.max(0, giveUpAtMs - performance.now());
+        const channel = await opened.channel.opened(AbortSignal.timeout(Math.ceil(leftMs)));
         try {
           // The broker minds neither that nobody taps nor that this was not tapped.
           for (const { exchange, key } of sourcesOfItsOwn({ id, type }, isLast))
@@ -62,8 +63,8 @@ export class QueueRemoval {
           }
           return;
         } catch (error) {
-          // Another coordinator took away what we were emptying: the broker ends the channel over it.
-          if (isMusterError(error) || performance.now() > giveUpAtMs || broker.state !== "connected") throw error;
+          // Another coordinator took away what we were emptying: the broker ends the channel over it, RabbitMQ 3.10 the connection.
+          if (isMusterError(error) || performance.now() > giveUpAtMs) throw error;
           await closeQuietly(channel);
           await delay(retryMs * Math.random());
         }

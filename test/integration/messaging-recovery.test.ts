@@ -1,9 +1,12 @@
 import { expect } from "chai";
 import type { Embedded } from "../../config-db/embedded/server.ts";
+import { queues } from "../../config-db/names.ts";
 import { Store } from "../../config-db/store.ts";
+import { Broker } from "../../coordinator/messaging/broker.ts";
 import { closeQuietly, LastingChannel } from "../../coordinator/messaging/lasting-channel.ts";
 import { Link } from "../../coordinator/messaging/link.ts";
 import type { Messaging } from "../../coordinator/messaging/messaging.ts";
+import { QueueRemoval } from "../../coordinator/messaging/removal.ts";
 import { freshVhost, useVhost, type Vhost } from "../support/broker.ts";
 import { collectGarbage } from "../support/collect-garbage.ts";
 import { eventually } from "../support/eventually.ts";
@@ -40,8 +43,10 @@ describe("messaging over a broken connection", function () {
   const members = new FakeMembers();
   const site = useMessaging(vhost);
 
+  let url: URL;
+
   before(async () => {
-    const url = new URL(vhost.url);
+    url = new URL(vhost.url);
     proxy = await startProxy({ host: url.hostname, port: Number(url.port) });
     url.hostname = "127.0.0.1";
     url.port = String(proxy.port);
@@ -117,6 +122,22 @@ describe("messaging over a broken connection", function () {
     proxy.heal();
     await messaging.remove(member);
     expect((await queuesOf(vhost)).map(({ name }) => name)).not.to.include(`muster.${member.id}.commands`);
+  });
+
+  it("goes on removing queues when the connection is back that was lost over it", async () => {
+    const member = members.add({ site: "cut" });
+    await send(member.id);
+    members.delete(member.id);
+    const rescued: string[] = [];
+    const broker = new Broker({ url: url.href, site: "cut", logger: silent });
+    broker.start();
+    const removal = new QueueRemoval(broker).remove(member, true, async (queue, { properties }) => {
+      rescued.push(queue);
+      if (!properties.headers?.["x-delivery-count"]) proxy.reset();
+    });
+    await removal.finally(() => broker.close());
+    expect(rescued).to.include(queues.commands(member.id));
+    expect((await queuesOf(vhost)).filter(({ name }) => name.includes(member.id))).to.deep.equal([]);
   });
 
   it("gives a role up, and takes it again", async () => {
