@@ -164,10 +164,12 @@ export class Inbox {
       // Who consumes does not ask the others, and they may have more than fits into one answer.
       if (this.#streams.size === 0) await this.#inTurn(() => this.#stopConsuming());
       await this.#options.elsewhere(id, { max, visibilityMs, again }, asking());
+      if (isMoot()) return [];
     }
-    // What a poll before this one had another coordinator read ahead goes before what this one would be given.
-    if (this.#prefetch === 0 && this.#ready.length === 0) {
-      const messages = await this.#options.elsewhere(id, { max, visibilityMs }, asking());
+    // Nothing is consumed while anything read ahead is left, here or where a poll before this one was: it would be overtaken.
+    if (this.#prefetch === 0) {
+      const held = this.#handOut(max, visibilityMs);
+      const messages = held.length > 0 ? held : await this.#options.elsewhere(id, { max, visibilityMs }, asking());
       if (messages.length > 0) return messages;
       if (isMoot()) return [];
     }

@@ -186,7 +186,7 @@ describe("messages over HTTP", function () {
   it("gathers replies and says who is missing", async () => {
     const one = await register();
     const other = await register({ type: one.type });
-    const asked = post("/v1/requests", { to: { type: one.type }, name: "who", timeoutMs: 600 });
+    const asked = post("/v1/requests", { to: { type: one.type }, name: "who", timeoutMs: 2_000 });
     const [message] = await poll(one.id);
     await settle(one.id, message?.delivery, "reply", { body: "me" });
     expect((await asked).body).to.deep.equal({ replies: [{ from: one.id, body: "me" }], missing: [other.id] });

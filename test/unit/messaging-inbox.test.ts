@@ -4,12 +4,16 @@ import { pino } from "pino";
 import { headers as names, queues } from "../../config-db/names.ts";
 import type { Broker } from "../../coordinator/messaging/broker.ts";
 import { Consumer, type Delivery } from "../../coordinator/messaging/consumer.ts";
-import { Inbox, type InboxMessage } from "../../coordinator/messaging/inbox.ts";
+import { Inbox, type InboxMessage, type InboxOptions } from "../../coordinator/messaging/inbox.ts";
 import { draftLetter } from "../../coordinator/messaging/send.ts";
 import { eventually } from "../support/eventually.ts";
 
 /** An inbox to which `arrive` brings messages as their reading made them, and which tells what it gave up. */
-async function inboxOf(give: (message: InboxMessage) => void, fail: Consumer["fail"] = async () => true) {
+async function inboxOf(
+  give: (message: InboxMessage) => void,
+  fail: Consumer["fail"] = async () => true,
+  elsewhere: InboxOptions["elsewhere"] = async () => [],
+) {
   const givenUp: string[] = [];
   const acked: ConsumeMessage[] = [];
   const nacked: ConsumeMessage[] = [];
@@ -43,7 +47,6 @@ async function inboxOf(give: (message: InboxMessage) => void, fail: Consumer["fa
     deadLetter: async ({ letter }: Delivery) => void givenUp.push(letter.envelope.messageId),
   } as unknown as Consumer;
   let count = 0;
-  const elsewhere = async () => [];
   const deliveryId = () => `d-${++count}`;
   const logger = pino({ level: "silent" });
   const inbox = new Inbox({ component: { id: "c", type: "t" }, broker, consumer, logger, deliveryId, elsewhere });
@@ -109,6 +112,48 @@ describe("an inbox", () => {
     inbox.takeBack(given.map(({ delivery }) => delivery));
     expect((await inbox.handOver(wanted))?.map(({ id, attempt }) => [id, attempt])).to.deep.equal([["early", 1]]);
     await inbox.close();
+  });
+
+  describe("polled again, since an answer was lost,", () => {
+    const again = { max: 1, waitMs: 0, visibilityMs: 60_000, again: true };
+    const forever = new AbortController().signal;
+
+    it("hands out all that it has ready before it consumes", async () => {
+      const { inbox, consumed, arrive, end } = await inboxOf(() => undefined);
+      await eventually(() => expect(consumed).to.have.length(4));
+      end();
+      arrive("one");
+      arrive("two");
+      const [one] = await inbox.poll({ ...again, signal: forever });
+      const [two] = await inbox.poll({ ...again, again: false, signal: forever });
+      expect([one?.id, two?.id]).to.deep.equal(["one", "two"]);
+      expect(consumed).to.have.length(4);
+      await inbox.close();
+    });
+
+    it("consumes nothing for who has gone before the others answered, and leaves what it has ready to them", async () => {
+      let answer = () => {};
+      const others = new Promise<InboxMessage[]>((resolve) => {
+        answer = () => resolve([]);
+      });
+      const { inbox, consumed, arrive, end } = await inboxOf(
+        () => undefined,
+        undefined,
+        () => others,
+      );
+      await eventually(() => expect(consumed).to.have.length(4));
+      end();
+      arrive("one");
+      const gone = new AbortController();
+      const polled = inbox.poll({ ...again, signal: gone.signal });
+      gone.abort();
+      answer();
+      expect(await polled).to.deep.equal([]);
+      expect(consumed).to.have.length(4);
+      const handed = await inbox.handOver({ max: 1, visibilityMs: 60_000 });
+      expect(handed.map(({ id }) => id)).to.deep.equal(["one"]);
+      await inbox.close();
+    });
   });
 
   it("keeps for its next poll what it read ahead while something is in hand, and leaves to others what is for any of a type", async () => {
