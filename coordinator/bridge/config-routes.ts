@@ -6,9 +6,9 @@ import { etagOf } from "../config/etag.ts";
 import { layerRoutes } from "./config-layer-routes.ts";
 import { schemaRoutes, secretRoutes } from "./config-schema-routes.ts";
 import { problemOf } from "./problem.ts";
-import type { RequestContext, Route, ServerSentEvent, StreamAnswer } from "./route.ts";
+import type { RequestContext, Route, StreamAnswer } from "./route.ts";
 import { incarnationParameter, type SignsOfLife, signIn, whileAlive } from "./sign-of-life.ts";
-import { answerOrWait, namesEtag, type Watchable, waitParameter, wantsStream } from "./watch.ts";
+import { answerOrWait, namesEtag, streamNewest, type Watchable, waitParameter, wantsStream } from "./watch.ts";
 
 export interface ConfigRoutesOptions {
   configuration: Configuration;
@@ -86,32 +86,6 @@ class EffectiveSource implements Watchable {
   subscribe(changed: () => void): () => void {
     return this.#configuration.subscribe(this.#id, changed);
   }
-}
-
-/**
- * One event with what stands, unless the reader says that it has it (`Last-Event-ID`), and one for each change after.
- * @param read what stands; without an id where it is nothing that a reader could come back with
- */
-function streamNewest(
-  request: RequestContext,
-  read: () => ServerSentEvent,
-  subscribe: (changed: () => void) => () => void,
-): StreamAnswer {
-  return {
-    stream: (send) => {
-      let sent = request.header("last-event-id");
-      const tell = () => {
-        const now = read();
-        const key = now.id ?? JSON.stringify(now.data);
-        if (key === sent) return;
-        sent = key;
-        send(now);
-      };
-      const unsubscribe = subscribe(tell);
-      tell();
-      return unsubscribe;
-    },
-  };
 }
 
 async function streamEffective(

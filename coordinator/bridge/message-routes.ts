@@ -15,7 +15,7 @@ import { inboxRoutes } from "./inbox-routes.ts";
 import { bufferedStream, contentOf, senderOf } from "./message-body.ts";
 import type { QueryParameter, RequestContext, Route } from "./route.ts";
 import type { SignsOfLife } from "./sign-of-life.ts";
-import { answerOrWait, waitParameter, wantsStream } from "./watch.ts";
+import { answerOrWait, streamNewest, waitParameter, wantsStream } from "./watch.ts";
 
 export interface MessageRoutesOptions {
   messaging: Messaging;
@@ -80,58 +80,48 @@ function commandRoutes({ messaging }: MessageRoutesOptions): Route[] {
       streams: true,
       answers: { 200: { description: "{id, to, name, sentAt, deadlineAt?, targets}; streamed as events `command`" } },
       handle: async (request) => {
-        const { command: id = "" } = request.params;
-        if (wantsStream(request)) {
-          return bufferedStream<Stored<CommandDocument>>(
-            request,
-            async (give) => {
-              const end = messaging.tracking.watch(id, give);
-              give(await messaging.tracking.read(id).catch(endWith(end)));
-              return end;
-            },
-            (record) => {
-              const data = commandAnswer(record);
-              return { event: "command", id: etagOf(data), data };
-            },
-          );
+        const command = await watchCommand(messaging, request.params.command ?? "");
+        if (wantsStream(request) && !request.signal.aborted) {
+          const event = () => {
+            const { etag, body } = command.read();
+            return { event: "command", id: etag, data: body };
+          };
+          return streamNewest(request, event, command.subscribe);
         }
-        return waitForCommand(messaging, id, request);
+        try {
+          return await answerOrWait(request, command);
+        } finally {
+          command.end();
+        }
       },
     },
   ];
 }
 
-/** Ends a subscription whose first reading failed, and passes the failure on. */
-function endWith(end: () => void): (error: unknown) => never {
-  return (error) => {
-    end();
-    throw error;
-  };
-}
-
-async function waitForCommand(messaging: Messaging, id: string, request: RequestContext) {
+/** A command, watched before it is read, so that no change falls between; until `end`, or a subscription's end. */
+async function watchCommand({ tracking }: Messaging, id: string) {
   let changed = () => {};
-  let current: Stored<CommandDocument> | undefined;
-  // Watched before it is read, so that no change falls between.
-  const end = messaging.tracking.watch(id, (record) => {
-    current = record;
+  let newest: Stored<CommandDocument> | undefined;
+  const end = tracking.watch(id, (record) => {
+    newest = record;
     changed();
   });
   try {
-    const read = await messaging.tracking.read(id);
-    current ??= read;
-    return await answerOrWait(request, {
+    const found = await tracking.read(id);
+    return {
       read: () => {
-        const body = commandAnswer(current ?? read);
+        const body = commandAnswer(newest ?? found);
         return { etag: etagOf(body), body };
       },
-      subscribe: (tell) => {
+      subscribe: (tell: () => void) => {
         changed = tell;
-        return () => undefined;
+        return end;
       },
-    });
-  } finally {
+      end,
+    };
+  } catch (error) {
     end();
+    throw error;
   }
 }
 

@@ -1,7 +1,7 @@
-/** Conditional and waiting GETs (RFC 9110 §13, and `waitMs`), the same for everything that can be watched. */
+/** Conditional, waiting and streaming GETs (RFC 9110 §13, and `waitMs`), the same for everything that can be watched. */
 
 import { limits } from "../../config-db/limits.ts";
-import type { JsonAnswer, QueryParameter, RequestContext } from "./route.ts";
+import type { JsonAnswer, QueryParameter, RequestContext, ServerSentEvent, StreamAnswer } from "./route.ts";
 
 /** Something that can be read at once and tells when it may read differently. `etag` is bare, without quotes. */
 export interface Watchable {
@@ -77,6 +77,32 @@ export async function answerOrWait(
     // A change between the first look and the subscription must not be slept through.
     look();
   });
+}
+
+/**
+ * One event with what stands, unless the reader says that it has it (`Last-Event-ID`), and one for each change after.
+ * @param read what stands; without an id where it is nothing that a reader could come back with
+ */
+export function streamNewest(
+  request: RequestContext,
+  read: () => ServerSentEvent,
+  subscribe: (changed: () => void) => () => void,
+): StreamAnswer {
+  return {
+    stream: (send) => {
+      let sent = request.header("last-event-id");
+      const tell = () => {
+        const now = read();
+        const key = now.id ?? JSON.stringify(now.data);
+        if (key === sent) return;
+        sent = key;
+        send(now);
+      };
+      const unsubscribe = subscribe(tell);
+      tell();
+      return unsubscribe;
+    },
+  };
 }
 
 function answer(source: Watchable, known: string | undefined): JsonAnswer {

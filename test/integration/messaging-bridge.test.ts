@@ -192,6 +192,24 @@ describe("messages over HTTP", function () {
     expect((await asked).body).to.deep.equal({ replies: [{ from: one.id, body: "me" }], missing: [other.id] });
   });
 
+  it("streams what becomes of a command, and resumes by Last-Event-ID", async () => {
+    const { id } = await register();
+    const { body } = await post("/v1/commands", { to: { component: id }, name: "work" });
+    const url = `${bridge.url}/v1/commands/${body.id}`;
+    const states = (stream: { data(): { targets: Record<string, { state: string }> }[] }) =>
+      stream.data().map(({ targets }) => targets[id]?.state);
+    const first = await openStream(url);
+    const [message] = await poll(id);
+    await eventually(() => expect(states(first)).to.deep.equal(["queued", "delivered"]));
+    const [last] = [...first.text().matchAll(/^id: (.*)$/gm)].slice(-1).map(([, etag]) => etag ?? "");
+    await first.close();
+    const resumed = await openStream(url, { "last-event-id": last ?? "" });
+    await settle(id, message?.delivery, "ack");
+    await eventually(() => expect(states(resumed)).to.include("done"));
+    expect(states(resumed)).to.deep.equal(["done"]);
+    await resumed.close();
+  });
+
   it("answers a repeated POST as it did the first, and refuses its key for another", async () => {
     const { id } = await register();
     const key = { "idempotency-key": unique("key") };
