@@ -81,7 +81,7 @@ function commandRoutes({ messaging }: MessageRoutesOptions): Route[] {
       answers: { 200: { description: "{id, to, name, sentAt, deadlineAt?, targets}; streamed as events `command`" } },
       handle: async (request) => {
         const command = await watchCommand(messaging, request.params.command ?? "");
-        if (wantsStream(request) && !request.signal.aborted) {
+        if (wantsStream(request)) {
           const event = () => {
             const { etag, body } = command.read();
             return { event: "command", id: etag, data: body };

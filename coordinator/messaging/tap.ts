@@ -136,6 +136,9 @@ export class Tap {
   }
 
   #bindNew(): Promise<void> {
+    // With an exchange that somebody deletes go its bindings; without the tap's own this costs the channel, and all is set up
+    // anew. What is for components is not bound again: another coordinator may just have removed one.
+    for (const source of this.#siteSources()) this.#bound.delete(wordOf(source));
     return this.#work((channel) => this.#bindAll(channel));
   }
 

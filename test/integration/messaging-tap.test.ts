@@ -160,6 +160,17 @@ describe("a tap", function () {
     await tapped(here.messaging, [id]);
   });
 
+  it("goes on when somebody has deleted its exchange", async () => {
+    const one = await component();
+    const seen = await tapped(other, [one.id]);
+    await vhost.api("DELETE", `/exchanges/{vhost}/${exchanges.tap}`);
+    const probe = unique("probe");
+    await eventually(async () => {
+      await send(here.messaging, { component: one.id }, probe);
+      expect(seen.map(({ name }) => name)).to.include(probe);
+    });
+  });
+
   it("binds nothing while nobody taps", async () => {
     const { id } = await component();
     await send(here.messaging, { component: id }, "untapped");
