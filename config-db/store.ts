@@ -340,18 +340,16 @@ export class Database<Doc extends Document> {
   }
 
   /** The ids that start with `prefix`, in order: at least those that are there from beginning to end. */
-  async ids(prefix: string): Promise<string[]> {
+  async ids(prefix: string, behind: Pick<PageOptions, "after"> = {}): Promise<string[]> {
     const found: string[] = [];
-    for await (const page of this.pages(prefix, { limit: pageSize })) for (const { id } of page) found.push(id);
+    const pages = this.pages(prefix, { ...behind, limit: pageSize });
+    for await (const page of pages) for (const { id } of page) found.push(id);
     return found;
   }
 
   /** As `list` or `ids`, page by page: more of them than memory should hold at once. */
-  async *pages<Some extends Doc = Doc>(
-    prefix: string,
-    options: Omit<PageOptions, "after">,
-  ): AsyncGenerator<Listed<Some>[]> {
-    for (let after: string | undefined; ; ) {
+  async *pages<Some extends Doc = Doc>(prefix: string, options: PageOptions): AsyncGenerator<Listed<Some>[]> {
+    for (let { after } = options; ; ) {
       const page = await this.page<Some>(prefix, { ...options, ...(after === undefined ? {} : { after }) });
       if (page.length > 0) yield page;
       if (page.length < options.limit) return;

@@ -24,6 +24,8 @@ export interface DeadLettersOptions extends DeadLetterIntakeOptions {
   tracking: Tracking;
   /** How long a letter is left to whoever is sending it again, in milliseconds; 30,000 if not given. */
   claimMs?: number;
+  /** After so long a redrive or discard of many takes no further letter, in milliseconds; 20,000 if not given. */
+  manyMs?: number;
 }
 
 const defaultClaimMs = 30_000;
@@ -31,8 +33,9 @@ const claimPollMs = 100;
 
 /** Records gone through for one page of a filtered list, so that a query has an end. */
 const scannedMax = 5_000;
-/** Letters that one redrive or discard of many sends or drops. */
+/** Letters that one redrive or discard of many sends or drops, if it has not taken too long before: its caller waits for it. */
 const manyMax = 1_000;
+const defaultManyMs = 20_000;
 /** Reasons that one redrive of many tells apart. */
 const refusalsMax = 20;
 
@@ -131,8 +134,8 @@ export class DeadLetters {
   }
 
   /**
-   * Sends all again that match, a thousand a call; those that cannot be sent cost nothing and stay. Behind `cursor` go on
-   * those that were there when the first call began: what fails again at once is not sent for ever.
+   * Sends all again that match, a thousand a call, or as many as 20 s allow; those that cannot be sent cost nothing and stay.
+   * Behind `cursor` go on those that were there when the first call began: what fails again at once is not sent for ever.
    * @throws MusterError `invalid-request` when `cursor` is none; `broker-unavailable`, `store-unavailable`.
    */
   async redriveMany(match?: DeadLetterMatch, cursor?: string): Promise<Redriven> {
@@ -173,12 +176,14 @@ export class DeadLetters {
     const { ids, untilMs } = await this.#behind(cursor);
     const refusals = new Map<string, Refusal>();
     const outcome = { done: 0, refused: 0 };
+    const { manyMs = defaultManyMs } = this.#options;
+    const endsAtMs = performance.now() + manyMs;
     let last = "";
     for (let at = 0; at < ids.length; at += pageSize) {
       const page = ids.slice(at, at + pageSize).map((id) => documentId.deadLetter(id));
       for (const doc of await this.#database.getMany(page)) {
         if (!matches(doc, match)) continue;
-        if (outcome.done >= manyMax)
+        if (outcome.done >= manyMax || (last !== "" && performance.now() > endsAtMs))
           return {
             ...outcome,
             refusals: [...refusals.values()],
@@ -211,12 +216,13 @@ export class DeadLetters {
     if (cursor !== undefined && (!/^[0-9a-z]{1,11}$/.test(until ?? "") || !deadLetterIdPattern.test(after)))
       throw noCursor(cursor);
     const prefix = documentId.deadLetter("");
-    const kept = (await this.#database.ids(prefix)).map((id) => id.slice(prefix.length));
+    const behind = after === "" ? {} : { after: documentId.deadLetter(after) };
+    const kept = (await this.#database.ids(prefix, behind)).map((id) => id.slice(prefix.length));
     const untilMs =
       until === undefined
         ? kept.reduce((latest, id) => Math.max(latest, arrivedAtMs(id)), 0)
         : Number.parseInt(until, 36);
-    return { ids: kept.filter((id) => id > after && arrivedAtMs(id) <= untilMs), untilMs };
+    return { ids: kept.filter((id) => arrivedAtMs(id) <= untilMs), untilMs };
   }
 
   async #redrive(found: DeadLetterDocument): Promise<void> {

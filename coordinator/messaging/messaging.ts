@@ -63,6 +63,8 @@ export interface MessagingOptions {
   webhookTimeoutMs?: number;
   /** How long a dead letter is left to whoever is sending it again, in milliseconds. */
   redriveClaimMs?: number;
+  /** After so long a redrive or discard of many takes no further dead letter, in milliseconds. */
+  redriveManyMs?: number;
   metrics?: Metrics;
   wallClock?: () => Date;
 }
@@ -139,8 +141,9 @@ export class Messaging {
     const { sender, tracking } = this;
     this.commands = new Commands({ sender, tracking, site, wallClock });
     const max = limits.deadLettersMax ?? deadLettersMax;
-    const claim = options.redriveClaimMs === undefined ? {} : { claimMs: options.redriveClaimMs };
-    this.deadLetters = new DeadLetters({ store, broker, sender, tracking, logger, wallClock, max, ready, ...claim });
+    const { redriveClaimMs: claimMs, redriveManyMs: manyMs } = options;
+    const times = { ...(claimMs !== undefined && { claimMs }), ...(manyMs !== undefined && { manyMs }) };
+    this.deadLetters = new DeadLetters({ store, broker, sender, tracking, logger, wallClock, max, ready, ...times });
     this.tap = new Tap({
       broker,
       site,

@@ -1,17 +1,31 @@
 import { expect } from "chai";
+import { Broker } from "../../coordinator/messaging/broker.ts";
 import type { DeadLetter } from "../../coordinator/messaging/dead-letter-document.ts";
+import { DeadLetters } from "../../coordinator/messaging/dead-letters.ts";
 import type { Inbox } from "../../coordinator/messaging/inbox.ts";
 import type { Member } from "../../coordinator/messaging/members.ts";
 import type { Messaging } from "../../coordinator/messaging/messaging.ts";
 import { useVhost } from "../support/broker.ts";
 import { eventually } from "../support/eventually.ts";
 import { expectError } from "../support/expect-error.ts";
-import { command, createMessaging, type Foreign, foreignClient, unique, useMessaging } from "./messaging-fixture.ts";
+import {
+  command,
+  createMessaging,
+  type Foreign,
+  foreignClient,
+  silent,
+  unique,
+  useMessaging,
+} from "./messaging-fixture.ts";
 
 describe("dead letters", function () {
   this.timeout(30_000);
   const vhost = useVhost();
-  const site = useMessaging(vhost, { retry: { attemptsMax: 1, firstMs: 10, maxMs: 10 }, redriveClaimMs: 500 });
+  const site = useMessaging(vhost, {
+    retry: { attemptsMax: 1, firstMs: 10, maxMs: 10 },
+    redriveClaimMs: 500,
+    redriveManyMs: 60_000,
+  });
   let messaging: Messaging;
   let foreign: Foreign;
   before(async () => {
@@ -257,6 +271,25 @@ describe("dead letters", function () {
     expect(await messaging.deadLetters.discardMany({ to }, cursor)).to.deep.equal({ discarded: 2, more: false });
     expect(await of(to)).to.include({ from: "later" });
   }).timeout(60_000);
+
+  it("are gone over for so long, and from the cursor on by the next call", async () => {
+    const { id } = site.members.add();
+    await putDead(Array.from({ length: 3 }, () => ({ to: id })));
+    const { sender, tracking } = messaging;
+    const broker = new Broker({ url: vhost.url, site: "here", logger: silent });
+    const ready = async () => undefined;
+    const wallClock = () => new Date();
+    const { store } = site;
+    const options = { store, broker, sender, tracking, logger: silent, wallClock, max: 1, ready, manyMs: 0 };
+    const impatient = new DeadLetters(options);
+    const redriven: number[] = [];
+    for (let cursor: string | undefined, more = true; more; ) {
+      const answer = await impatient.redriveMany({ to: id }, cursor);
+      redriven.push(answer.redriven);
+      ({ cursor, more } = answer);
+    }
+    expect(redriven).to.deep.equal([1, 1, 1]);
+  });
 
   for (const cursor of ["", "x", "zz.0", `${"9".repeat(12)}.0-${"0".repeat(20)}`])
     it(`are not sent again behind a cursor that is none: "${cursor}"`, async () => {
