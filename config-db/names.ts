@@ -89,11 +89,14 @@ export const queues = {
   outcomes: (site: string) => `muster.outcomes.${site}`,
 } as const;
 
+/** First words, after `muster.`, of queues that are no component's own. */
+export const reservedWords = "any|site|leader|outcomes";
+
 /**
  * Ids that no component may have: the names of their queues would be those of other queues (`muster.any.commands` is
  * both the queue of the type "commands" and the commands of a component "any").
  */
-export const reservedIdPattern = /^(any|site|leader|outcomes)(\.|$)/;
+export const reservedIdPattern = new RegExp(`^(${reservedWords})(\\.|$)`);
 
 /**
  * Routing keys on `muster.reply`: a component's id, or one of these. The colon keeps them apart: no id has one. The

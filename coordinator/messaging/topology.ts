@@ -1,7 +1,7 @@
 /**
  * Every exchange, queue, binding and policy of Muster, as data (docs/messages.md). Provisioning makes the broker match it.
  */
-import { exchanges, queues, replyKeys, typeSignalKey } from "../../config-db/names.ts";
+import { exchanges, queues, replyKeys, reservedWords, typeSignalKey } from "../../config-db/names.ts";
 
 /**
  * Raise when what a component's queues are bound to changes: queues that an earlier version declared are then gone over
@@ -161,12 +161,15 @@ const renewalsTtlMs = 10_000;
 /** Far above any number of coordinator restarts: what stands here is the coordinator's own bookkeeping. */
 const ownDeliveriesMax = 100_000;
 
+/** How the names of components' own queues begin; types and sites may end as those do, in `muster.any.order.requests`. */
+const ofComponent = `^muster\\.(?!(${reservedWords})\\.).+\\.`;
+
 export function policyPlans(limits: QueueLimits): PolicyPlan[] {
   const deadLetters = { "dead-letter-exchange": exchanges.dead };
   return [
     {
       name: "muster-commands",
-      pattern: "^muster\\.(.+\\.commands|any\\..+)$",
+      pattern: `${ofComponent}commands$|^muster\\.any\\.`,
       definition: {
         ...deadLetters,
         // At least once needs reject-publish: nothing may be dropped to make room.
@@ -179,7 +182,7 @@ export function policyPlans(limits: QueueLimits): PolicyPlan[] {
     },
     {
       name: "muster-broadcasts",
-      pattern: "^muster\\..+\\.broadcasts$",
+      pattern: `${ofComponent}broadcasts$`,
       definition: {
         ...deadLetters,
         overflow: "drop-head",
@@ -190,7 +193,7 @@ export function policyPlans(limits: QueueLimits): PolicyPlan[] {
     },
     {
       name: "muster-requests",
-      pattern: "^muster\\..+\\.requests$",
+      pattern: `${ofComponent}requests$`,
       definition: {
         ...deadLetters,
         overflow: "reject-publish",
@@ -200,12 +203,12 @@ export function policyPlans(limits: QueueLimits): PolicyPlan[] {
     },
     {
       name: "muster-replies",
-      pattern: "^muster\\..+\\.replies$",
+      pattern: `${ofComponent}replies$`,
       definition: { overflow: "drop-head", "max-length": limits.repliesMax, "message-ttl": limits.repliesTtlMs },
     },
     {
       name: "muster-own",
-      pattern: "^muster\\.(dead|outcomes\\..+|leader\\..+|site\\.[^.]+)$",
+      pattern: "^muster\\.(dead$|outcomes\\.|leader\\.|site\\.)",
       definition: {
         overflow: "reject-publish",
         "delivery-limit": ownDeliveriesMax,
@@ -227,7 +230,12 @@ export function policyPlans(limits: QueueLimits): PolicyPlan[] {
     {
       name: "muster-elsewhere",
       pattern: "^muster\\.elsewhere$",
-      definition: { overflow: "drop-head", "max-length": limits.repliesMax, "message-ttl": requestsTtlMs },
+      definition: {
+        overflow: "drop-head",
+        "delivery-limit": ownDeliveriesMax,
+        "max-length": limits.repliesMax,
+        "message-ttl": requestsTtlMs,
+      },
     },
     {
       // What waits here for another site while the link is cut: commands must not be dropped, broadcasts may.

@@ -2,6 +2,7 @@ import { expect } from "chai";
 import fc from "fast-check";
 import { isMusterError } from "../../config-db/errors.ts";
 import type { CommandDocument, OutcomeMessage } from "../../config-db/generated/types.ts";
+import { queues } from "../../config-db/names.ts";
 import { afterFailure, defaultRetryPolicy } from "../../coordinator/messaging/after-failure.ts";
 import { backoffMs } from "../../coordinator/messaging/backoff.ts";
 import {
@@ -22,6 +23,7 @@ import {
   defaultQueueLimits,
   policyAsArguments,
   policyPlans,
+  sitePlan,
 } from "../../coordinator/messaging/topology.ts";
 
 const nowMs = Date.parse("2025-01-31T12:00:00.000Z");
@@ -314,6 +316,20 @@ describe("the topology", () => {
     const names = componentPlan({ id: "a.b", type: "t" }).queues.map(({ name }) => name);
     for (const queue of [...names, "muster.dead", "muster.outcomes.here", "muster.leader.here", "muster.renewals"])
       expect(policyOf(queue), queue).to.have.length(1);
+  });
+
+  it("gives the queues of types and sites their own policies, whatever they are called", () => {
+    for (const name of ["a.commands", "a.requests", "a.replies", "a.broadcasts", "eu.west", "commands"]) {
+      expect(policyOf(queues.any(name)), name).to.deep.equal(["muster-commands"]);
+      for (const queue of [queues.site(name), queues.leader(name), queues.outcomes(name)])
+        expect(policyOf(queue), queue).to.deep.equal(["muster-own"]);
+    }
+  });
+
+  it("limits the deliveries of every quorum queue itself: RabbitMQ 4 drops a message after 20 else", () => {
+    const plans = [sitePlan("here"), componentPlan({ id: "a", type: "t" })];
+    for (const { name } of plans.flatMap((plan) => plan.queues).filter(({ type }) => type === "quorum"))
+      expect(policyAsArguments(name, policies), name).to.have.property("x-delivery-limit");
   });
 
   it("binds what commands arrive by last, so that a reachable component is complete", () => {
