@@ -46,18 +46,19 @@ export interface Outcome {
   redriven?: number;
 }
 
-/** What was handled to its end, for so long: entries of all components, and bytes with the replies among them. */
+/** What was handled to its end, of all components, for so long; and bytes of replies, which must not crowd out the rest. */
 const handledMax = 50_000;
-const handledBytesMax = 32 * 1024 * 1024;
 const handledTtlMs = 600_000;
+const replyBytesMax = 32 * 1024 * 1024;
 
 export class Consumer {
   readonly #options: ConsumerOptions;
-  readonly #handled = new LRUCache<string, { reply: Letter | undefined }>({
+  readonly #handled = new LRUCache<string, true>({ max: handledMax, ttl: handledTtlMs });
+  readonly #replies = new LRUCache<string, Letter>({
     max: handledMax,
     ttl: handledTtlMs,
-    maxSize: handledBytesMax,
-    sizeCalculation: ({ reply }) => 200 + (reply?.content.length ?? 0),
+    maxSize: replyBytesMax,
+    sizeCalculation: ({ content }) => 1 + content.length,
   });
 
   constructor(options: ConsumerOptions) {
@@ -77,9 +78,10 @@ export class Consumer {
     }
     const { envelope } = letter;
     const delivery: Delivery = { ...from, letter };
-    const before = this.#handled.get(keyOf(delivery));
-    if (before !== undefined) {
-      await this.#answer(delivery, before.reply);
+    const reply = this.#replies.get(keyOf(delivery));
+    // A request whose reply is not kept any more is asked anew: its sender waits for one.
+    if (this.#handled.has(keyOf(delivery)) && (envelope.kind !== "request" || reply !== undefined)) {
+      await this.#answer(delivery, reply);
       settle(() => channel.ack(message));
       return undefined;
     }
@@ -110,7 +112,8 @@ export class Consumer {
   async done(delivery: Delivery, reply?: { content: Buffer; contentType: string }): Promise<void> {
     const letter = reply === undefined ? undefined : this.#reply(delivery, reply);
     await this.#answer(delivery, letter);
-    this.#handled.set(keyOf(delivery), { reply: letter });
+    this.#handled.set(keyOf(delivery), true);
+    if (letter !== undefined) this.#replies.set(keyOf(delivery), letter);
     settle(() => delivery.channel.ack(delivery.message));
   }
 

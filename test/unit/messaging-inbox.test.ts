@@ -4,6 +4,7 @@ import { pino } from "pino";
 import { headers as names, queues } from "../../config-db/names.ts";
 import type { Broker } from "../../coordinator/messaging/broker.ts";
 import { Consumer, type Delivery } from "../../coordinator/messaging/consumer.ts";
+import { publishOptions } from "../../coordinator/messaging/envelope.ts";
 import { Inbox, type InboxMessage, type InboxOptions } from "../../coordinator/messaging/inbox.ts";
 import { draftLetter } from "../../coordinator/messaging/send.ts";
 import { eventually } from "../support/eventually.ts";
@@ -230,5 +231,34 @@ describe("the consumer", () => {
       expect(await consumer.fail({ component: "c", channel, message, letter }, verdict, failure)).to.equal(false);
       expect(settled).to.deep.equal([]);
     }
+  });
+
+  it("knows a command as handled, however large the replies are that were given since", async () => {
+    const acked: unknown[] = [];
+    const channel = { ack: (message: unknown) => void acked.push(message) } as unknown as ConfirmChannel;
+    const broker = { publish: async () => "routed" } as unknown as Broker;
+    const retry = { attemptsMax: 5, firstMs: 1, maxMs: 1 };
+    const logger = pino({ level: "silent" });
+    const consumer = new Consumer({ broker, retry, logger, wallClock: () => new Date() });
+    const arrived = (messageId: string, kind: "command" | "request") => {
+      const asking = kind === "request" ? { from: "a", replyTo: "a" } : {};
+      const letter = draftLetter({ messageId, kind, name: "x", ...asking }, Buffer.alloc(0), Date.now());
+      const { headers } = publishOptions(letter.envelope, Date.now(), { persistent: true });
+      const properties = { messageId, type: "x", replyTo: letter.envelope.replyTo, headers };
+      const message = { fields: {}, properties, content: letter.content } as unknown as ConsumeMessage;
+      return { component: "c", channel, message, letter };
+    };
+    await consumer.done(arrived("command", "command"));
+    const reply = { content: Buffer.alloc(1024 * 1024), contentType: "application/octet-stream" };
+    for (let n = 0; n < 40; n += 1) await consumer.done(arrived(`request ${n}`, "request"), reply);
+    const [again, kept, forgotten] = [
+      arrived("command", "command"),
+      arrived("request 39", "request"),
+      arrived("request 0", "request"),
+    ];
+    expect(await consumer.admit(again)).to.equal(undefined);
+    expect(await consumer.admit(kept)).to.equal(undefined);
+    expect(acked.slice(-2)).to.deep.equal([again.message, kept.message]);
+    expect((await consumer.admit(forgotten))?.letter.envelope.messageId).to.equal("request 0");
   });
 });
