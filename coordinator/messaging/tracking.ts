@@ -67,7 +67,7 @@ export interface Begun {
 }
 
 /** What is remembered of every command that is kept: a hundred bytes each. */
-interface Kept {
+export interface Kept {
   sentAtMs: number;
   deadlineAtMs: number | undefined;
   ended: boolean;
@@ -367,16 +367,7 @@ export class Tracking {
 
   /** Removes the records whose time is over, and the oldest ended ones of too many. */
   async #dropOld(): Promise<void> {
-    const { retentionMs, openRetentionMs, commandsMax } = this.#options.limits;
-    const nowMs = this.#nowMs();
-    let excess = this.#kept.size - commandsMax;
-    const ids: string[] = [];
-    for (const [id, { sentAtMs, ended }] of this.#kept) {
-      const over = sentAtMs + (ended ? retentionMs : openRetentionMs) <= nowMs;
-      if (!over && !(ended && excess > 0)) continue;
-      ids.push(id);
-      excess -= 1;
-    }
+    const ids = toDrop(this.#kept, this.#options.limits, this.#nowMs());
     for (let start = 0; start < ids.length; start += dropBatch) {
       const batch = ids.slice(start, start + dropBatch);
       const records = await this.#database.getMany<CommandDocument>(batch);
@@ -396,6 +387,20 @@ export class Tracking {
   #nowMs(): number {
     return this.#options.wallClock().getTime();
   }
+}
+
+/** The commands whose time is over, and of too many the oldest ended ones. */
+export function toDrop(kept: ReadonlyMap<string, Kept>, limits: TrackingLimits, nowMs: number): string[] {
+  const { retentionMs, openRetentionMs, commandsMax } = limits;
+  const isOver = ({ sentAtMs, ended }: Kept) => sentAtMs + (ended ? retentionMs : openRetentionMs) <= nowMs;
+  const over = [...kept].filter(([, command]) => isOver(command));
+  const excess = kept.size - over.length - commandsMax;
+  if (excess > 0) {
+    // They stand in the order in which they were heard of: after a start in that of their ids.
+    const ended = [...kept].filter(([, command]) => command.ended && !isOver(command));
+    over.push(...ended.sort(([, one], [, other]) => one.sentAtMs - other.sentAtMs).slice(0, excess));
+  }
+  return over.map(([id]) => id);
 }
 
 function readOutcome(message: ConsumeMessage): OutcomeMessage | undefined {

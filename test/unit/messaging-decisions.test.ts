@@ -25,6 +25,7 @@ import {
   policyPlans,
   sitePlan,
 } from "../../coordinator/messaging/topology.ts";
+import { toDrop } from "../../coordinator/messaging/tracking.ts";
 
 const nowMs = Date.parse("2025-01-31T12:00:00.000Z");
 const registry = (...given: Partial<Member>[]): Members => {
@@ -304,6 +305,33 @@ describe("a topic pattern", () => {
     const startMs = performance.now();
     matchesTopic(Array(40).fill("#.a").join("."), `${Array(80).fill("a").join(".")}.b`);
     expect(performance.now() - startMs).to.be.below(1_000);
+  });
+});
+
+describe("of commands that are kept", () => {
+  const limits = { retentionMs: 1_000, openRetentionMs: 10_000, commandsMax: 3 };
+  const kept = (given: [id: string, ageMs: number, ended: boolean][]) =>
+    new Map(given.map(([id, ageMs, ended]) => [id, { sentAtMs: nowMs - ageMs, deadlineAtMs: undefined, ended }]));
+
+  it("those go whose time is over", () => {
+    const commands = kept([
+      ["ended", 1_000, true],
+      ["open", 9_999, false],
+      ["old", 10_000, false],
+      ["new", 999, true],
+    ]);
+    expect(toDrop(commands, limits, nowMs)).to.deep.equal(["ended", "old"]);
+  });
+
+  it("the oldest ended ones go beyond the limit, in whatever order they were heard of", () => {
+    const commands = kept([
+      ["b", 2, true],
+      ["d", 9, false],
+      ["a", 1, true],
+      ["e", 5, true],
+      ["c", 3, true],
+    ]);
+    expect(toDrop(commands, limits, nowMs)).to.deep.equal(["e", "c"]);
   });
 });
 
