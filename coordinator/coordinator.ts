@@ -31,6 +31,7 @@ import { openSiteStore, waitForStore } from "./site-store.ts";
 import { adoptSiteRecord } from "./sites/adopt.ts";
 import { Conflicts } from "./sites/conflicts.ts";
 import { type Contest, Leadership } from "./sites/leadership.ts";
+import { compareStanding } from "./sites/registry-resolve.ts";
 import type { VersionedDocument } from "./sites/resolve.ts";
 import { SiteWatch } from "./sites/site-watch.ts";
 import { Sites } from "./sites/sites.ts";
@@ -161,6 +162,7 @@ export class Coordinator {
       ...(operatorToken === undefined ? {} : { operatorToken }),
       leadership,
       sites,
+      compareBranches: compareStanding,
       metrics,
       ...(messaging === undefined
         ? {}

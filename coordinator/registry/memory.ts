@@ -4,8 +4,10 @@
  * write, the answer to a read. This decides which of two that speak of one document is the newer. Pure.
  *
  * The rule: **revisions only ever replace others, so what names a revision that the other has replaced is the older.**
- * - The feed is the order of the store. It is always followed, be the winner that it brings of a lower generation, or of
+ * - The feed is the order of the store. It is followed, be the winner that it brings of a lower generation, or of
  *   an equal one, than what stood here: so it is when replication brings another branch, or a conflict is settled.
+ * - A record whose branch still stands beside that winner, and that will be kept when the two are settled, stays: which
+ *   of two branches CouchDB gives meanwhile says nothing of the component.
  * - An acknowledgement or an answer may run ahead of the feed. It is taken in when it replaced what is known here, or
  *   nothing is known; otherwise that came later, or is of another branch, and the feed brings what became of both.
  * - While a document is ahead, the feed still brings what was before: a state in which something stands that has been
@@ -70,12 +72,22 @@ const removingMax = 100_000;
 /** As many as can be written or read while the feed is away; of one beyond it the feed may tell what was before. */
 const aheadMax = 100_000;
 
+export interface MemoryOptions {
+  /** Of two branches of one document the one that is kept when they are settled: negative when that is the second. */
+  compareBranches(one: StoredComponent, other: StoredComponent): number;
+}
+
 export class Memory {
+  readonly #options: MemoryOptions;
   readonly roster = new Roster();
   readonly #absent = new LRUCache<string, Absence>({ max: absentMax });
   readonly #removing = new LRUCache<string, StoredComponent>({ max: removingMax });
   /** Documents of which more is known than the feed has brought: mostly those written in the last milliseconds. */
   readonly #ahead = new LRUCache<string, Ahead>({ max: aheadMax });
+
+  constructor(options: MemoryOptions) {
+    this.#options = options;
+  }
 
   /** The revision that is known to stand under `id`, a tombstone's too; undefined where nothing is known. */
   revisionOf(id: string): string | undefined {
@@ -101,7 +113,14 @@ export class Memory {
     const ahead = this.#ahead.get(sighting.id);
     if (ahead !== undefined && isBefore(leaves, ahead)) return undefined;
     this.#ahead.delete(sighting.id);
-    return this.#take(sighting);
+    return this.#isKeptBeside(sighting, leaves) ? undefined : this.#take(sighting);
+  }
+
+  #isKeptBeside({ id, rev, record }: Sighting, leaves: string[]): boolean {
+    const known = this.roster.get(id);
+    if (known === undefined || known._rev === rev || !leaves.includes(known._rev)) return false;
+    const other = record();
+    return other !== undefined && this.#options.compareBranches(known, other) > 0;
   }
 
   /**

@@ -13,7 +13,7 @@ import type { Change, Database, Document, Store, Stored } from "../../config-db/
 import { check } from "../../config-db/validate.ts";
 import { EventLog, eventOf, type LogEntry, type Sight } from "./event-log.ts";
 import { GroupCommit } from "./group-commit.ts";
-import { Memory, type Replaced } from "./memory.ts";
+import { Memory, type MemoryOptions, type Replaced } from "./memory.ts";
 import { removed } from "./registration.ts";
 import type { Roster, StoredComponent } from "./roster.ts";
 
@@ -21,6 +21,8 @@ export interface RecordsOptions {
   store: Store;
   /** Whether a site's heartbeat is heard. */
   hears(site: string): boolean;
+  /** Which of two branches is kept when they are settled; see memory.ts. */
+  compareBranches: MemoryOptions["compareBranches"];
   logger: Logger;
   /** Names this run of the process in event ids. */
   run: string;
@@ -43,10 +45,11 @@ export class Records {
   readonly #database: Database<ComponentDocument>;
   readonly #commit: GroupCommit<ComponentDocument>;
   readonly #listeners = new Map<string, Set<(entry: LogEntry) => void>>();
-  readonly #memory = new Memory();
+  readonly #memory: Memory;
 
   constructor(options: RecordsOptions) {
     this.#options = options;
+    this.#memory = new Memory(options);
     this.#database = options.store.database<ComponentDocument>(databases.registry);
     this.#commit = new GroupCommit({
       database: { bulk: (docs) => this.#database.bulk(docs, { timeoutMs: writeTimeoutMs }) },

@@ -21,7 +21,7 @@ import { type ComponentRecord, type DiscoveryQuery, discover, recordOf } from ".
 import type { EventKind, LogEntry } from "./event-log.ts";
 import { HealthReports } from "./health-reports.ts";
 import { Judgement, type Leadership } from "./judgement.ts";
-import { notFound, Records } from "./records.ts";
+import { notFound, Records, type RecordsOptions } from "./records.ts";
 import { isSameProcess, register, tombstone, withState } from "./registration.ts";
 import { RegistryMetrics } from "./registry-metrics.ts";
 import { Relay } from "./relay.ts";
@@ -38,6 +38,8 @@ export interface RegistryOptions {
     hears(site: string): boolean;
     subscribe(changed: (site: string, heard: boolean) => void): () => void;
   };
+  /** Which of two branches of a record is kept when they are settled (coordinator/sites/registry-resolve.ts). */
+  compareBranches: RecordsOptions["compareBranches"];
   /** Carries a renewal to the coordinator that leads; absent without a broker. */
   publishRenewal?(renewal: RenewalMessage): Promise<unknown>;
   /** For asking the leader over HTTP. */
@@ -106,9 +108,9 @@ export class Registry {
   constructor(given: RegistryOptions) {
     const options = { clock: () => performance.now(), wallClock: () => new Date(), ...given };
     this.#options = options;
-    const { store, sites, logger, site, leadership, clock, wallClock } = options;
+    const { store, sites, logger, site, leadership, clock, wallClock, compareBranches } = options;
     const run = `${Date.now().toString(36)}${randomBytes(3).toString("hex")}`;
-    this.#records = new Records({ store, hears: (name) => sites.hears(name), logger, run });
+    this.#records = new Records({ store, hears: (name) => sites.hears(name), compareBranches, logger, run });
     const { time, retention, remove, renewalsHeard, publishRenewal, operatorToken } = options;
     this.#relay = new Relay({
       leaderUrl: () => leadership.leaderUrl,

@@ -8,12 +8,15 @@ import type { Document } from "../../config-db/store.ts";
 import { isMergeMark, type Leaf } from "./ancestry.ts";
 
 /** A component's or a site's record, as far as it is compared. */
-export interface RegistryRecord extends Document {
+interface Compared {
   incarnation?: number;
   epoch?: number;
   beat?: number;
   site?: string;
   state?: string;
+}
+
+export interface RegistryRecord extends Document, Compared {
   [field: string]: unknown;
 }
 
@@ -21,21 +24,21 @@ export interface RegistryRecord extends Document {
  * By incarnation; of the same one that which is up, for a component that moved there and back lives at one site; then by
  * site, so that all sites agree; within a site by its leaders' order.
  */
-function compareStanding(a: Leaf<RegistryRecord>, b: Leaf<RegistryRecord>): number {
-  const [siteA, siteB] = [a.doc.site ?? "", b.doc.site ?? ""];
+export function compareStanding(a: Compared & { _rev: string }, b: Compared & { _rev: string }): number {
+  const [siteA, siteB] = [a.site ?? "", b.site ?? ""];
   return (
-    (a.doc.incarnation ?? 0) - (b.doc.incarnation ?? 0) ||
-    Number(a.doc.state === "up") - Number(b.doc.state === "up") ||
+    (a.incarnation ?? 0) - (b.incarnation ?? 0) ||
+    Number(a.state === "up") - Number(b.state === "up") ||
     (siteA < siteB ? -1 : siteA > siteB ? 1 : 0) ||
-    (a.doc.epoch ?? 0) - (b.doc.epoch ?? 0) ||
-    (a.doc.beat ?? 0) - (b.doc.beat ?? 0) ||
-    compareRevisions(a.rev, b.rev)
+    (a.epoch ?? 0) - (b.epoch ?? 0) ||
+    (a.beat ?? 0) - (b.beat ?? 0) ||
+    compareRevisions(a._rev, b._rev)
   );
 }
 
 /** @returns revisions to be written with `newEdits: false`; undefined where one branch stands already. */
 export function resolveRecord(leaves: Leaf<RegistryRecord>[]): Fixed<RegistryRecord>[] | undefined {
-  const open = leaves.filter(({ doc }) => !isMergeMark(doc)).sort(compareStanding);
+  const open = leaves.filter(({ doc }) => !isMergeMark(doc)).sort((a, b) => compareStanding(a.doc, b.doc));
   const highest = open.at(-1);
   if (highest === undefined || open.length < 2 || open.every(({ doc }) => doc._deleted === true)) return undefined;
   // As in `settle` of resolve.ts: what stands grows on the branch that CouchDB ranks highest.

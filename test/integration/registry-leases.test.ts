@@ -5,8 +5,10 @@ import { MusterError } from "../../config-db/errors.ts";
 import type { ComponentDocument } from "../../config-db/generated/types.ts";
 import { install } from "../../config-db/installer.ts";
 import { databases } from "../../config-db/names.ts";
+import { withFixedRevision } from "../../config-db/revision.ts";
 import { type Document, Store } from "../../config-db/store.ts";
 import { Records } from "../../coordinator/registry/records.ts";
+import { compareStanding } from "../../coordinator/sites/registry-resolve.ts";
 import { codeOf } from "../support/codes.ts";
 import { eventually } from "../support/eventually.ts";
 import { expectError } from "../support/expect-error.ts";
@@ -302,7 +304,13 @@ describe("the registry of a site", () => {
     await register(id, { instance: "p2" });
     await member.registry.deregister(id, { purge: true });
     const others = () =>
-      new Records({ store: member.store, hears: () => true, logger: pino({ level: "silent" }), run: "other" });
+      new Records({
+        store: member.store,
+        hears: () => true,
+        compareBranches: compareStanding,
+        logger: pino({ level: "silent" }),
+        run: "other",
+      });
     const [fed, behind] = [others(), others()];
     fed.apply((await database().changes(0)).results);
     expect(fed.incarnationOfRemoved(id)).to.equal(2);
@@ -339,6 +347,41 @@ describe("the registry of a site", () => {
     await database().put({ ...document, _rev: rev, renewal: 6, state: "expired" });
     await eventually(() => expect(stateOf(id)).to.equal("up"));
     expect(member.registry.get(id)?.incarnation).to.equal(2);
+  });
+
+  it("keeps a component that moved here while its former site, cut off, expired it and its revisions come", async () => {
+    const id = freshId("moved");
+    const at = new Date().toISOString();
+    const there: ComponentDocument = {
+      _id: `component:${id}`,
+      kind: "component",
+      schemaVersion: 1,
+      id,
+      type: "collector",
+      site: "there",
+      ttlMs: 60_000,
+      state: "up",
+      incarnation: 1,
+      registeredAt: at,
+      changedAt: at,
+    };
+    const first = await database().put(there);
+    await eventually(() => expect(stateOf(id)).to.equal("up"));
+    expect((await register(id, { ttlMs: 60_000 })).record.incarnation).to.equal(2);
+    const events: string[] = [];
+    const stop = member.registry.subscribe(({ kind, component }) => {
+      if (component.id === id) events.push(kind);
+    });
+    const second = withFixedRevision({ ...there, health: { status: "warning" } }, [first]);
+    const expired = withFixedRevision<ComponentDocument>({ ...there, state: "expired" }, [second._rev, first]);
+    await database().bulk([expired], { newEdits: false });
+    expect((await stored(id))?._rev, "the store gives the former site's").to.equal(expired._rev);
+    const last = freshId("last");
+    await database().put({ ...there, _id: `component:${last}`, id: last });
+    await eventually(() => expect(stateOf(last)).to.equal("up"));
+    stop();
+    expect(events).to.deep.equal([]);
+    await member.registry.renew(id, { incarnation: 2 });
   });
 
   it("ignores a record that does not fit its schema", async () => {

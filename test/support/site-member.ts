@@ -5,6 +5,7 @@ import { databases } from "../../config-db/names.ts";
 import { Store } from "../../config-db/store.ts";
 import { Registry, type RegistryOptions } from "../../coordinator/registry/registry.ts";
 import { Leadership, type LeadershipOptions } from "../../coordinator/sites/leadership.ts";
+import { compareStanding } from "../../coordinator/sites/registry-resolve.ts";
 import { SiteWatch } from "../../coordinator/sites/site-watch.ts";
 
 export interface MemberOptions extends Partial<RegistryOptions>, Pick<LeadershipOptions, "contest"> {
@@ -41,7 +42,7 @@ export async function startMember(options: MemberOptions): Promise<Member> {
     ...(deafMs === undefined ? {} : { deafMs }),
   });
   const sites = new SiteWatch({ site, clock });
-  const registry = new Registry({ store, site, logger, leadership, sites, ...rest });
+  const registry = new Registry({ store, site, logger, leadership, sites, compareBranches: compareStanding, ...rest });
   const feed = new ChangesFeed(store.database(databases.registry), {
     onChanges: (changes) => {
       sites.apply(changes);

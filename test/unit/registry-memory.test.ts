@@ -22,6 +22,9 @@ function record(id: string, rev: string): StoredComponent {
   };
 }
 
+/** The higher incarnation is kept, as in coordinator/sites/registry-resolve.ts. */
+const compareBranches = (one: StoredComponent, other: StoredComponent) => one.incarnation - other.incarnation;
+
 const up = (rev: string, id = "c"): Sighting => ({
   id,
   rev,
@@ -33,7 +36,7 @@ const removed = (rev: string, id = "c"): Sighting => ({ ...up(rev, id), record: 
 describe("what a coordinator knows of a component's document", () => {
   let memory: Memory;
   beforeEach(() => {
-    memory = new Memory();
+    memory = new Memory({ compareBranches });
   });
   const state = () => [memory.revisionOf("c"), memory.roster.get("c") !== undefined] as const;
 
@@ -67,7 +70,7 @@ describe("what a coordinator knows of a component's document", () => {
     memory.follow(removed("2-a"), ["2-a"]);
     memory.runAhead(up("3-a"), { over: "2-a", replaced: [] });
     expect(state()).to.deep.equal(["3-a", true]);
-    const unaware = new Memory();
+    const unaware = new Memory({ compareBranches });
     unaware.runAhead(up("3-a"), { replaced: [] });
     unaware.follow(up("1-a"), ["1-a"]);
     unaware.follow(removed("2-a"), ["2-a"]);
@@ -91,6 +94,20 @@ describe("what a coordinator knows of a component's document", () => {
     expect(state()).to.deep.equal(["3-a", true]);
   });
 
+  it("stays the record of a higher incarnation whose branch stands beside a winner of a higher generation", () => {
+    const moved = { ...up("3-a"), record: () => ({ ...record("c", "3-a"), incarnation: 9 }) };
+    memory.follow(moved, ["3-a"]);
+    expect(memory.follow(up("5-b"), ["5-b", "3-a"])).to.equal(undefined);
+    expect(memory.revisionOf("c")).to.equal("3-a");
+    memory.runAhead(
+      { ...moved, rev: "4-a", record: () => ({ ...record("c", "4-a"), incarnation: 9 }) },
+      { replaced: ["3-a"] },
+    );
+    expect(memory.follow(up("5-b"), ["5-b", "4-a"])).to.equal(undefined);
+    expect(memory.revisionOf("c")).to.equal("4-a");
+    expect(memory.follow(up("6-b"), ["6-b", "5-a"])?.after?._rev).to.equal("6-b");
+  });
+
   it("is not taken back by a tombstone above it that ends another branch", () => {
     memory.follow(up("3-a"), ["3-a", "6-b"]);
     memory.runAhead(up("4-a"), { replaced: ["3-a"] });
@@ -107,11 +124,12 @@ describe("what a coordinator knows of a component's document", () => {
   });
 
   it("never goes back to a revision that was replaced, and ends where the store does, over random schedules", () => {
+    const anyKept = new Memory({ compareBranches: (one, other) => chanceOf(one._rev) - chanceOf(other._rev) });
     let documents = 0;
     fc.assert(
       fc.property(fc.integer(), (seed) => {
         documents += 1;
-        run(memory, `c${documents}`, seed);
+        run(anyKept, `c${documents}`, seed);
       }),
       { numRuns: 2_000 },
     );
@@ -159,7 +177,7 @@ function run(memory: Memory, id: string, seed: number): void {
     () => state.leaves.size < 3 && store(undefined, random() < 0.2, 1 + Math.floor(random() * 6)),
     // A conflict is settled: a branch ends.
     () => {
-      const live = [...state.leaves].filter(([, { deleted }]) => !deleted).map(([rev]) => rev);
+      const live = liveOf(state);
       if (live.length > 1) store(pick(live), true);
     },
     // We write over what we know.
@@ -199,19 +217,35 @@ function run(memory: Memory, id: string, seed: number): void {
     pick(steps)();
     look();
   }
-  while (changes.length > 0 || late.length > 0) {
-    (changes.length > 0 && (late.length === 0 || random() < 0.5) ? steps.at(-2) : steps.at(-1))?.();
-    look();
+  const settle = () => {
+    while (changes.length > 0 || late.length > 0) {
+      (changes.length > 0 && (late.length === 0 || random() < 0.5) ? steps.at(-2) : steps.at(-1))?.();
+      look();
+    }
+  };
+  settle();
+  const [known, winner] = [memory.revisionOf(id), winnerOf(state)];
+  if (known !== winner) {
+    expect(state.leaves.get(known as string)?.deleted, `${known} stands`).to.equal(false);
+    expect(chanceOf(known as string)).to.be.above(chanceOf(winner as string));
   }
+  for (let live = liveOf(state); live.length > 1; live = liveOf(state)) store(pick(live), true);
+  settle();
   expect(memory.revisionOf(id)).to.equal(winnerOf(state));
 }
 
-function winnerOf({ leaves }: State): string | undefined {
-  const live = [...leaves].filter(([, { deleted }]) => !deleted);
-  return (live.length > 0 ? live : [...leaves])
-    .map(([rev]) => rev)
-    .sort(compareRevisions)
-    .at(-1);
+/** The part of a revision that decides which branch is kept. */
+function chanceOf(rev: string): number {
+  return Number.parseInt(rev.slice(rev.indexOf("-") + 1), 10);
+}
+
+function liveOf({ leaves }: State): string[] {
+  return [...leaves].filter(([, { deleted }]) => !deleted).map(([rev]) => rev);
+}
+
+function winnerOf(state: State): string | undefined {
+  const live = liveOf(state);
+  return (live.length > 0 ? live : [...state.leaves.keys()]).sort(compareRevisions).at(-1);
 }
 
 function randomFrom(seed: number): () => number {
