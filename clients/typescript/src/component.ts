@@ -71,7 +71,7 @@ export class Component<S extends object = Settings> {
       longestHandlerMs: () => this.#dispatcher.longestTimeoutMs,
       onWay: (way) => this.#wayChanged(way),
       onLeaseLost: () => this.#membership.check(),
-      onTrouble: () => void this.#membership.register().catch(() => undefined),
+      onTrouble: () => this.#membership.registerAgain(),
       logger,
     });
     this.#membership = new Membership({

@@ -53,6 +53,7 @@ export class Membership {
   /** When a coordinator last answered for the lease. Messages that renew are answered only when they are void. */
   #answeredAtMs = Number.NEGATIVE_INFINITY;
   #wake: (() => void) | undefined;
+  #isToRegister = false;
 
   constructor(options: MembershipOptions) {
     this.#options = options;
@@ -79,6 +80,7 @@ export class Membership {
       signal: this.#ending.signal,
     });
     this.#registered = body;
+    this.#isToRegister = false;
     this.#answeredAtMs = performance.now();
     this.#setState("online");
     this.#options.onRegistered(body);
@@ -94,6 +96,15 @@ export class Membership {
   check(): void {
     this.#answeredAtMs = Number.NEGATIVE_INFINITY;
     this.#wake?.();
+  }
+
+  /**
+   * Registers again as soon as the lease was renewed: what registration answers, the broker's address, may be another now.
+   * Not before, for that would take the id from a newer process.
+   */
+  registerAgain(): void {
+    this.#isToRegister = true;
+    this.check();
   }
 
   /** Ends renewing; tells the registry where `deregister` is set. Never rejects: the lease would run out anyway. */
@@ -157,7 +168,6 @@ export class Membership {
       await this.#options.bridge.ask({ method: "PUT", path, body: renewal, timeoutMs, signal: this.#ending.signal });
       this.#answeredAtMs = performance.now();
       this.#setState("online");
-      return registered;
     } catch (error) {
       if (isMusterError(error) && error.status === 404) {
         this.#options.logger.info({ id }, "the lease was lost; registering again");
@@ -166,6 +176,7 @@ export class Membership {
       }
       throw error;
     }
+    return this.#isToRegister ? await this.register() : registered;
   }
 
   #judge(error: unknown): void {
