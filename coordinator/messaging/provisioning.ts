@@ -94,6 +94,8 @@ export class Provisioning {
   readonly #channels: ReturnType<Broker["channel"]>[] = [];
   /** Type by id, of the components whose queues stand. */
   readonly #standing = new Map<string, string>();
+  /** Types that a component may be bound to beside the standing one, by id: declared for it when it changed once more. */
+  readonly #abandoned = new Map<string, Set<string>>();
   readonly #declarer: Declarer;
   readonly #jobs = new Map<string, Job>();
   /** By id; who was tried again last is the last. */
@@ -159,9 +161,9 @@ export class Provisioning {
     return new Set([...this.#jobs.keys(), ...this.#refused.keys()]).size;
   }
 
-  /** True when all of the component's queues stand, as far as is known. */
+  /** True when all of the component's queues stand, as far as is known, and are not about to follow another type. */
   stands({ id, type }: Provisioned): boolean {
-    return this.#standing.get(id) === type;
+    return this.#standing.get(id) === type && (this.#jobs.get(id)?.type ?? type) === type;
   }
 
   /** What the broker refuses of the site's exchanges and queues, and why; undefined when all stand. */
@@ -298,6 +300,7 @@ export class Provisioning {
 
   #forget(id: string): void {
     this.#standing.delete(id);
+    this.#abandoned.delete(id);
     this.#refused.delete(id);
     const job = this.#jobs.get(id);
     if (job !== undefined) this.#end(job);
@@ -327,7 +330,7 @@ export class Provisioning {
     this.#declarer.forget();
     await this.#declareSite(channel);
     this.#standing.clear();
-    for (const { id, type } of await this.#askStanding()) this.#standing.set(id, type);
+    for (const { id, type } of await this.#askStanding()) if (!this.#abandoned.has(id)) this.#standing.set(id, type);
     this.#ready.resolve();
     for (const member of this.#options.members()) this.want(member);
   }
@@ -442,7 +445,11 @@ export class Provisioning {
       }
       return waiting;
     }
-    if (waiting !== undefined) this.#end(waiting);
+    if (waiting !== undefined) {
+      const { underWay, type: abandoned } = waiting;
+      if (underWay !== undefined) this.#abandoned.set(id, new Set(this.#abandoned.get(id)).add(abandoned));
+      this.#end(waiting);
+    }
     if (this.#refusalOf({ id, type }) === undefined) this.#refused.delete(id);
     const job: Job = { id, type, urgent, done: false, declared: deferred(), finished: deferred() };
     this.#jobs.set(id, job);
@@ -546,9 +553,14 @@ export class Provisioning {
       try {
         const channel = await openedOver(lasting, over, signal);
         if (this.#settleMs > 0) await this.#declarer.open(channel, this.#without(componentPlan(job)));
-        const before = this.#standing.get(job.id);
-        if (before !== undefined && before !== job.type) await leaveType(channel, job.id, before);
+        const former = new Set(this.#abandoned.get(job.id));
+        const standing = this.#standing.get(job.id);
+        if (standing !== undefined) former.add(standing);
+        former.delete(job.type);
+        if (former.size > 0) this.#standing.delete(job.id);
+        for (const type of former) await leaveType(channel, job.id, type);
         if (job.done) continue;
+        this.#abandoned.delete(job.id);
         this.#standing.set(job.id, job.type);
         this.#refused.delete(job.id);
         this.#end(job);

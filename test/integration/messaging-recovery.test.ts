@@ -5,7 +5,7 @@ import { Store } from "../../config-db/store.ts";
 import { Broker } from "../../coordinator/messaging/broker.ts";
 import { closeQuietly, LastingChannel } from "../../coordinator/messaging/lasting-channel.ts";
 import { Link } from "../../coordinator/messaging/link.ts";
-import type { Messaging } from "../../coordinator/messaging/messaging.ts";
+import type { Messaging, MessagingOptions } from "../../coordinator/messaging/messaging.ts";
 import { QueueRemoval } from "../../coordinator/messaging/removal.ts";
 import { freshVhost, useVhost, type Vhost } from "../support/broker.ts";
 import { collectGarbage } from "../support/collect-garbage.ts";
@@ -213,8 +213,13 @@ describe("the topology of a broker", function () {
     used.push(vhost);
     return vhost;
   };
-  const open = async (vhost: Vhost, members: FakeMembers, managementUrl = vhost.managementUrl) => {
-    const messaging = createMessaging({ url: vhost.url, managementUrl }, members, new Store(embedded.url));
+  const open = async (
+    vhost: Vhost,
+    members: FakeMembers,
+    managementUrl = vhost.managementUrl,
+    options: Partial<MessagingOptions> = {},
+  ) => {
+    const messaging = createMessaging({ url: vhost.url, managementUrl }, members, new Store(embedded.url), options);
     used.push(messaging);
     await messaging.start();
     await messaging.ready();
@@ -269,6 +274,11 @@ describe("the topology of a broker", function () {
     expect((await poll(withIt, member)).map(({ name }) => name)).to.deep.equal(["x"]);
   });
 
+  const boundTo = async (vhost: Vhost, type: string) => {
+    const bindings = await vhost.api("GET", `/exchanges/{vhost}/muster.type.${type}/bindings/source`);
+    return (bindings as { destination: string }[]).map(({ destination }) => destination);
+  };
+
   it("follows a component that changes its type", async () => {
     const vhost = await vhostOfOwn();
     const members = new FakeMembers();
@@ -277,13 +287,31 @@ describe("the topology of a broker", function () {
     await messaging.provision(before);
     const after = members.add({ id: before.id, type: unique("t") });
     await messaging.provision(after);
-    const boundTo = async (type: string) =>
-      (await vhost.api("GET", `/exchanges/{vhost}/muster.type.${type}/bindings/source`)) as { destination: string }[];
-    expect(await boundTo(before.type)).to.deep.equal([]);
-    expect((await boundTo(after.type)).map(({ destination }) => destination)).to.deep.equal([
-      `muster.${after.id}.broadcasts`,
-    ]);
+    expect(await boundTo(vhost, before.type)).to.deep.equal([]);
+    expect(await boundTo(vhost, after.type)).to.deep.equal([`muster.${after.id}.broadcasts`]);
   });
+
+  for (const [what, isAnother] of [
+    ["to a third", true],
+    ["back", false],
+  ] as const) {
+    it(`follows a component that changes its type ${what} while its queues settle for another`, async () => {
+      const vhost = await vhostOfOwn();
+      const members = new FakeMembers();
+      const messaging = await open(vhost, members, vhost.managementUrl, { queueSettleMs: 500 });
+      const first = members.add();
+      const { id } = first;
+      await messaging.provision(first);
+      const second = members.add({ id, type: unique("t") });
+      messaging.want(second);
+      await eventually(async () => expect(await boundTo(vhost, second.type)).to.have.length(1));
+      const last = members.add({ id, type: isAnother ? unique("t") : first.type });
+      await messaging.provision(last);
+      expect(await boundTo(vhost, second.type)).to.deep.equal([]);
+      expect(await boundTo(vhost, last.type)).to.deep.equal([`muster.${id}.broadcasts`]);
+      if (isAnother) expect(await boundTo(vhost, first.type)).to.deep.equal([]);
+    });
+  }
 
   it("refuses an id whose queues would have the names of others", async () => {
     const vhost = await vhostOfOwn();
