@@ -277,7 +277,9 @@ export class Provisioning {
     const removal = takeAway().finally(() => {
       this.#removals.delete(id);
       this.#forget(id);
-      for (const member of this.#options.members()) if (member.id === id) this.want(member);
+      const member = [...this.#options.members()].find((known) => known.id === id);
+      if (member === undefined) this.#abandoned.delete(id);
+      else this.want(member);
     });
     this.#removals.set(id, removal);
     await removal;
@@ -300,10 +302,9 @@ export class Provisioning {
 
   #forget(id: string): void {
     this.#standing.delete(id);
-    this.#abandoned.delete(id);
     this.#refused.delete(id);
     const job = this.#jobs.get(id);
-    if (job !== undefined) this.#end(job);
+    if (job !== undefined) this.#abandon(job);
   }
 
   /** Somebody deleted what stood: a component's queues are declared again, for all else everything is. */
@@ -445,17 +446,20 @@ export class Provisioning {
       }
       return waiting;
     }
-    if (waiting !== undefined) {
-      const { underWay, type: abandoned } = waiting;
-      if (underWay !== undefined) this.#abandoned.set(id, new Set(this.#abandoned.get(id)).add(abandoned));
-      this.#end(waiting);
-    }
+    if (waiting !== undefined) this.#abandon(waiting);
     if (this.#refusalOf({ id, type }) === undefined) this.#refused.delete(id);
     const job: Job = { id, type, urgent, done: false, declared: deferred(), finished: deferred() };
     this.#jobs.set(id, job);
     (urgent ? this.#urgent : this.#background).push(job);
     this.#wake();
     return job;
+  }
+
+  /** Ends it before it is done; what it has bound, or is binding, is left when the component is declared again. */
+  #abandon(job: Job): void {
+    const { id, type, underWay } = job;
+    if (underWay !== undefined) this.#abandoned.set(id, new Set(this.#abandoned.get(id)).add(type));
+    this.#end(job);
   }
 
   #end(job: Job): void {

@@ -313,6 +313,22 @@ describe("the topology of a broker", function () {
     });
   }
 
+  it("follows a component that another coordinator removed while its queues settle, and that has another type now", async () => {
+    const vhost = await vhostOfOwn();
+    const members = new FakeMembers();
+    const messaging = await open(vhost, members, vhost.managementUrl, { queueSettleMs: 500 });
+    const before = members.add();
+    messaging.want(before);
+    await eventually(async () => expect(await boundTo(vhost, before.type)).to.have.length(1));
+    members.delete(before.id);
+    const dropped = messaging.dropped(before);
+    const after = members.add({ id: before.id, type: unique("t") });
+    await messaging.provision(after);
+    await dropped;
+    expect(await boundTo(vhost, before.type)).to.deep.equal([]);
+    expect(await boundTo(vhost, after.type)).to.deep.equal([`muster.${after.id}.broadcasts`]);
+  });
+
   it("refuses an id whose queues would have the names of others", async () => {
     const vhost = await vhostOfOwn();
     const members = new FakeMembers();
