@@ -15,8 +15,9 @@ import { admit, authorOf } from "./admission.ts";
 import { bodyLimitBytes, checkPath, parseBody, parseQuery } from "./input.ts";
 import { docsPage, openApi } from "./openapi.ts";
 import { problemAnswer } from "./problem.ts";
-import type { JsonAnswer, RequestContext, Route } from "./route.ts";
+import type { RequestContext, Route } from "./route.ts";
 import { type Match, Router } from "./router.ts";
+import { send } from "./send.ts";
 import { Streams } from "./streams.ts";
 import { refuseUnparsed } from "./unparsed.ts";
 import { Waits } from "./waits.ts";
@@ -296,18 +297,4 @@ function starting(request: IncomingMessage, response: ServerResponse): void {
   const told = "the coordinator is starting: it reads the store in and will serve in a moment";
   const early = problemAnswer(new MusterError("store-unavailable", told, { retryAfterMs: 1_000 }));
   send(request.url === "/livez" ? { status: 200, body: { live: true } } : early, response);
-}
-
-function send({ status, headers = {}, body }: JsonAnswer, response: ServerResponse): void {
-  if (response.headersSent || response.destroyed) return;
-  if (body === undefined) {
-    response.writeHead(status, headers).end();
-    return;
-  }
-  // Text goes out with the head in one write, bytes in a second one.
-  const content = Buffer.isBuffer(body) ? body : JSON.stringify(body);
-  const length = Buffer.byteLength(content);
-  response.writeHead(status, { "content-type": "application/json", ...headers, "content-length": length });
-  if (response.req.method === "HEAD") response.end();
-  else response.end(content);
 }
