@@ -21,7 +21,7 @@ export const steps: Step[] = [
   },
   { name: "unit", heading: "Unit tests", tests: ["test/unit"] },
   { name: "integration", heading: "Integration tests", tests: ["test/integration"], processes: 2 },
-  { name: "faults", heading: "Fault tests", tests: ["test/faults"], processes: 2 },
+  { name: "faults", heading: "Fault tests", tests: ["test/faults"], processes: 3 },
 ];
 
 /** Deals `items` out, one to each share in turn; none is empty. */
