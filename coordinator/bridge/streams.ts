@@ -12,8 +12,14 @@ export class Streams {
   /** Events as they go out, by their data: what is told to many readers is written out once. */
   readonly #rendered = new WeakMap<object, { event: string; id: string | undefined; bytes: Buffer }>();
 
-  /** Sends what `stream` gives until the client or `close` ends it. */
+  /** Sends what `stream` gives until the client or `close` ends it. It is begun for nobody, too: it may hold something already. */
   serve({ stream }: StreamAnswer, response: ServerResponse): void {
+    const forNobody = () => stream(() => {})();
+    // The client left while what it asked for was looked up: that is not told again.
+    if (response.destroyed) {
+      forNobody();
+      return;
+    }
     // The connection's end is the stream's: without chunks each event is one write of bytes that others get, too.
     response.removeHeader("transfer-encoding");
     response.writeHead(200, {
@@ -25,6 +31,7 @@ export class Streams {
     response.flushHeaders();
     if (response.req.method === "HEAD") {
       response.end();
+      forNobody();
       return;
     }
     this.#open.add(response);

@@ -57,6 +57,17 @@ describe("the bridge", () => {
           : answerOrWait(request, watched),
     },
     {
+      method: "get",
+      path: "/v1/held",
+      summary: "watch what is watched already before the stream begins",
+      streams: true,
+      answers: { 200: { description: "the cell" } },
+      handle: () => {
+        const end = watched.subscribe(() => {});
+        return { stream: () => end };
+      },
+    },
+    {
       method: "put",
       path: "/v1/bytes",
       summary: "echo bytes",
@@ -415,6 +426,12 @@ describe("the bridge", () => {
     expect(Buffer.from(value as Uint8Array).toString()).to.match(/^id: \d+\nevent: cell\ndata: \{"value":\d+\}\n\n$/);
     abort.abort();
     while (watched.listeners.size > 0) await new Promise(setImmediate);
+  });
+
+  it("lets go of what a stream holds that nobody reads", async () => {
+    const head = await fetch(`${url}/v1/held`, { method: "HEAD", headers: { accept: "text/event-stream" } });
+    expect(head.headers.get("content-type")).to.equal("text/event-stream");
+    expect(watched.listeners.size).to.equal(0);
   });
 
   it("describes its routes as OpenAPI with no reference into the void", async () => {
