@@ -522,8 +522,9 @@ describe("the command line and a bridge", () => {
       pending: 1,
       components: [{ id: "c1", wanted: "e", status: "pending" }],
     };
-    bridge.answers["GET /v1/config/status"] = async ({ header, query, signal }) => {
-      if (header("if-none-match") === undefined) return { status: 200, headers: { etag: '"1"' }, body };
+    bridge.answers["GET /v1/config/status"] = async (request) => {
+      const { query, signal } = request;
+      if (request.header("if-none-match") === undefined) return { status: 200, headers: { etag: '"1"' }, body };
       await new Promise((done) => {
         const timer = setTimeout(done, Number(query.waitMs));
         signal.addEventListener("abort", () => {
@@ -589,8 +590,8 @@ describe("the process of the command line", function () {
     bridge = new FakeBridge();
     await bridge.start();
     const many = Array.from({ length: 2_000 }, (_none, index) => component(`c${index}`));
-    bridge.answers["GET /v1/components"] = ({ header }) =>
-      (header("accept") ?? "").includes("event-stream")
+    bridge.answers["GET /v1/components"] = (request) =>
+      (request.header("accept") ?? "").includes("event-stream")
         ? streaming({ event: "reset", id: "1", data: { components: [component("c1")] } })
         : { status: 200, body: { components: many } };
     directory = await mkdtemp(join(tmpdir(), "muster-cli-"));
