@@ -14,6 +14,7 @@ interface Compared {
   beat?: number;
   site?: string;
   state?: string;
+  changedAt?: string;
 }
 
 export interface RegistryRecord extends Document, Compared {
@@ -21,25 +22,37 @@ export interface RegistryRecord extends Document, Compared {
 }
 
 /**
- * By incarnation; of the same one that which is up, for a component that moved there and back lives at one site; then by
- * site, so that all sites agree; within a site by its leaders' order.
+ * By incarnation; of the same one at two sites that which is up, for a component that moved there and back lives at one of
+ * them; then by site, so that all sites agree. Within a site by its leaders' order, and by time: what settled two branches
+ * copied a record as it was known, and its site may have gone on meanwhile.
  */
 export function compareStanding(a: Compared & { _rev: string }, b: Compared & { _rev: string }): number {
   const [siteA, siteB] = [a.site ?? "", b.site ?? ""];
   return (
     (a.incarnation ?? 0) - (b.incarnation ?? 0) ||
-    Number(a.state === "up") - Number(b.state === "up") ||
+    (siteA === siteB ? 0 : Number(a.state === "up") - Number(b.state === "up")) ||
     (siteA < siteB ? -1 : siteA > siteB ? 1 : 0) ||
     (a.epoch ?? 0) - (b.epoch ?? 0) ||
     (a.beat ?? 0) - (b.beat ?? 0) ||
+    (a.changedAt === b.changedAt ? 0 : (a.changedAt ?? "") < (b.changedAt ?? "") ? -1 : 1) ||
     compareRevisions(a._rev, b._rev)
   );
 }
 
+/** Of each site the newest, of those the highest: all compared at once could go round in a circle. */
+function highestOf(leaves: Leaf<RegistryRecord>[]): Leaf<RegistryRecord> | undefined {
+  const newest = new Map<string | undefined, Leaf<RegistryRecord>>();
+  for (const leaf of leaves) {
+    const known = newest.get(leaf.doc.site);
+    if (known === undefined || compareStanding(leaf.doc, known.doc) > 0) newest.set(leaf.doc.site, leaf);
+  }
+  return [...newest.values()].sort((a, b) => compareStanding(a.doc, b.doc)).at(-1);
+}
+
 /** @returns revisions to be written with `newEdits: false`; undefined where one branch stands already. */
 export function resolveRecord(leaves: Leaf<RegistryRecord>[]): Fixed<RegistryRecord>[] | undefined {
-  const open = leaves.filter(({ doc }) => !isMergeMark(doc)).sort((a, b) => compareStanding(a.doc, b.doc));
-  const highest = open.at(-1);
+  const open = leaves.filter(({ doc }) => !isMergeMark(doc));
+  const highest = highestOf(open);
   if (highest === undefined || open.length < 2 || open.every(({ doc }) => doc._deleted === true)) return undefined;
   // As in `settle` of resolve.ts: what stands grows on the branch that CouchDB ranks highest.
   const trunk = open.reduce((a, b) => (compareRevisions(a.rev, b.rev) >= 0 ? a : b));
