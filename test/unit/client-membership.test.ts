@@ -47,6 +47,19 @@ describe("the client's membership that looks for the broker again", () => {
     expect(registrations()).to.equal(2);
   });
 
+  it("stays online where only the registration fails, and asks again with a later renewal", async () => {
+    let fails = true;
+    coordinator.override = async ({ method, path }) =>
+      fails && method === "PUT" && path.endsWith("/worker") ? problem(503, "store-unavailable") : undefined;
+    membership.registerAgain();
+    await eventually(() => expect(registrations()).to.equal(2));
+    await eventually(() => expect(renewals()).to.equal(1));
+    fails = false;
+    membership.check();
+    await eventually(() => expect(registrations()).to.equal(3));
+    expect(states).to.deep.equal(["online"]);
+  });
+
   it("leaves the id to a newer process that has taken it meanwhile", async () => {
     coordinator.override = ({ path }) => (path.endsWith("/lease") ? problem(409, "superseded") : undefined);
     membership.registerAgain();

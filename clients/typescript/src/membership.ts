@@ -176,7 +176,9 @@ export class Membership {
       }
       throw error;
     }
-    return this.#isToRegister ? await this.register() : registered;
+    if (!this.#isToRegister) return registered;
+    // The lease was renewed: that the address could not be asked for says nothing of it. Asked again with the next renewal.
+    return await this.register().catch(() => registered);
   }
 
   #judge(error: unknown): void {
