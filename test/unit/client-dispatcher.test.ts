@@ -269,6 +269,15 @@ describe("the client's dispatcher", () => {
       expect((await waiting?.result())?.state).to.equal("done");
     });
 
+    it("before what else that sender has sent", async () => {
+      const handled: (string | undefined)[] = [];
+      dispatcher.handle("work", async ({ from }) => void handled.push(from), { concurrency: 1 });
+      const deliveries = ["a", "a", "a", "a", "b"].map((from) => deliver(dispatcher, { from }));
+      const request = deliver(dispatcher, { kind: "request", from: "c" });
+      for (const delivery of [...deliveries, request]) await delivery.result();
+      expect(handled.slice(0, 3)).to.deep.equal(["a", "b", "c"]);
+    });
+
     it("also where that is another handler by now, or none", async () => {
       for (const replace of [true, false]) {
         dispatcher.start(0);
@@ -417,6 +426,25 @@ describe("the client's dispatcher", () => {
       /concurrency .* 1\.\.1000, got 0/,
     );
     expect(() => dispatcher.handle("a b", () => undefined)).to.throw(/must match/);
+  });
+
+  it("does not wait at its drain for what has no handler, however many one sender sent", async () => {
+    let release = () => {};
+    dispatcher.handle("slow", () => new Promise<void>((resolve) => (release = resolve)));
+    const early = ["a", "a", "a"].map((from) => new TestDelivery({ name: "unknown", from }));
+    const running = new TestDelivery({ name: "slow", from: "b" });
+    for (const delivery of [...early, running]) dispatcher.deliver(delivery);
+    dispatcher.deliver(new TestDelivery({ name: "unknown", from: "b" }));
+    dispatcher.deliver(new TestDelivery({ name: "slow", from: "b" }));
+    let isDrained = false;
+    const drained = dispatcher.drain(60_000).then(() => {
+      isDrained = true;
+    });
+    expect(isDrained).to.equal(false);
+    release();
+    await drained;
+    expect(running.results.map(({ state }) => state)).to.deep.equal(["done"]);
+    expect(early.flatMap(({ results }) => results)).to.deep.equal([]);
   });
 
   it("waits at its drain for what runs", async () => {

@@ -66,6 +66,7 @@ export class Dispatcher {
   #graceTimer: NodeJS.Timeout | undefined;
   #graceIsOver = false;
   #idle: (() => void)[] = [];
+  #draining = false;
 
   constructor(logger: Logger) {
     this.#logger = logger;
@@ -125,8 +126,8 @@ export class Dispatcher {
   /** Resolves when everything that was delivered has been handled and settled, or after `timeoutMs`. */
   async drain(timeoutMs: number): Promise<void> {
     clearTimeout(this.#graceTimer);
-    // Without a handler now, they stay unsettled and go to the next process.
-    for (const { delivery } of this.#early.splice(0)) this.#forget(delivery.message.id);
+    this.#draining = true;
+    for (const task of this.#early.splice(0)) this.#leave(task);
     if (this.#open.size === 0) return;
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, timeoutMs);
@@ -161,6 +162,7 @@ export class Dispatcher {
     const registered = this.#handlers.get(task.delivery.message.name);
     if (registered === undefined) {
       if (this.#graceIsOver) this.#unhandled(task);
+      else if (this.#draining) this.#leave(task);
       else this.#early.push(task);
     } else if (registered.running >= registered.concurrency) {
       registered.waiting.push(task);
@@ -169,6 +171,13 @@ export class Dispatcher {
     } else {
       void this.#run(task, registered);
     }
+  }
+
+  /** Without a handler when we end, it stays unsettled and goes to the next process, and so does what is behind it. */
+  #leave(task: Task): void {
+    const left = task.lane?.splice(0) ?? [task];
+    this.#lanes.delete(task.laneKey);
+    for (const { delivery } of left) this.#forget(delivery.message.id);
   }
 
   #unhandled(task: Task): void {
@@ -194,9 +203,9 @@ export class Dispatcher {
         "a handler failed",
       );
     }
-    const settled = this.#finish(task, result);
+    // Those who wait come before the next of its lane, which else would keep them out for as long as its sender sends.
     this.#fill(registered);
-    await settled;
+    await this.#finish(task, result);
   }
 
   /** Gives the free places to who waits for one, of whom some may not need it: they are late, or have another handler by now. */
