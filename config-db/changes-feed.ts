@@ -23,7 +23,7 @@ export class ChangesFeed {
   readonly #abort = new AbortController();
   #running: Promise<void> | undefined;
   #since: string | number = 0;
-  readonly #waiting = new Set<() => void>();
+  #whenGiven = () => {};
   #asking: Promise<void> = Promise.resolve();
   #next: Promise<void> | undefined;
 
@@ -64,7 +64,9 @@ export class ChangesFeed {
 
   async #ask(): Promise<void> {
     for (const giveUpAtMs = performance.now() + upToDateMs; performance.now() < giveUpAtMs; ) {
-      const given = new Promise<void>((resolve) => this.#waiting.add(resolve));
+      const given = new Promise<void>((resolve) => {
+        this.#whenGiven = resolve;
+      });
       const late = delay(giveUpAtMs - performance.now(), undefined, { ref: false });
       const asked = this.#database.changes(this.#since, { limit: 1 }).catch(() => undefined);
       const ahead = await Promise.race([asked, late]);
@@ -81,8 +83,7 @@ export class ChangesFeed {
   #give(page: { results: Change[]; last_seq: string | number }): void {
     if (page.results.length > 0) this.#options.onChanges(page.results);
     this.#since = page.last_seq;
-    for (const tell of this.#waiting) tell();
-    this.#waiting.clear();
+    this.#whenGiven();
   }
 
   async #follow(): Promise<void> {

@@ -189,7 +189,9 @@ export class Coordinator {
       metrics,
       ...(secretKey === undefined ? {} : { secretKey }),
       leads: () => leadership.leading,
-      upToDate: async () => this.#feeds.get(databases.config)?.upToDate(),
+      upToDate: async () => {
+        await Promise.all([...this.#feeds.values()].map((feed) => feed.upToDate()));
+      },
       isCaughtUp: () => peers.isCaughtUp,
       replacing: (id, rev, inForce) => conflicts.listReplaced(id, rev, inForce as VersionedDocument | undefined),
       onEffectiveChange: (ids, etagOf) => {

@@ -51,7 +51,7 @@ export interface ConfigurationOptions {
   onEffectiveChange?(ids: string[], etagOf: (id: string) => string): void;
   /** Told of a revision that is none of its kind and is about to be replaced; see `WritesOptions`. Default: nobody is. */
   replacing?(id: string, rev: string, inForce: Stored<Document> | undefined): Promise<void>;
-  /** Resolves when the feed of the configuration database has given what the store had at the call. Default: it has. */
+  /** Resolves when the feeds have given what the store had at the call, of settings and of components. Default: they have. */
   upToDate?(): Promise<void>;
   /** Whether what other sites wrote is here, as far as they can be reached. Default: always. */
   isCaughtUp?(): boolean;
@@ -199,11 +199,12 @@ export class Configuration {
 
   /**
    * Resolves when nothing older than what a reader has can be read here: it may come from another coordinator that this one
-   * is behind. Takes two seconds at most, and no time where the reader had its settings from here.
+   * is behind. Takes two seconds at most, and no time where the reader has what is here. That this was here before proves
+   * nothing: settings come back, by every rollback.
    * @param has whether the reader has the settings of this etag
    */
   async catchUp(id: string, has: (etag: string) => boolean): Promise<void> {
-    if (!this.#effective.hasHad(id, has)) await this.#options.upToDate?.();
+    if (!has(this.#effective.etag(id))) await this.#options.upToDate?.();
   }
 
   /** For each value of the effective settings the layer that it came from. */

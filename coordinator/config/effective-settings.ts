@@ -30,8 +30,6 @@ interface Current extends Pick<Effective, "etag" | "errors" | "unopened" | "secr
   traits: string;
   /** Under which its settings are found in the cache; components without a layer of their own share one. */
   key: string;
-  /** The etag that it had before this one, as far as it had another here. */
-  former: string | undefined;
 }
 
 interface Cache<Value> {
@@ -90,9 +88,7 @@ export class EffectiveSettings {
     const { key, effective } = this.#compute(traits, this.#computed, this.#bases);
     if (this.#isKept(id)) {
       const { etag, errors, unopened, secrets } = effective;
-      const before = this.#current.get(id);
-      const former = before?.etag === etag ? before.former : before?.etag;
-      this.#current.set(id, { traits: known ?? traitsKey(traits), key, etag, errors, unopened, secrets, former });
+      this.#current.set(id, { traits: known ?? traitsKey(traits), key, etag, errors, unopened, secrets });
     } else this.#current.delete(id);
     return effective;
   }
@@ -100,12 +96,6 @@ export class EffectiveSettings {
   /** The etag alone: of a component that is known it needs no settings in memory. */
   etag(id: string): string {
     return this.#summary(id).etag;
-  }
-
-  /** Whether a component has, or had before that, settings of an etag that `names` is true of. */
-  hasHad(id: string, names: (etag: string) => boolean): boolean {
-    const { etag, former } = this.#current.get(id) ?? { etag: this.etag(id) };
-    return names(etag) || (former !== undefined && names(former));
   }
 
   /** What is wrong with a component's settings. */

@@ -407,6 +407,17 @@ describe("a component's configuration", () => {
       expect([configuration.etag, waiting()]).to.deep.equal(["e4", 2]);
     });
 
+    it("is not waited for when what a reading under way brings is just that", async () => {
+      const configuration = make();
+      await configuration.refresh();
+      configuration.signalled("e2");
+      await eventually(() => expect(waiting()).to.equal(1));
+      configuration.signalled("e3");
+      tell("e3");
+      await configuration.refresh();
+      expect([configuration.etag, waiting()]).to.deep.equal(["e3", 1]);
+    });
+
     it("is waited for no more when it did not come", async () => {
       const configuration = make();
       await configuration.refresh();

@@ -190,7 +190,10 @@ export class Configuration<S extends object = Settings> {
 
   /** A signal names the revision it is about: what is already known needs no reading. */
   signalled(revision: string): void {
-    if (revision === this.#seenEtag) return;
+    if (revision === this.#seenEtag) {
+      this.#announced = undefined;
+      return;
+    }
     this.#announced = revision;
     void this.refresh().catch(() => undefined);
   }
@@ -245,8 +248,8 @@ export class Configuration<S extends object = Settings> {
       signal: this.#ending.signal,
     });
     // Nothing came in all that time: what was told of has been taken back.
-    const isOver = answer.status === 304 || answer.etag === announced;
-    if (isOver && this.#announced === announced) this.#announced = undefined;
+    const isOver = answer.status === 304 && this.#announced === announced;
+    if (isOver || answer.etag === this.#announced) this.#announced = undefined;
     if (takenBefore !== this.#taken) {
       this.#readAgain = true;
     } else if (answer.status === 304) {
