@@ -20,7 +20,7 @@ import { closeQuietly } from "./lasting-channel.ts";
 import type { Entity } from "./link.ts";
 import type { Management } from "./management.ts";
 import { PolicyKeeper } from "./policy-keeper.ts";
-import { findStanding } from "./standing.ts";
+import { findStanding, type Standing } from "./standing.ts";
 import { componentPlan, type Plan, policyPlans, type QueueLimits, sitePlan, versionMarker } from "./topology.ts";
 
 export interface Provisioned {
@@ -330,8 +330,13 @@ export class Provisioning {
     await this.#policies.set(this.#abort.signal);
     this.#declarer.forget();
     await this.#declareSite(channel);
+    const { standing, former } = await this.#askStanding();
+    // What this coordinator itself had bound is known without a management API.
+    const types = new Map([...this.#options.members()].map(({ id, type }) => [id, type]));
+    for (const [id, type] of this.#standing) if (types.has(id) && types.get(id) !== type) former.push({ id, type });
     this.#standing.clear();
-    for (const { id, type } of await this.#askStanding()) if (!this.#abandoned.has(id)) this.#standing.set(id, type);
+    for (const { id, type } of former) this.#abandoned.set(id, new Set(this.#abandoned.get(id)).add(type));
+    for (const { id, type } of standing) if (!this.#abandoned.has(id)) this.#standing.set(id, type);
     this.#ready.resolve();
     for (const member of this.#options.members()) this.want(member);
   }
@@ -421,14 +426,14 @@ export class Provisioning {
     }
   }
 
-  async #askStanding(): Promise<Provisioned[]> {
+  async #askStanding(): Promise<Standing> {
     const { management, members, logger } = this.#options;
-    if (management === undefined || this.#policies.asArguments) return [];
+    if (management === undefined || this.#policies.asArguments) return { standing: [], former: [] };
     try {
       return await findStanding(management, [...members()]);
     } catch (error) {
       logger.warn({ error: String(error) }, "the broker's bindings cannot be listed: all queues are declared again");
-      return [];
+      return { standing: [], former: [] };
     }
   }
 

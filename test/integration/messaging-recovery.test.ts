@@ -291,6 +291,20 @@ describe("the topology of a broker", function () {
     expect(await boundTo(vhost, after.type)).to.deep.equal([`muster.${after.id}.broadcasts`]);
   });
 
+  it("follows a component that changed its type when no coordinator was there", async () => {
+    const vhost = await vhostOfOwn();
+    const members = new FakeMembers();
+    const first = await open(vhost, members);
+    const before = members.add();
+    await first.provision(before);
+    await eventually(() => expect(first.provisioningBacklog).to.equal(0));
+    await first.close();
+    const after = members.add({ id: before.id, type: unique("t") });
+    await (await open(vhost, members)).provision(after);
+    expect(await boundTo(vhost, before.type)).to.deep.equal([]);
+    expect(await boundTo(vhost, after.type)).to.deep.equal([`muster.${after.id}.broadcasts`]);
+  });
+
   for (const [what, isAnother] of [
     ["to a third", true],
     ["back", false],
