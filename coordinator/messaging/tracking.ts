@@ -218,7 +218,8 @@ export class Tracking {
         "not-found",
         `no command "${id.slice(0, 128)}" is kept: it was not tracked, was sent at another site, or its retention time is over`,
       );
-    if (isLater(record, this.#records.peek(documentName))) this.#records.set(documentName, record);
+    // Who watches is told: the feed may have brought less until now, and what it brings then is no news.
+    this.#saw(record);
     return this.#records.get(documentName) ?? record;
   }
 

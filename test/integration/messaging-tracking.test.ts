@@ -56,6 +56,27 @@ describe("tracked commands", function () {
     await eventuallyIn(id, { [member.id]: "done" });
   });
 
+  it("are told to who watches also when somebody has read before the feed tells", async () => {
+    const member = site.members.add();
+    const id = await send({ component: member.id });
+    const earlier = await messaging.tracking.read(id);
+    const { inbox, message } = await one(member);
+    await inbox.ack(message.delivery);
+    await eventuallyIn(id, { [member.id]: "done" });
+    const later = await messaging.tracking.read(id);
+
+    // Not started: its feed tells what this test has it tell.
+    const { tracking } = createMessaging(vhost, new FakeMembers(), site.store);
+    const feed = (doc: typeof later) => tracking.apply([{ id: doc._id, seq: 1, deleted: false, doc: { ...doc } }]);
+    const told: string[] = [];
+    tracking.watch(id, ({ _rev }) => told.push(_rev));
+    const reading = tracking.read(id);
+    feed(earlier);
+    expect((await reading)._rev).to.equal(later._rev);
+    feed(later);
+    expect(told).to.deep.equal([earlier._rev, later._rev]);
+  });
+
   it("tell why they failed, after the last attempt", async () => {
     const member = site.members.add();
     const id = await send({ component: member.id });
