@@ -46,6 +46,20 @@ describe("a coordinator that does not lead, without a broker", function () {
     return performance.now() - sinceMs;
   };
 
+  it("has registered nobody whom the other then gives the settings of a former registration", async () => {
+    for (const n of [0, 1]) {
+      const layer = await at(follower, "PUT", `/v1/config/layers/type:t${n}`, { settings: { n } });
+      expect(layer.status).to.equal(201);
+    }
+    for (let times = 0; times < 60; times += 1) {
+      await register("c-changes", { type: `t${times % 2}`, instance: `p${times}` });
+      const config = "/v1/components/c-changes/config";
+      const etag = (await at(follower, "GET", config)).headers.get("etag") ?? "";
+      const { status, body } = await at(leader, "GET", config, undefined, { "if-none-match": etag });
+      expect(status, JSON.stringify(body)).to.equal(304);
+    }
+  });
+
   it("takes renewals for the leader, and says what the leader says", async () => {
     await register("c-renews");
     for (let renewals = 0; renewals < 6; renewals += 1) {
