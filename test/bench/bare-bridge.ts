@@ -7,7 +7,7 @@
  */
 import { createServer, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { connect } from "amqplib";
+import { type ConsumeMessage, connect } from "amqplib";
 
 const [url = "", exchange = "", key = "", queue = ""] = process.argv.slice(2);
 const publishing = await (await connect(url, { noDelay: true })).createConfirmChannel();
@@ -15,15 +15,26 @@ const consuming = await (await connect(url, { noDelay: true })).createChannel();
 await consuming.assertQueue(queue, { durable: true, arguments: { "x-queue-type": "quorum" } });
 
 const waiting: ServerResponse[] = [];
+const ready: ConsumeMessage[] = [];
+
+function deliver(): void {
+  while (waiting.length > 0 && ready.length > 0) {
+    const message = ready.shift() as ConsumeMessage;
+    waiting.shift()?.end(JSON.stringify({ body: JSON.parse(message.content.toString()) }));
+    consuming.ack(message);
+  }
+}
+
 await consuming.consume(queue, (message) => {
   if (message === null) return;
-  waiting.shift()?.end(JSON.stringify({ body: JSON.parse(message.content.toString()) }));
-  consuming.ack(message);
+  ready.push(message);
+  deliver();
 });
 
 const server = createServer((request, response) => {
   if (request.method === "GET") {
     waiting.push(response);
+    deliver();
     return;
   }
   const chunks: Buffer[] = [];

@@ -155,13 +155,13 @@ async function startDelivering() {
   const queue = "bench.management";
   await channel.assertQueue(queue, { durable: true, arguments: { "x-queue-type": "quorum" } });
   const content = Buffer.from(JSON.stringify(body));
-  const publish = (exchange: string, key: string) =>
-    channel.publish(exchange, key, content, {
-      messageId: randomUUID(),
-      type: "bench",
-      persistent: true,
-      headers: { "muster-kind": "command" },
-    });
+  /** @returns the message's id. */
+  const publish = (exchange: string, key: string) => {
+    const messageId = randomUUID();
+    const headers = { "muster-kind": "command" };
+    channel.publish(exchange, key, content, { messageId, type: "bench", persistent: true, headers });
+    return messageId;
+  };
   return {
     ...bridge,
     vhost,
@@ -182,15 +182,22 @@ const deliveryRow: Row = {
   targetRatio: 1 / 4,
   async setUp() {
     const { vhost, id, url, management, queue, publish, close } = await startDelivering();
+    const poll = async (): Promise<{ delivery: string; id: string } | undefined> =>
+      JSON.parse(await expectStatus(call("GET", url(`/v1/components/${id}/inbox?max=1&waitMs=10000`)), 200))
+        .messages[0];
     const viaBridge = async (): Promise<number> => {
-      const polled = expectStatus(call("GET", url(`/v1/components/${id}/inbox?max=1&waitMs=10000`)), 200);
+      let polled = poll();
       await sent(id);
       const startMs = performance.now();
-      publish(exchanges.unicast, id);
-      const { messages } = JSON.parse(await polled) as { messages: { delivery: string }[] };
-      const tookMs = performance.now() - startMs;
-      await expectStatus(call("POST", url(`/v1/components/${id}/inbox/${messages[0]?.delivery}/ack`)), 204);
-      return tookMs;
+      const published = publish(exchanges.unicast, id);
+      for (;;) {
+        const message = await polled;
+        const tookMs = performance.now() - startMs;
+        await expectStatus(call("POST", url(`/v1/components/${id}/inbox/${message?.delivery}/ack`)), 204);
+        if (message?.id === published) return tookMs;
+        // What its registration is signalled by comes here, too: left in, each poll would find the message before its own.
+        polled = poll();
+      }
     };
     const get = JSON.stringify({ count: 1, ackmode: "ack_requeue_false", encoding: "auto" });
     const viaManagement = async (): Promise<number> => {

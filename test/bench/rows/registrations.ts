@@ -1,9 +1,11 @@
 /**
- * Registering components through the bridge against single PUTs to the same store, against etcd's lease and put, and, as the
- * floor, against such documents written in bulk, with nobody who registers: what a group commit can reach at best.
+ * Registering components through the bridge against single PUTs to the same store, against etcd's lease and put, and, as
+ * floors, against a server that does nothing but the group commit (bare-registrar.ts), and against such documents written in
+ * bulk with nobody who registers.
  */
 import { Pool } from "undici";
 import { startCoordinator } from "../../support/coordinator.ts";
+import { spawnEntry } from "../../support/processes.ts";
 import { startEtcd } from "../etcd.ts";
 import { type Contender, type Figures, latencyFigures, type Row } from "../harness.ts";
 
@@ -94,9 +96,8 @@ export const rows: Row[] = [
       const couchdbUrl = process.env.MUSTER_TEST_COUCHDB_URL;
       const coordinator = await startCoordinator(couchdbUrl === undefined ? {} : { couchdbUrl });
       const bridge = asker(coordinator.url);
-      const { config } = (await bridge.ask("PUT", "/v1/components/probe", registration)) as {
-        config: { document: string };
-      };
+      const answer = await bridge.ask("PUT", "/v1/components/probe", registration);
+      const { config } = answer as { config: { document: string } };
       const store = asker(couchdbUrl ?? new URL(config.document).origin);
       const database = `bench-puts-${Date.now()}`;
       await store.ask("PUT", `/${database}`, {});
@@ -107,6 +108,10 @@ export const rows: Row[] = [
       const record = { kind: "component", schemaVersion: 1, site: "local", state: "up", incarnation: 1, epoch: 1 };
       const document = { ...record, ...registration, registeredAt: at, changedAt: at };
       const etcd = await etcdRegistrations();
+      const bare = await spawnEntry("test/bench/bare-registrar.ts", {
+        args: [new URL(database, couchdbUrl ?? config.document).href, JSON.stringify(document), JSON.stringify(answer)],
+      });
+      const registrar = asker(`http://127.0.0.1:${await bare.line(/^\d+$/)}`);
       return {
         contenders: [
           {
@@ -116,6 +121,10 @@ export const rows: Row[] = [
           {
             name: couchdbUrl === undefined ? "embedded store" : "CouchDB",
             measure: () => each((id) => store.ask("PUT", `/${database}/component:${id}`, { ...document, id })),
+          },
+          {
+            name: "floor: node:http, _bulk_docs",
+            measure: () => each((id) => registrar.ask("PUT", `/${id}`, registration)),
           },
           {
             // Two at once: such a machine has two cores.
@@ -130,6 +139,8 @@ export const rows: Row[] = [
         ],
         tearDown: async () => {
           await etcd?.close();
+          await registrar.close();
+          await bare.close();
           await store.close();
           await bridge.close();
           await coordinator.close();
