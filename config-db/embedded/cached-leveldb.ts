@@ -2,6 +2,7 @@
  * LevelDB that answers from memory what was written lately. PouchDB reads a document's entries again right after it wrote
  * them, for the feed and for the next write, and each read is a hop through the thread pool that costs more than what it
  * fetches. This process is the only one that writes (LevelDB's own lock), so that what was written is what stands there.
+ * Other reads that are asked for together, as those of a bulk write are, make one such hop.
  */
 import LevelDOWN, { type Batch, type Done } from "leveldown";
 import { LRUCache } from "lru-cache";
@@ -21,10 +22,37 @@ class CachedLevelDB extends LevelDOWN {
   /** The last batch under way that writes a key. */
   readonly #underWay = new Map<string, Batch>();
 
+  /** Reads of texts that were asked for in this tick. */
+  #asked: { key: unknown; done: Done<unknown> }[] = [];
+
   override _get(key: unknown, options: { asBuffer?: boolean }, done: Done<unknown>): void {
-    const known = options.asBuffer === false ? this.#written.get(String(key)) : undefined;
-    if (known === undefined) super._get(key, options, done);
-    else process.nextTick(done, null, known);
+    if (options.asBuffer !== false) {
+      super._get(key, options, done);
+      return;
+    }
+    const known = this.#written.get(String(key));
+    if (known !== undefined) process.nextTick(done, null, known);
+    else if (this.#asked.push({ key, done }) === 1) process.nextTick(() => this.#readAsked());
+  }
+
+  #readAsked(): void {
+    const asked = this.#asked;
+    if (asked.length === 0) return;
+    this.#asked = [];
+    const keys = asked.map(({ key }) => key);
+    super._getMany(keys, { asBuffer: false }, (error, values = []) => {
+      for (const [index, { done }] of asked.entries()) {
+        if (error) done(error);
+        else if (values[index] === undefined) done(new Error("NotFound"));
+        else done(null, values[index]);
+      }
+    });
+  }
+
+  /** What was asked for before it is closed is read before. */
+  override _close(done: Done<void>): void {
+    this.#readAsked();
+    super._close(done);
   }
 
   override _batch(operations: Batch, options: object, done: Done<void>): void {

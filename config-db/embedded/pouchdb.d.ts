@@ -108,7 +108,10 @@ declare module "leveldown" {
   export default class LevelDOWN {
     constructor(location: string);
     static destroy(location: string, done: Done<void>): void;
+    _close(done: Done<void>): void;
     _get(key: unknown, options: object, done: Done<unknown>): void;
+    /** Gives undefined in the place of what is not there. */
+    _getMany(keys: unknown[], options: object, done: Done<unknown[]>): void;
     _put(key: unknown, value: unknown, options: object, done: Done<void>): void;
     _del(key: unknown, options: object, done: Done<void>): void;
     _batch(operations: Batch, options: object, done: Done<void>): void;

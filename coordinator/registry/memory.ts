@@ -82,8 +82,11 @@ export class Memory {
   readonly roster = new Roster();
   readonly #absent = new LRUCache<string, Absence>({ max: absentMax });
   readonly #removing = new LRUCache<string, StoredComponent>({ max: removingMax });
-  /** Documents of which more is known than the feed has brought: mostly those written in the last milliseconds. */
-  readonly #ahead = new LRUCache<string, Ahead>({ max: aheadMax });
+  /**
+   * Documents of which more is known than the feed has brought: mostly those written in the last milliseconds. The oldest
+   * first. No LRUCache: it clears the room of all that it may hold each time that its only entry goes.
+   */
+  readonly #ahead = new Map<string, Ahead>();
 
   constructor(options: MemoryOptions) {
     this.#options = options;
@@ -132,12 +135,20 @@ export class Memory {
     const known = this.revisionOf(id);
     if (known !== undefined && known !== over && !replaced.includes(known)) return undefined;
     const ahead = this.#ahead.get(id);
-    this.#ahead.set(id, {
+    this.#goAhead(id, {
       generation: generationOf(rev),
       branches: Math.max(branches, ahead?.branches ?? 1),
       replaced: new Set([...replaced, ...(ahead?.replaced ?? [])]),
     });
     return this.#take(sighting);
+  }
+
+  #goAhead(id: string, ahead: Ahead): void {
+    this.#ahead.delete(id);
+    this.#ahead.set(id, ahead);
+    if (this.#ahead.size <= aheadMax) return;
+    const [oldest] = this.#ahead.keys();
+    this.#ahead.delete(oldest as string);
   }
 
   #take({ id, rev, incarnation, ...sighting }: Sighting): Replaced | undefined {

@@ -18,7 +18,7 @@ interface Level {
 describe("LevelDB that answers from memory what was written lately", () => {
   let directory: string;
   let level: Level;
-  const read = LevelDOWN.prototype._get;
+  const { _get: read, _getMany: readMany } = LevelDOWN.prototype;
   let reads = 0;
 
   beforeEach(async () => {
@@ -30,9 +30,14 @@ describe("LevelDB that answers from memory what was written lately", () => {
       reads += 1;
       read.apply(this, given);
     };
+    LevelDOWN.prototype._getMany = function (...given) {
+      reads += 1;
+      readMany.apply(this, given);
+    };
   });
   afterEach(async () => {
     LevelDOWN.prototype._get = read;
+    LevelDOWN.prototype._getMany = readMany;
     await promisify(level.close.bind(level))();
     await rm(directory, { recursive: true });
   });
@@ -56,6 +61,27 @@ describe("LevelDB that answers from memory what was written lately", () => {
     expect(await get("bytes", true)).to.deep.equal(Buffer.from([0, 255]));
     expect(await get("text", true)).to.deep.equal(Buffer.from("x"));
     expect(reads).to.equal(3);
+  });
+
+  it("reads in one go what is asked for together", async () => {
+    await batch({ type: "put", key: "a", value: Buffer.from("1") }, { type: "put", key: "b", value: Buffer.from("2") });
+    const asked = ["b", "none", "a"].map((key) => get(key));
+    const [b, none, a] = await Promise.all(asked);
+    expect([b, a, reads]).to.deep.equal(["2", "1", 1]);
+    expect(none).to.match(/notfound/i);
+  });
+
+  it("reads what was asked for before it is closed", async () => {
+    await put("bytes", Buffer.from("1"));
+    const asked = get("bytes");
+    await promisify(level.close.bind(level))();
+    expect(await asked).to.equal("1");
+    await promisify(level.open.bind(level))({});
+  });
+
+  it("tells all who asked together of a failure", async () => {
+    LevelDOWN.prototype._getMany = (_keys, _options, done) => done(new Error("Corruption: bad block"));
+    expect(await Promise.all([get("a"), get("b")])).to.deep.equal(["Corruption: bad block", "Corruption: bad block"]);
   });
 
   it("forgets what is deleted", async () => {
