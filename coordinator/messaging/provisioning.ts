@@ -335,7 +335,7 @@ export class Provisioning {
     const types = new Map([...this.#options.members()].map(({ id, type }) => [id, type]));
     for (const [id, type] of this.#standing) if (types.has(id) && types.get(id) !== type) former.push({ id, type });
     this.#standing.clear();
-    for (const { id, type } of former) this.#abandoned.set(id, new Set(this.#abandoned.get(id)).add(type));
+    for (const { id, type } of former) this.#mustLeave(id, type);
     for (const { id, type } of standing) if (!this.#abandoned.has(id)) this.#standing.set(id, type);
     this.#ready.resolve();
     for (const member of this.#options.members()) this.want(member);
@@ -463,8 +463,12 @@ export class Provisioning {
   /** Ends it before it is done; what it has bound, or is binding, is left when the component is declared again. */
   #abandon(job: Job): void {
     const { id, type, underWay } = job;
-    if (underWay !== undefined) this.#abandoned.set(id, new Set(this.#abandoned.get(id)).add(type));
+    if (underWay !== undefined) this.#mustLeave(id, type);
     this.#end(job);
+  }
+
+  #mustLeave(id: string, type: string): void {
+    this.#abandoned.set(id, new Set(this.#abandoned.get(id)).add(type));
   }
 
   #end(job: Job): void {

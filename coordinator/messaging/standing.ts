@@ -28,8 +28,9 @@ export async function findStanding(management: Management, components: Provision
   for (const binding of await management.bindingsFrom(signals)) {
     found.add(wordOf(binding));
     const component = byQueue.get(binding.queue);
-    const type = binding.key.startsWith(typeKeys) ? binding.key.slice(typeKeys.length) : component?.type;
-    if (component !== undefined && type !== undefined && type !== component.type) former.push({ ...component, type });
+    if (component === undefined || !binding.key.startsWith(typeKeys)) continue;
+    const type = binding.key.slice(typeKeys.length);
+    if (type !== component.type) former.push({ ...component, type });
   }
   const standing = components.filter((component) =>
     componentPlan(component).bindings.every((binding) => found.has(wordOf(binding))),

@@ -372,11 +372,16 @@ export class Tracking {
     for (let start = 0; start < ids.length; start += dropBatch) {
       const batch = ids.slice(start, start + dropBatch);
       const records = await this.#database.getMany<CommandDocument>(batch);
+      // Redriven, which nobody here has heard of yet.
+      const redriven = records.filter((record) => this.#kept.get(record._id)?.ended === true && !hasEnded(record));
       const rows = await this.#database.bulk(
-        records.map(({ _id, _rev, ...rest }) => ({ ...rest, _id, _rev, targets: {}, _deleted: true })),
+        records
+          .filter((record) => !redriven.includes(record))
+          .map(({ _id, _rev, ...rest }) => ({ ...rest, _id, _rev, targets: {}, _deleted: true })),
       );
-      // One that was just changed has its turn at the next sweep.
-      const left = new Set(rows.flatMap((row) => ("error" in row ? [row.id] : [])));
+      // One that was just changed has its turn at a later sweep.
+      const changed = rows.flatMap((row) => ("error" in row ? [row.id] : []));
+      const left = new Set([...redriven.map(({ _id }) => _id), ...changed]);
       for (const id of batch) if (!left.has(id)) this.#drop(id);
     }
   }
@@ -393,14 +398,16 @@ export class Tracking {
 /** The commands whose time is over, and of too many the oldest ended ones. */
 export function toDrop(kept: ReadonlyMap<string, Kept>, limits: TrackingLimits, nowMs: number): string[] {
   const { retentionMs, openRetentionMs, commandsMax } = limits;
-  const isOver = ({ sentAtMs, ended }: Kept) => sentAtMs + (ended ? retentionMs : openRetentionMs) <= nowMs;
-  const over = [...kept].filter(([, command]) => isOver(command));
-  const excess = kept.size - over.length - commandsMax;
-  if (excess > 0) {
-    // They stand in the order in which they were heard of: after a start in that of their ids.
-    const ended = [...kept].filter(([, command]) => command.ended && !isOver(command));
-    over.push(...ended.sort(([, one], [, other]) => one.sentAtMs - other.sentAtMs).slice(0, excess));
+  const over: [string, Kept][] = [];
+  const ended: [string, Kept][] = [];
+  for (const one of kept) {
+    const [, command] = one;
+    if (command.sentAtMs + (command.ended ? retentionMs : openRetentionMs) <= nowMs) over.push(one);
+    else if (command.ended) ended.push(one);
   }
+  const excess = kept.size - over.length - commandsMax;
+  // They stand in the order in which they were heard of: after a start in that of their ids.
+  if (excess > 0) over.push(...ended.sort(([, one], [, other]) => one.sentAtMs - other.sentAtMs).slice(0, excess));
   return over.map(([id]) => id);
 }
 
