@@ -1,5 +1,5 @@
 /**
- * The bridge beside RabbitMQ's own HTTP API and, as the floor, a server that does nothing else (bare-bridge.ts); hints to
+ * The bridge beside RabbitMQ's own HTTP API and, as floors, a server that does nothing else (bare-bridge.ts) and AMQP; hints to
  * many components beside one bare fanout.
  */
 import { randomUUID } from "node:crypto";
@@ -96,6 +96,7 @@ async function startBridge(): Promise<Bench> {
 }
 
 const bareName = "floor: node:http on amqplib";
+const noHttpName = "floor: amqplib without HTTP";
 
 /** A process of its own, as the bridge is. */
 async function startBareBridge(vhost: Vhost, key: string) {
@@ -127,6 +128,15 @@ function publishRow(track: boolean): Row {
       const viaManagement = () => expectStatus(call("POST", toManagement, message), 200);
       const bare = await startBareBridge(vhost, id);
       const viaBare = () => expectStatus(call("POST", bare.url, JSON.stringify(body)), 202);
+      const connection = await connect(vhost.url, { noDelay: true });
+      const channel = await connection.createConfirmChannel();
+      const content = Buffer.from(JSON.stringify(body));
+      const viaChannel = () =>
+        new Promise<string>((resolve, reject) => {
+          const options = { persistent: true, mandatory: true, messageId: "bare" };
+          const told = (error: Error | null) => (error === null ? resolve("") : reject(error));
+          channel.publish(exchanges.unicast, id, content, options, told);
+        });
       const round = (publish: () => Promise<string>) => async () => {
         const figures = await timed(callsPerRound, publish);
         await purge();
@@ -137,8 +147,10 @@ function publishRow(track: boolean): Row {
           { name: "bridge", measure: round(viaBridge) },
           { name: "RabbitMQ management API", measure: round(viaManagement) },
           { name: bareName, measure: round(viaBare) },
+          { name: noHttpName, measure: round(viaChannel) },
         ],
         tearDown: async () => {
+          await connection.close();
           await bare.close();
           await close();
         },
@@ -181,7 +193,7 @@ const deliveryRow: Row = {
   better: "lower",
   targetRatio: 1 / 4,
   async setUp() {
-    const { vhost, id, url, management, queue, publish, close } = await startDelivering();
+    const { vhost, id, url, management, channel, queue, publish, close } = await startDelivering();
     const poll = async (): Promise<{ delivery: string; id: string } | undefined> =>
       JSON.parse(await expectStatus(call("GET", url(`/v1/components/${id}/inbox?max=1&waitMs=10000`)), 200))
         .messages[0];
@@ -218,6 +230,19 @@ const deliveryRow: Row = {
       await polled;
       return performance.now() - startMs;
     };
+    const direct = "bench.direct";
+    await channel.assertQueue(direct, { durable: true, arguments: { "x-queue-type": "quorum" } });
+    let arrived = () => {};
+    await channel.consume(direct, (message) => {
+      if (message === null) return;
+      channel.ack(message);
+      arrived();
+    });
+    const viaChannel = () =>
+      new Promise<void>((resolve) => {
+        arrived = resolve;
+        publish("", direct);
+      });
     /** The poll must wait already when the message is published: it has been handed to the server by then. */
     const sent = async (_id: string) => new Promise((resolve) => setTimeout(resolve, 3));
     return {
@@ -225,6 +250,7 @@ const deliveryRow: Row = {
         { name: "bridge, long poll", measure: () => timed(callsPerRound, viaBridge) },
         { name: "RabbitMQ management API, polled", measure: () => timed(callsPerRound, viaManagement) },
         { name: bareName, measure: () => timed(callsPerRound, viaBare) },
+        { name: noHttpName, measure: () => timed(callsPerRound, viaChannel) },
       ],
       tearDown: async () => {
         await bare.close();
