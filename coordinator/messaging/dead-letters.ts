@@ -182,8 +182,9 @@ export class DeadLetters {
     for (let at = 0; at < ids.length; at += pageSize) {
       const page = ids.slice(at, at + pageSize).map((id) => documentId.deadLetter(id));
       for (const doc of await this.#database.getMany(page)) {
-        if (!matches(doc, match)) continue;
-        if (outcome.done >= manyMax || (last !== "" && performance.now() > endsAtMs))
+        const isMatch = matches(doc, match);
+        const isLate = last !== "" && performance.now() > endsAtMs;
+        if (isLate || (isMatch && outcome.done >= manyMax))
           return {
             ...outcome,
             refusals: [...refusals.values()],
@@ -191,6 +192,7 @@ export class DeadLetters {
             cursor: `${untilMs.toString(36)}.${last}`,
           };
         last = doc.id;
+        if (!isMatch) continue;
         try {
           // One after another: their order is the order of their senders.
           await work(doc);

@@ -288,7 +288,12 @@ describe("dead letters", function () {
       redriven.push(answer.redriven);
       ({ cursor, more } = answer);
     }
-    expect(redriven).to.deep.equal([1, 1, 1]);
+    expect(redriven.filter((count) => count > 0)).to.deep.equal([1, 1, 1]);
+    // Also where there is nothing to be sent, in letters that have to be read all the same.
+    await putDead(Array.from({ length: 2 }, () => ({ to: id })));
+    const none = await impatient.redriveMany({ to: "nobody" });
+    expect(none).to.deep.include({ redriven: 0, refused: 0, more: true });
+    expect(none.cursor).to.be.a("string");
   });
 
   for (const cursor of ["", "x", "zz.0", `${"9".repeat(12)}.0-${"0".repeat(20)}`])
