@@ -35,12 +35,18 @@ type Told =
   | { component: string; back: string[] }
   | { present: string; greets: boolean };
 
+type Answer = InboxMessage[] | "none" | "lost";
+
 const prefetch = 100;
 /**
  * How long another coordinator's answer is awaited: for as long as who polls waits anyway, within these. Who goes on without
  * it is given what is younger than what that one has; and one that froze, the broker ends the connection of within 12 s.
  */
 const answerMs = { min: 500, max: 5_000 };
+/** How long a poll waits for this coordinator's own queue, to which the others answer. */
+const reachMaxMs = 2_000;
+/** A coordinator whose queue is away for longer has ended; one that lost its connection has another within some seconds. */
+const forgetAfterMs = 60_000;
 /** Below what a client waits for the answer to its `DELETE`, or to its last poll. */
 const releaseMaxMs = 1_000;
 const tokenPattern = /^[0-9a-f]{8}$/;
@@ -49,9 +55,12 @@ const othersMax = 100;
 
 export class Handover {
   readonly #options: HandoverOptions;
-  readonly #asked = new Map<string, (messages: InboxMessage[]) => void>();
-  /** Tokens of the site's other coordinators, those among them that have gone since nobody asked them anything. */
-  readonly #others = new Set<string>();
+  readonly #asked = new Map<string, (answer: Answer) => void>();
+  /**
+   * Tokens of the site's other coordinators, and since when their queues are away: those that have lost their connection hold
+   * nothing, and are to be asked again as soon as they have another one.
+   */
+  readonly #others = new Map<string, number | undefined>();
   readonly #told: OwnQueue;
 
   constructor(options: HandoverOptions) {
@@ -67,6 +76,10 @@ export class Handover {
       onBound: async () => {
         await this.#tell(keyOf(), { present: inboxes.token, greets: true });
       },
+      // Answers that were in it are lost.
+      onLost: () => {
+        for (const answered of [...this.#asked.values()]) answered("lost");
+      },
     });
   }
 
@@ -80,30 +93,36 @@ export class Handover {
 
   /** Tokens of the site's other coordinators. */
   get others(): ReadonlySet<string> {
-    return this.#others;
+    return new Set(this.#others.keys());
   }
 
   /**
    * What other coordinators have ready for the component, at most `max` unless it is asked for the `last` time. None when nobody
    * else consumes, or whoever did lets go.
-   * @throws MusterError `broker-unavailable` when one does not answer who asks `again` or for the `last` time.
+   * @throws MusterError `broker-unavailable` when they cannot be asked now, an answer was lost, or one does not answer who asks
+   *   `again` or for the `last` time.
    */
   async ask(component: string, wanted: Wanted, { waitMs, signal }: Asking): Promise<InboxMessage[]> {
     const question = { component, token: this.#options.inboxes.token, ...wanted };
     const polledMs = Math.min(answerMs.max, Math.max(answerMs.min, Math.ceil(waitMs)));
     const timeoutMs = wanted.last === true ? releaseMaxMs : polledMs;
-    const asked = [...this.#others].map((other) => this.#askOne(other, question, { timeoutMs, signal }));
+    if (this.#others.size > 0) await this.#told.ready(reachMaxMs);
+    const others = [...this.#others.keys()];
+    const asked = others.map((other) => this.#question(other, question, { timeoutMs, signal }));
     const isOwed = wanted.again === true || wanted.last === true;
     const messages: InboxMessage[] = [];
-    for (const answer of await Promise.allSettled(asked)) {
-      if (answer.status === "fulfilled") messages.push(...answer.value);
-      else if (isOwed) {
-        await this.#giveBack(component, messages);
-        throw answer.reason;
-      } else {
-        const error = String(answer.reason);
-        this.#options.logger.debug({ component, error }, "another coordinator was not asked for what it has ready");
-      }
+    let missing: unknown;
+    for (const ended of await Promise.allSettled(asked)) {
+      if (ended.status === "rejected") missing ??= ended.reason;
+      else if (ended.value === "lost") missing ??= unknown("its answer was lost with the connection to the broker");
+      else if (ended.value !== "none") messages.push(...ended.value);
+      else if (isOwed) missing ??= unanswered(timeoutMs);
+      else this.#options.logger.debug({ component }, "another coordinator does not say what it has ready");
+    }
+    // What one has handed out for an answer that was lost would be overtaken: who polls again is given it.
+    if (missing !== undefined) {
+      await this.#giveBack(component, messages);
+      throw missing;
     }
     if (wanted.last !== true) await this.#giveBack(component, messages.splice(wanted.max));
     return messages;
@@ -116,7 +135,7 @@ export class Handover {
    */
   async release(component: string): Promise<void> {
     const question = { component, token: this.#options.inboxes.token, release: true } as const;
-    const others = [...this.#others].map((other) => this.#askOne(other, question, { timeoutMs: releaseMaxMs }));
+    const others = [...this.#others.keys()].map((other) => this.#askOne(other, question, { timeoutMs: releaseMaxMs }));
     const ends = await Promise.allSettled([this.#options.inboxes.drop(component), ...others]);
     for (const end of ends) if (end.status === "rejected") throw end.reason;
     // Its messages are in their queues by the loss of the connection; but there may be coordinators that it has not heard of.
@@ -130,22 +149,22 @@ export class Handover {
     question: Extract<Told, { token: string }>,
     options: { timeoutMs: number; signal?: AbortSignal },
   ): Promise<InboxMessage[]> {
-    const answer = await this.#question(keyOf(other), question, options);
-    if (answer === "none") throw unknown(`another coordinator of the site did not answer in ${options.timeoutMs} ms`);
-    if (answer !== "gone") return answer;
-    // Its queue ends with the connection by which it consumes.
-    this.#others.delete(other);
-    return [];
+    const answer = await this.#question(other, question, options);
+    if (answer === "none" || answer === "lost") throw unanswered(options.timeoutMs);
+    return answer;
   }
 
-  /** @returns the answer; `gone` when nobody has the key, `none` when no answer came in time or before `signal` aborted. */
+  /**
+   * @returns what it answers, none when its queue is away: so is the connection by which it consumes; `none` when no answer came
+   * in time or before `signal` aborted; `lost` with this one's own queue.
+   * @throws MusterError `broker-unavailable`: it is not known whether it was asked.
+   */
   async #question(
-    key: string,
+    other: string,
     told: Told,
     { timeoutMs, signal }: { timeoutMs: number; signal?: AbortSignal },
-  ): Promise<InboxMessage[] | "gone" | "none"> {
+  ): Promise<Answer> {
     const id = randomUUID();
-    type Answer = InboxMessage[] | "gone" | "none";
     return await new Promise<Answer>((resolve, reject) => {
       const end = (answer: Answer) => {
         clearTimeout(timer);
@@ -157,10 +176,18 @@ export class Handover {
       const timer = setTimeout(none, timeoutMs);
       signal?.addEventListener("abort", none);
       this.#asked.set(id, end);
-      this.#tell(key, told, { messageId: id, expiration: timeoutMs, mandatory: true }).then((outcome) => {
-        if (outcome === "unroutable") end("gone");
+      this.#tell(keyOf(other), told, { messageId: id, expiration: timeoutMs, mandatory: true }).then((outcome) => {
+        this.#note(other, outcome !== "unroutable");
+        if (outcome === "unroutable") end([]);
       }, reject);
     });
+  }
+
+  #note(other: string, isThere: boolean): void {
+    const sinceMs = this.#others.get(other) ?? performance.now();
+    if (isThere) this.#others.set(other, undefined);
+    else if (performance.now() - sinceMs < forgetAfterMs) this.#others.set(other, sinceMs);
+    else this.#others.delete(other);
   }
 
   async #take({ content, properties }: ConsumeMessage): Promise<void> {
@@ -179,7 +206,10 @@ export class Handover {
       else await this.#giveBack(component, told.messages);
     } else if (told.token !== inboxes.token) {
       const messages = await this.#answer(told, inbox);
-      await this.#tell(keyOf(told.token), { component, messages }, { correlationId: properties.messageId });
+      const options = { correlationId: properties.messageId, mandatory: true };
+      const outcome = await this.#tell(keyOf(told.token), { component, messages }, options).catch(() => "lost");
+      // Whoever asked has lost its connection meanwhile.
+      if (outcome !== "routed") inbox?.takeBack(messages.map(({ delivery }) => delivery));
     }
   }
 
@@ -202,7 +232,7 @@ export class Handover {
   async #meet({ present, greets }: Extract<Told, { present: string }>): Promise<void> {
     const { token } = this.#options.inboxes;
     if (present === token || !tokenPattern.test(present) || this.#others.size >= othersMax) return;
-    this.#others.add(present);
+    this.#others.set(present, undefined);
     if (greets) await this.#tell(keyOf(present), { present: token, greets: false });
   }
 
@@ -212,6 +242,10 @@ export class Handover {
     const publication = { exchange: exchanges.requests, key, content, options, timeoutMs: answerMs.max };
     return await this.#options.broker.publish(publication);
   }
+}
+
+function unanswered(timeoutMs: number): MusterError {
+  return unknown(`another coordinator of the site did not answer in ${timeoutMs} ms`);
 }
 
 function unknown(reason: string): MusterError {

@@ -66,9 +66,12 @@ export interface InboxOptions {
   deliveryId: () => string;
   /**
    * What other coordinators of the site have ready for the component; none when none has or they let go.
-   * @throws MusterError `broker-unavailable` when one does not answer who asks `again` or for the `last` time.
+   * @throws MusterError `broker-unavailable` when this one cannot ask them, or one does not answer who asks `again` or for the
+   *   `last` time.
    */
   elsewhere: (component: string, wanted: Wanted, asking: Asking) => Promise<InboxMessage[]>;
+  /** Whether no other coordinator of the site is known, which might consume for the component. */
+  isAlone: () => boolean;
 }
 
 export interface NackOptions {
@@ -88,7 +91,8 @@ interface Open {
 interface Waiter {
   max: number;
   visibilityMs: number;
-  give(messages: InboxMessage[]): void;
+  /** @param messages undefined when the channel was lost. */
+  give(messages: InboxMessage[] | undefined): void;
 }
 
 interface Stream {
@@ -107,15 +111,17 @@ export class Inbox {
   /** What is about to be acked. */
   readonly #settling = new Set<Delivery>();
   #opened: ReturnType<Broker["channel"]> | undefined;
+  /** Where consumers begin: also while it is still being set up. */
+  #channel: ConfirmChannel | undefined;
   /** Queues by the tags of their consumers. */
   readonly #consumers = new Map<string, string>();
-  /** 0 while nothing is consumed. */
+  /** 0 while nothing is consumed: who polls then asks the other coordinators first. */
   #prefetch = 0;
   readonly #closing = new AbortController();
   #pumping = false;
   /** Polls that begin. */
   #beginning = 0;
-  /** Runs of `work`. */
+  /** Streams and runs of `work`, those that begin among them. */
   #working = 0;
   /** Rises when polls before are known to be answered to nobody. */
   #generation = 0;
@@ -143,7 +149,8 @@ export class Inbox {
   /**
    * Resolves with up to `max` messages: those that are there, or the first that come within `waitMs`, or none. A poll that
    * has to begin consuming may take 3 s longer, in whatever state the broker is.
-   * @throws MusterError `broker-unavailable` with `again` and `last`: not every coordinator of the site has answered.
+   * @throws MusterError `broker-unavailable`: the other coordinators of the site cannot be asked, or with `again` and `last` not
+   *   every one has answered.
    */
   async poll(options: Wanted & { waitMs: number; signal: AbortSignal }): Promise<InboxMessage[]> {
     const { max, waitMs, visibilityMs, signal, again = false, last = false } = options;
@@ -166,38 +173,48 @@ export class Inbox {
       await this.#options.elsewhere(id, { max, visibilityMs, again }, asking());
       if (isMoot()) return [];
     }
-    // Nothing is consumed while anything read ahead is left, here or where a poll before this one was: it would be overtaken.
-    if (this.#prefetch === 0) {
-      const held = this.#handOut(max, visibilityMs);
-      const messages = held.length > 0 ? held : await this.#options.elsewhere(id, { max, visibilityMs }, asking());
+    for (;;) {
+      // Nothing is consumed while anything read ahead is left, here or where a poll before this one was: it would be overtaken.
+      if (this.#prefetch === 0) {
+        const held = this.#handOut(max, visibilityMs);
+        const messages = held.length > 0 ? held : await this.#options.elsewhere(id, { max, visibilityMs }, asking());
+        if (messages.length > 0) return messages;
+        if (isMoot()) return [];
+      }
+      await this.#wake(max);
+      if (isMoot()) {
+        this.#rest();
+        return [];
+      }
+      const messages = this.#handOut(max, visibilityMs);
       if (messages.length > 0) return messages;
-      if (isMoot()) return [];
+      // The channel was lost before it was consumed on.
+      if (this.#prefetch === 0 && performance.now() < endsAtMs) continue;
+      const awaited = await this.#await({ max, visibilityMs }, asking());
+      if (awaited !== undefined) return awaited;
     }
-    await this.#wake(max);
-    if (isMoot()) {
-      this.#rest();
-      return [];
-    }
-    const messages = this.#handOut(max, visibilityMs);
-    if (messages.length > 0) return messages;
+  }
+
+  /** @returns the next messages; none when none came in time; undefined when the channel was lost. */
+  #await({ max, visibilityMs }: Wanted, { waitMs, signal }: Asking): Promise<InboxMessage[] | undefined> {
     return new Promise((resolve) => {
-      const waiter: Waiter = { max, visibilityMs, give: resolve };
+      const waiter: Waiter = {
+        max,
+        visibilityMs,
+        give: (messages) => {
+          clearTimeout(timer);
+          signal.removeEventListener("abort", end);
+          this.#rest();
+          resolve(messages);
+        },
+      };
       const end = () => {
-        clearTimeout(timer);
-        signal.removeEventListener("abort", end);
         const index = this.#waiters.indexOf(waiter);
         if (index >= 0) this.#waiters.splice(index, 1);
-        this.#rest();
-        resolve([]);
-      };
-      waiter.give = (messages) => {
-        clearTimeout(timer);
-        signal.removeEventListener("abort", end);
-        this.#rest();
-        resolve(messages);
+        waiter.give([]);
       };
       // Without a wait the broker still gets a moment to hand over what is there.
-      const timer = setTimeout(end, Math.max(endsAtMs - performance.now(), graceMs));
+      const timer = setTimeout(end, Math.max(waitMs, graceMs));
       signal.addEventListener("abort", end, { once: true });
       this.#waiters.push(waiter);
       this.#pump();
@@ -214,6 +231,7 @@ export class Inbox {
     { max, visibilityMs, signal }: { max: number; visibilityMs: number; signal: AbortSignal },
     handle: (message: InboxMessage, ending: AbortSignal) => Promise<void>,
   ): Promise<void> {
+    this.#working += 1;
     await this.#wake(max);
     const ending = new AbortController();
     // Every message that waits its turn listens to it: that is no leak.
@@ -237,7 +255,6 @@ export class Inbox {
         under.add(taken);
       },
     };
-    this.#working += 1;
     this.#streams.add(stream);
     this.#pump();
     await anyAborted([signal, ending.signal, this.#closing.signal]);
@@ -256,11 +273,12 @@ export class Inbox {
       const told = "the inbox was given back at the moment it was opened; open it again";
       throw new MusterError("broker-unavailable", told, { retryAfterMs: 1_000 });
     }
+    this.#working += 1;
     await this.#wake(inboxLimits.max.default);
     this.#streams.add(stream);
     this.#pump();
     return () => {
-      this.#streams.delete(stream);
+      if (this.#streams.delete(stream)) this.#working -= 1;
       this.#rest();
     };
   }
@@ -402,14 +420,18 @@ export class Inbox {
           }),
         // What was not handed out comes again; what was stays open and meets its redelivery in `#arrived`.
         onLost: () => {
+          this.#channel = undefined;
           this.#ready.length = 0;
           this.#consumers.clear();
+          // By the time that there is another channel the component may be polling another coordinator.
+          if (this.#working === 0) this.#prefetch = 0;
+          for (const waiter of this.#waiters.splice(0)) waiter.give(undefined);
         },
       });
       this.#opened = opened;
       return;
     }
-    const channel = this.#opened.channel.current;
+    const channel = this.#channel;
     if (channel === undefined) return;
     try {
       await this.#cancelAll(channel);
@@ -421,15 +443,19 @@ export class Inbox {
   }
 
   async #begin(channel: ConfirmChannel): Promise<void> {
-    // Whoever asked may have gone meanwhile. What is handed out must come back, to be settled on this channel.
-    if (this.#isWanted() || this.#open.size + this.#held.size > 0) await this.#consumeAll(channel);
-    else this.#prefetch = 0;
+    this.#channel = channel;
+    // Whoever asked may have gone meanwhile.
+    if (!this.#isWanted()) this.#prefetch = 0;
+    // What is handed out must come back, to be settled on this channel, and nothing more: it would wait here for nobody. Where
+    // another coordinator may consume by now that one would be given what is younger meanwhile.
+    const out = this.#open.size + this.#held.size;
+    if (this.#prefetch === 0 && this.#options.isAlone()) this.#prefetch = Math.min(out, inboxLimits.max.max);
+    if (this.#prefetch > 0) await this.#consumeAll(channel);
     this.#rest();
   }
 
   async #consumeAll(channel: ConfirmChannel): Promise<void> {
     const { id, type } = this.#options.component;
-    this.#prefetch ||= inboxLimits.max.default;
     for (const queue of [queues.commands(id), queues.requests(id), queues.broadcasts(id), queues.any(type)])
       await this.#consume(channel, queue);
   }
@@ -451,7 +477,7 @@ export class Inbox {
 
   async #stopConsuming(): Promise<void> {
     this.#prefetch = 0;
-    const channel = this.#opened?.channel.current;
+    const channel = this.#channel;
     if (channel !== undefined) await this.#cancelAll(channel);
     this.#rest();
   }
@@ -468,7 +494,7 @@ export class Inbox {
    */
   async #consumeBeside({ channel, message }: Delivery): Promise<void> {
     const { consumerTag = "" } = message.fields;
-    const current = this.#opened?.channel.current;
+    const current = this.#channel;
     const queue = this.#consumers.get(consumerTag);
     if (queue === undefined || current === undefined || current !== channel || this.#prefetch !== 1) return;
     this.#consumers.delete(consumerTag);
@@ -565,8 +591,7 @@ export class Inbox {
   }
 
   #isWanted(): boolean {
-    const isPolled = this.#waiters.length > 0 || this.#beginning > 0;
-    return this.#closed || isPolled || this.#streams.size > 0 || this.#working > 0;
+    return this.#closed || this.#waiters.length > 0 || this.#beginning > 0 || this.#working > 0;
   }
 
   async #leave(): Promise<void> {
@@ -580,7 +605,7 @@ export class Inbox {
       return;
     }
     // What is handed out is settled on this channel.
-    const channel = opened.channel.current;
+    const channel = this.#channel;
     if (channel === undefined) return;
     await this.#cancelAll(channel);
     if (this.#isWanted()) return;
@@ -631,10 +656,10 @@ export class Inbox {
     return open;
   }
 
-  /** Ready again, before what came after it. One of a lost channel comes again by itself. */
+  /** Ready again, before what came after it. */
   #release(id: string): void {
     const open = this.#take(id);
-    if (open === undefined || open.delivery.channel !== this.#opened?.channel.current) return;
+    if (open === undefined || this.#isLost(open.delivery)) return;
     this.#ready.push(open.delivery);
     this.#ready.sort((one, other) => one.message.fields.deliveryTag - other.message.fields.deliveryTag);
   }
@@ -673,11 +698,17 @@ export class Inbox {
    * stop a queue: when half of the prefetch is held, of a prefetch of 1 that one, others are sent again at once.
    */
   async #fail(delivery: Delivery, verdict: AfterFailure, failure: Failure): Promise<void> {
+    if (verdict.action === "retry" && this.#isLost(delivery)) return;
     const delayMs = verdict.action === "retry" ? verdict.delayMs : 0;
     const isHeld = delayMs > 0 && this.#held.size < Math.max(1, Math.floor(this.#prefetch / 2));
     if (isHeld) this.#hold({ delivery, verdict, failure }, delayMs);
     else if (!(await this.#options.consumer.fail(delivery, verdict, failure)))
       this.#hold({ delivery, verdict, failure }, backoffMs(owedRetry, 1, Math.random()));
+  }
+
+  /** One of a lost channel comes again by itself: a retry would be another message beside it. */
+  #isLost({ channel }: Delivery): boolean {
+    return channel !== this.#channel;
   }
 
   /** @param refusals so far: how often no queue took the retry. */
@@ -687,15 +718,15 @@ export class Inbox {
     const { messageId } = delivery.letter.envelope;
     const sendAgain = async () => {
       this.#held.delete(messageId);
+      if (this.#isLost(delivery)) return;
       this.#settling.add(delivery);
       const isSent = await consumer.fail(delivery, verdict, failure).catch((error) => {
         logger.warn({ error: String(error) }, "a failed message could not be sent again");
         return false;
       });
       this.#settling.delete(delivery);
-      // Held by a lost channel it comes again by itself.
-      const isHere = delivery.channel === this.#opened?.channel.current;
-      if (!isSent && isHere) this.#hold(failed, backoffMs(owedRetry, refusals + 1, Math.random()), refusals + 1);
+      if (!isSent && !this.#isLost(delivery))
+        this.#hold(failed, backoffMs(owedRetry, refusals + 1, Math.random()), refusals + 1);
       this.#rest();
     };
     this.#held.set(messageId, { delivery, timer: setTimeout(() => void sendAgain(), delayMs) });

@@ -24,6 +24,8 @@ export interface OwnQueueOptions {
   onMessage: (message: ConsumeMessage) => void;
   /** Awaited each time that its bindings were made: when the queue is there anew, and from time to time. */
   onBound?: () => Promise<void>;
+  /** Hears when the queue has ended, with what was in it. */
+  onLost?: () => void;
 }
 
 /** Binding what is bound takes the broker a fraction of a millisecond. */
@@ -43,7 +45,7 @@ export class OwnQueue {
   }
 
   start(): void {
-    const { broker, name, exchange, keys, ready, prefetch, limits, onMessage, onBound } = this.#options;
+    const { broker, name, exchange, keys, ready, prefetch, limits, onMessage, onBound, onLost } = this.#options;
     this.#opened ??= broker.channel({
       name,
       setup: async (channel) => {
@@ -58,6 +60,7 @@ export class OwnQueue {
         });
         await onBound?.();
       },
+      ...(onLost !== undefined && { onLost }),
     });
     this.#timer ??= setInterval(() => void this.#rebind(), rebindEveryMs).unref();
   }
@@ -74,9 +77,9 @@ export class OwnQueue {
 
   /**
    * Resolves when what is published from now on for its keys arrives.
-   * @throws MusterError `broker-unavailable`: not within 5 s.
+   * @throws MusterError `broker-unavailable`: not within `timeoutMs`.
    */
-  async ready(): Promise<void> {
+  async ready(timeoutMs = openTimeoutMs): Promise<void> {
     if (this.current !== undefined) return;
     const late = new MusterError(
       "broker-unavailable",
@@ -85,7 +88,7 @@ export class OwnQueue {
         retryAfterMs: 2_000,
       },
     );
-    await this.#opened?.channel.opened(AbortSignal.timeout(openTimeoutMs)).catch(() => Promise.reject(late));
+    await this.#opened?.channel.opened(AbortSignal.timeout(timeoutMs)).catch(() => Promise.reject(late));
   }
 
   /** Resolves when `key`, which is among the keys by now, is bound, or will be with all others: the channel is lost. */

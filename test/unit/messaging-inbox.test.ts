@@ -14,15 +14,17 @@ async function inboxOf(
   give: (message: InboxMessage) => void,
   fail: Consumer["fail"] = async () => true,
   elsewhere: InboxOptions["elsewhere"] = async () => [],
+  isAlone = () => true,
 ) {
   const givenUp: string[] = [];
   const acked: ConsumeMessage[] = [];
   const nacked: ConsumeMessage[] = [];
   const consumed: string[] = [];
+  const prefetched: number[] = [];
   const cancelled: string[] = [];
   const takers = new Map<string, (message: ConsumeMessage) => void>();
   const channel = {
-    prefetch: async () => undefined,
+    prefetch: async (count: number) => void prefetched.push(count),
     ack: (message: ConsumeMessage) => void acked.push(message),
     nack: (message: ConsumeMessage) => void nacked.push(message),
     cancel: async (tag: string) => void cancelled.push(tag),
@@ -32,10 +34,31 @@ async function inboxOf(
       return { consumerTag: `${consumed.length} ${queue}` };
     },
   } as unknown as ConfirmChannel;
+  let lose = () => {};
+  let restore = async () => {};
   const broker = {
-    channel: ({ setup }: { setup: (opened: ConfirmChannel) => Promise<void> }) => {
-      void setup(channel);
-      return { channel: { current: channel, opened: async () => channel }, close: async () => undefined };
+    channel: ({ setup, onLost }: { setup: (opened: ConfirmChannel) => Promise<void>; onLost: () => void }) => {
+      let current: ConfirmChannel | undefined;
+      // Given out a moment after it is set up, as a lasting channel is.
+      restore = async () => {
+        const opened = { ...channel } as ConfirmChannel;
+        await setup(opened);
+        current = opened;
+      };
+      lose = () => {
+        current = undefined;
+        onLost();
+      };
+      void restore();
+      return {
+        channel: {
+          get current() {
+            return current;
+          },
+          opened: async () => channel,
+        },
+        close: async () => undefined,
+      };
     },
   } as unknown as Broker;
   const consumer = {
@@ -50,7 +73,8 @@ async function inboxOf(
   let count = 0;
   const deliveryId = () => `d-${++count}`;
   const logger = pino({ level: "silent" });
-  const inbox = new Inbox({ component: { id: "c", type: "t" }, broker, consumer, logger, deliveryId, elsewhere });
+  const component = { id: "c", type: "t" };
+  const inbox = new Inbox({ component, broker, consumer, logger, deliveryId, elsewhere, isAlone });
   const end = await inbox.stream({ visibilityMs: 60_000, give });
   let deliveryTag = 0;
   const arrive = (messageId: string, more: Record<string, unknown> = {}, queue = queues.commands("c")) => {
@@ -60,7 +84,8 @@ async function inboxOf(
     const fields = { deliveryTag: ++deliveryTag, consumerTag: `${consumed.lastIndexOf(queue) + 1} ${queue}` };
     takers.get(queue)?.({ fields, properties: { messageId, headers }, letter } as unknown as ConsumeMessage);
   };
-  return { inbox, givenUp, acked, nacked, consumed, cancelled, arrive, end };
+  const connection = { lose: () => lose(), restore: () => restore() };
+  return { inbox, givenUp, acked, nacked, consumed, prefetched, cancelled, arrive, end, connection };
 }
 
 describe("an inbox", () => {
@@ -170,6 +195,92 @@ describe("an inbox", () => {
     const handed = await inbox.handOver({ max: 10, visibilityMs: 60_000 });
     expect(handed?.map(({ id }) => id)).to.deep.equal(["own"]);
     await inbox.close();
+  });
+
+  describe("whose connection is lost", () => {
+    const wanted = { max: 10, visibilityMs: 60_000 };
+    const forever = new AbortController().signal;
+
+    for (const [others, isAlone, prefetch] of [
+      ["reads no more than is out when it is back and nobody polls", true, [1, 1, 1, 1]],
+      ["reads nothing then where another coordinator may be polled", false, []],
+    ] as const)
+      it(others, async () => {
+        const given: InboxMessage[] = [];
+        const { inbox, arrive, prefetched, end, connection } = await inboxOf(
+          (message) => given.push(message),
+          undefined,
+          undefined,
+          () => isAlone,
+        );
+        arrive("in hand");
+        await eventually(() => expect(given).to.have.length(1));
+        end();
+        prefetched.length = 0;
+        connection.lose();
+        await connection.restore();
+        expect(prefetched).to.deep.equal(prefetch);
+        await inbox.close();
+      });
+
+    it("retries nothing that comes again by itself", async () => {
+      const given: InboxMessage[] = [];
+      const failed: string[] = [];
+      const { inbox, arrive, connection } = await inboxOf(
+        (message) => given.push(message),
+        async ({ letter }) => {
+          failed.push(letter.envelope.messageId);
+          return true;
+        },
+      );
+      arrive("held");
+      arrive("in hand");
+      await eventually(() => expect(given).to.have.length(2));
+      await inbox.nack(given[0]?.delivery ?? "", { delayMs: 10 });
+      connection.lose();
+      await inbox.nack(given[1]?.delivery ?? "", { delayMs: 0 });
+      await connection.restore();
+      arrive("next", {}, queues.commands("c"));
+      await eventually(() => expect(given).to.have.length(3));
+      await inbox.nack(given[2]?.delivery ?? "", { delayMs: 20 });
+      await eventually(() => expect(failed).to.deep.equal(["next"]));
+      await inbox.close();
+    });
+
+    it("asks the others again for a poll that waits, before it consumes", async () => {
+      const elsewhere: InboxMessage[][] = [[], [{ id: "older" } as InboxMessage]];
+      const asked: number[] = [];
+      const { inbox, consumed, end, connection } = await inboxOf(
+        () => undefined,
+        undefined,
+        async () => elsewhere[asked.push(consumed.length) - 1] ?? [],
+        () => false,
+      );
+      end();
+      connection.lose();
+      await connection.restore();
+      const before = consumed.length;
+      const polled = inbox.poll({ ...wanted, waitMs: 10_000, signal: forever });
+      await eventually(() => expect(consumed).to.have.length(before + 4));
+      connection.lose();
+      expect(await polled).to.deep.equal([{ id: "older" }]);
+      expect(asked).to.deep.equal([before, before + 4]);
+      await inbox.close();
+    });
+
+    it("consumes for a poll that finds its new channel about to be given out", async () => {
+      const given: InboxMessage[] = [];
+      const { inbox, consumed, arrive, end, connection } = await inboxOf((message) => given.push(message));
+      end();
+      connection.lose();
+      const restored = connection.restore();
+      const polled = inbox.poll({ ...wanted, waitMs: 10_000, signal: forever });
+      await restored;
+      await eventually(() => expect(consumed).to.have.length(8));
+      arrive("next");
+      expect((await polled).map(({ id }) => id)).to.deep.equal(["next"]);
+      await inbox.close();
+    });
   });
 
   it("holds a failed message that no queue takes, and sends it again", async () => {

@@ -1,0 +1,115 @@
+import type { ConfirmChannel, ConsumeMessage } from "amqplib";
+import { expect } from "chai";
+import { pino } from "pino";
+import type { Broker } from "../../coordinator/messaging/broker.ts";
+import { Handover } from "../../coordinator/messaging/handover.ts";
+import type { InboxMessage } from "../../coordinator/messaging/inbox.ts";
+import type { Inboxes } from "../../coordinator/messaging/inboxes.ts";
+import type { Publication, PublishOutcome } from "../../coordinator/messaging/publisher.ts";
+import { codeOf } from "../support/codes.ts";
+import { eventually } from "../support/eventually.ts";
+
+const [own, other] = ["00000001", "00000002"];
+const plain = { max: 10, visibilityMs: 60_000 };
+const asking = { waitMs: 5_000, signal: new AbortController().signal };
+const older = [{ id: "older", delivery: `${other}-1` } as InboxMessage];
+
+describe("a coordinator that asks another for what it has ready", () => {
+  let handover: Handover;
+  let published: Publication[];
+  let outcome: PublishOutcome;
+  let takenBack: string[];
+  let ready: InboxMessage[];
+  let tell: (told: object, properties?: object) => void;
+  let lose: () => void;
+
+  beforeEach(async () => {
+    published = [];
+    outcome = "routed";
+    takenBack = [];
+    ready = [];
+    let current: ConfirmChannel | undefined;
+    const broker = {
+      publish: async (publication: Publication) => {
+        published.push(publication);
+        return outcome;
+      },
+      channel: ({ setup, onLost }: { setup: (opened: ConfirmChannel) => Promise<void>; onLost: () => void }) => {
+        const channel = {
+          assertQueue: async () => ({ queue: "q" }),
+          bindQueue: async () => undefined,
+          prefetch: async () => undefined,
+          ack: () => undefined,
+          consume: async (_queue: string, take: (message: ConsumeMessage) => void) => {
+            tell = (told, properties = {}) =>
+              take({ content: Buffer.from(JSON.stringify(told)), properties } as unknown as ConsumeMessage);
+            return { consumerTag: "t" };
+          },
+        } as unknown as ConfirmChannel;
+        lose = () => {
+          current = undefined;
+          onLost();
+        };
+        void setup(channel).then(() => {
+          current = channel;
+        });
+        const opened = (signal: AbortSignal) =>
+          new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+        return {
+          channel: {
+            get current() {
+              return current;
+            },
+            opened,
+          },
+          close: async () => undefined,
+        };
+      },
+    } as unknown as Broker;
+    const inbox = {
+      handOver: async () => ready,
+      takeBack: (deliveries: string[]) => void takenBack.push(...deliveries),
+    };
+    const inboxes = { token: own, existing: () => inbox } as unknown as Inboxes;
+    const logger = pino({ level: "silent" });
+    handover = new Handover({ broker, inboxes, logger, ready: async () => undefined });
+    handover.start();
+    await eventually(() => expect(current).not.to.equal(undefined));
+    tell({ present: other, greets: false });
+    published.length = 0;
+  });
+  afterEach(() => handover.close());
+
+  const answer = (messages: InboxMessage[]) =>
+    tell({ component: "c", messages }, { correlationId: published.at(-1)?.options.messageId });
+
+  it("asks it again after its queue was away: it has lost its connection, and comes back", async () => {
+    outcome = "unroutable";
+    expect(await handover.ask("c", plain, asking)).to.deep.equal([]);
+    outcome = "routed";
+    const asked = handover.ask("c", plain, asking);
+    await eventually(() => expect(published).to.have.length(2));
+    answer(older);
+    expect(await asked).to.deep.equal(older);
+  });
+
+  it("refuses whoever polls when its own queue was lost, in which the answer may have been", async () => {
+    const asked = codeOf(handover.ask("c", plain, asking));
+    await eventually(() => expect(published).to.have.length(1));
+    lose();
+    expect(await asked).to.equal("broker-unavailable");
+  });
+
+  it("refuses whoever polls while its own queue is away, and asks nobody", async () => {
+    lose();
+    expect(await codeOf(handover.ask("c", plain, asking))).to.equal("broker-unavailable");
+    expect(published).to.deep.equal([]);
+  });
+
+  it("has ready again what it answered to one whose queue is away", async () => {
+    ready = [{ id: "mine", delivery: `${own}-1` } as InboxMessage];
+    outcome = "unroutable";
+    tell({ component: "c", token: other, ...plain }, { messageId: "question" });
+    await eventually(() => expect(takenBack).to.deep.equal([`${own}-1`]));
+  });
+});
