@@ -165,8 +165,11 @@ export class Handover {
     { timeoutMs, signal }: { timeoutMs: number; signal?: AbortSignal },
   ): Promise<Answer> {
     const id = randomUUID();
+    // Asked twice, or for nobody, it hands out what is given back to it only after it has handed out what comes next.
+    const ended = new AbortController();
     return await new Promise<Answer>((resolve, reject) => {
       const end = (answer: Answer) => {
+        ended.abort();
         clearTimeout(timer);
         signal?.removeEventListener("abort", none);
         this.#asked.delete(id);
@@ -176,7 +179,8 @@ export class Handover {
       const timer = setTimeout(none, timeoutMs);
       signal?.addEventListener("abort", none);
       this.#asked.set(id, end);
-      this.#tell(keyOf(other), told, { messageId: id, expiration: timeoutMs, mandatory: true }).then((outcome) => {
+      const properties = { messageId: id, expiration: timeoutMs, mandatory: true };
+      this.#tell(keyOf(other), told, properties, ended.signal).then((outcome) => {
         this.#note(other, outcome !== "unroutable");
         if (outcome === "unroutable") end([]);
       }, reject);
@@ -206,7 +210,7 @@ export class Handover {
       else await this.#giveBack(component, told.messages);
     } else if (told.token !== inboxes.token) {
       const messages = await this.#answer(told, inbox);
-      const options = { correlationId: properties.messageId, mandatory: true };
+      const options = { messageId: randomUUID(), correlationId: properties.messageId, mandatory: true };
       const outcome = await this.#tell(keyOf(told.token), { component, messages }, options).catch(() => "lost");
       // Whoever asked has lost its connection meanwhile.
       if (outcome !== "routed") inbox?.takeBack(messages.map(({ delivery }) => delivery));
@@ -236,11 +240,11 @@ export class Handover {
     if (greets) await this.#tell(keyOf(present), { present: token, greets: false });
   }
 
-  async #tell(key: string, told: Told, properties: Options.Publish = {}): Promise<PublishOutcome> {
+  async #tell(key: string, told: Told, properties: Options.Publish = {}, once?: AbortSignal): Promise<PublishOutcome> {
     const content = Buffer.from(JSON.stringify(told));
     const options = { ...properties, persistent: false };
     const publication = { exchange: exchanges.requests, key, content, options, timeoutMs: answerMs.max };
-    return await this.#options.broker.publish(publication);
+    return await this.#options.broker.publish(once === undefined ? publication : { ...publication, once });
   }
 }
 

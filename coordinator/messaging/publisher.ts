@@ -19,6 +19,8 @@ export interface Publication {
   options: Options.Publish;
   /** How long to try while the broker is away or silent. Default 5 s. */
   timeoutMs?: number;
+  /** Written at most once, and no more when this aborts: a second one, or a late one, would do harm. */
+  once?: AbortSignal;
 }
 
 export interface PublisherOptions {
@@ -116,10 +118,11 @@ export class Publisher {
       // What is written to a connection that the broker does not read arrives when its sender has long given up.
       if (this.#link.blocked !== undefined) await this.#link.unblocked(AbortSignal.timeout(leftMs()));
       const channel = this.#channel.current ?? (await this.#channel.opened(AbortSignal.timeout(leftMs())));
+      publication.once?.throwIfAborted();
       try {
         return await this.#once(channel, publication, leftMs());
       } catch (error) {
-        if (isUnwritable(error) || isTimeout(error) || tries >= triesMax) throw error;
+        if (isUnwritable(error) || isTimeout(error) || publication.once !== undefined || tries >= triesMax) throw error;
         // A channel that broke at once would otherwise be tried without a pause.
         await delay(tries * retryMs);
       }

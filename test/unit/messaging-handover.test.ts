@@ -106,6 +106,15 @@ describe("a coordinator that asks another for what it has ready", () => {
     expect(published).to.deep.equal([]);
   });
 
+  it("asks no more for who has gone, though the broker takes the question only then", async () => {
+    const gone = new AbortController();
+    const asked = handover.ask("c", plain, { waitMs: 5_000, signal: gone.signal });
+    await eventually(() => expect(published).to.have.length(1));
+    gone.abort();
+    expect(await asked).to.deep.equal([]);
+    expect(published[0]?.once?.aborted).to.equal(true);
+  });
+
   it("has ready again what it answered to one whose queue is away", async () => {
     ready = [{ id: "mine", delivery: `${own}-1` } as InboxMessage];
     outcome = "unroutable";
