@@ -41,10 +41,16 @@ describe("an inbox behind two coordinators of a site", function () {
     expect(sent.status, JSON.stringify(sent.body)).to.equal(202);
     return sent.body.id as string;
   };
-  const poll = async (from: RunningCoordinator, query: string) => {
+  type Polled = { id: string; delivery: string; attempt: number; kind: string };
+  const poll = async (from: RunningCoordinator, query: string): Promise<Polled[]> => {
     const { status, body } = await from.call("GET", `/v1/components/${id}/inbox?${query}`);
     expect(status, JSON.stringify(body)).to.equal(200);
-    return body.messages as { id: string; delivery: string; attempt: number }[];
+    const messages = body.messages as Polled[];
+    // Who begins to lead signals what was written before.
+    for (const { kind, delivery } of messages)
+      if (kind === "signal") expect((await settle(from, delivery, "ack")).status).to.equal(204);
+    const awaited = messages.filter(({ kind }) => kind !== "signal");
+    return awaited.length === 0 && messages.length > 0 ? await poll(from, query) : awaited;
   };
   const take = async (from: RunningCoordinator, query = "") => {
     const messages = await poll(from, `waitMs=10000${query}`);
