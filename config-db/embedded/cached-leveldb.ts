@@ -37,8 +37,13 @@ class CachedLevelDB extends LevelDOWN {
 
   #readAsked(): void {
     const asked = this.#asked;
-    if (asked.length === 0) return;
+    const [first] = asked;
+    if (first === undefined) return;
     this.#asked = [];
+    if (asked.length === 1) {
+      super._get(first.key, { asBuffer: false }, first.done);
+      return;
+    }
     const keys = asked.map(({ key }) => key);
     super._getMany(keys, { asBuffer: false }, (error, values = []) => {
       for (const [index, { done }] of asked.entries()) {
