@@ -372,16 +372,14 @@ export class Tracking {
     for (let start = 0; start < ids.length; start += dropBatch) {
       const batch = ids.slice(start, start + dropBatch);
       const records = await this.#database.getMany<CommandDocument>(batch);
-      // Redriven, which nobody here has heard of yet.
+      // Redriven, which nobody here has heard of yet, or just changed: these have their turn at a later sweep.
       const redriven = records.filter((record) => this.#kept.get(record._id)?.ended === true && !hasEnded(record));
+      const left = new Set(redriven.map(({ _id }) => _id));
+      const due = records.filter(({ _id }) => !left.has(_id));
       const rows = await this.#database.bulk(
-        records
-          .filter((record) => !redriven.includes(record))
-          .map(({ _id, _rev, ...rest }) => ({ ...rest, _id, _rev, targets: {}, _deleted: true })),
+        due.map(({ _id, _rev, ...rest }) => ({ ...rest, _id, _rev, targets: {}, _deleted: true })),
       );
-      // One that was just changed has its turn at a later sweep.
-      const changed = rows.flatMap((row) => ("error" in row ? [row.id] : []));
-      const left = new Set([...redriven.map(({ _id }) => _id), ...changed]);
+      for (const row of rows) if ("error" in row) left.add(row.id);
       for (const id of batch) if (!left.has(id)) this.#drop(id);
     }
   }

@@ -8,10 +8,12 @@
 import { createServer, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { Pool } from "undici";
+import { basicAuthorization } from "../../config-db/basic-auth.ts";
 
 const [database = "", fields = "{}", text = ""] = process.argv.slice(2);
-const { origin, pathname, username, password } = new URL(database);
-const authorization = `Basic ${Buffer.from(`${username}:${password}`).toString("base64")}`;
+const url = new URL(database);
+const { origin, pathname } = url;
+const authorization = url.username === "" ? {} : { authorization: basicAuthorization(url) };
 const pool = new Pool(origin, { connections: 2, pipelining: 1 });
 const record = JSON.parse(fields);
 const answer = Buffer.from(text);
@@ -26,7 +28,7 @@ async function write(): Promise<void> {
   const rows = await pool.request({
     method: "POST",
     path: `${pathname}/_bulk_docs`,
-    headers: { "content-type": "application/json", ...(username !== "" && { authorization }) },
+    headers: { "content-type": "application/json", ...authorization },
     body: JSON.stringify({ docs: batch.map(({ doc }) => doc) }),
   });
   const outcomes = (await rows.body.json()) as { error?: string }[];

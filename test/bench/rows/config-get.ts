@@ -3,6 +3,7 @@
  * server that does nothing but give the bridge's answer (bare-answer.ts).
  */
 import autocannon from "autocannon";
+import { basicAuthorization } from "../../../config-db/basic-auth.ts";
 import { startCoordinator } from "../../support/coordinator.ts";
 import { spawnEntry } from "../../support/processes.ts";
 import type { Contender, Figures, Row } from "../harness.ts";
@@ -11,10 +12,9 @@ const connections = 64;
 const secondsPerRound = 5;
 
 async function getRate(target: string): Promise<Figures> {
-  const { username, password, origin, pathname } = new URL(target);
-  const url = origin + pathname;
-  const basic = { authorization: `Basic ${Buffer.from(`${username}:${password}`).toString("base64")}` };
-  const headers = username === "" ? {} : basic;
+  const given = new URL(target);
+  const url = given.origin + given.pathname;
+  const headers = given.username === "" ? {} : { authorization: basicAuthorization(given) };
   const result = await autocannon({ url, headers, connections, duration: secondsPerRound });
   if (result.non2xx > 0 || result.errors > 0)
     throw new Error(`${url}: ${result.non2xx} wrong answers, ${result.errors} errors`);

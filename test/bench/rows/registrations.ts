@@ -4,6 +4,7 @@
  * bulk with nobody who registers.
  */
 import { Pool } from "undici";
+import { basicAuthorization } from "../../../config-db/basic-auth.ts";
 import { startCoordinator } from "../../support/coordinator.ts";
 import { spawnEntry } from "../../support/processes.ts";
 import { startEtcd } from "../etcd.ts";
@@ -24,10 +25,10 @@ type Ask = (method: "GET" | "PUT" | "POST", path: string, body?: unknown) => Pro
 
 /** @param url with credentials where the server wants any. */
 function asker(url: string): { ask: Ask; close(): Promise<void> } {
-  const { origin, username, password } = new URL(url);
-  const pool = new Pool(origin, { connections, pipelining: 1 });
-  const basic = `Basic ${Buffer.from(`${username}:${password}`).toString("base64")}`;
-  const headers = { "content-type": "application/json", ...(username !== "" && { authorization: basic }) };
+  const server = new URL(url);
+  const pool = new Pool(server.origin, { connections, pipelining: 1 });
+  const authorization = server.username === "" ? {} : { authorization: basicAuthorization(server) };
+  const headers = { "content-type": "application/json", ...authorization };
   const ask: Ask = async (method, path, body) => {
     const answer = await pool.request({
       method,
