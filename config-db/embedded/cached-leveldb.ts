@@ -8,7 +8,7 @@ import LevelDOWN, { type Batch, type Done } from "leveldown";
 import { LRUCache } from "lru-cache";
 import { limits } from "./limits.ts";
 
-class CachedLevelDB extends LevelDOWN {
+export class CachedLevelDB extends LevelDOWN {
   /**
    * Filled by writes that have ended, and by them alone: what a read brings may be older. While a key is being written
    * LevelDB is asked, for an iterator made meanwhile may see the new value of one key, and of the next what is here: the
@@ -24,6 +24,11 @@ class CachedLevelDB extends LevelDOWN {
 
   /** Reads of texts that were asked for in this tick. */
   #asked: { key: unknown; done: Done<unknown> }[] = [];
+
+  /** What was written lately under `key`, and stands there; undefined where LevelDB is to be asked. */
+  lately(key: string): string | undefined {
+    return this.#written.peek(key);
+  }
 
   override _get(key: unknown, options: { asBuffer?: boolean }, done: Done<unknown>): void {
     if (options.asBuffer !== false) {
@@ -92,8 +97,3 @@ class CachedLevelDB extends LevelDOWN {
     super._clear(options, done);
   }
 }
-
-/** What PouchDB takes as its `db`: it calls it without `new`. */
-export const cachedLevelDB = Object.assign((location: string) => new CachedLevelDB(location), {
-  destroy: LevelDOWN.destroy,
-});

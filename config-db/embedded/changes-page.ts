@@ -1,6 +1,8 @@
 /** The changes of a database as they are read from disk. */
 import type { PouchDB } from "pouchdb";
+import { latelyWritten } from "./lately-written.ts";
 import { limits } from "./limits.ts";
+import type { Opened } from "./storage.ts";
 
 export interface Change {
   seq: number;
@@ -30,8 +32,10 @@ export interface PageRequest {
 }
 
 /** Reads always say all that any feed can want: the winner's body is read to find the winner, so that it costs nothing. */
-export async function readChanges(pouch: PouchDB.Database, request: PageRequest): Promise<ChangesPage> {
+export async function readChanges(pouch: Opened, request: PageRequest): Promise<ChangesPage> {
   const limit = request.limit ?? limits.changesPage;
+  const lately = request.isDescending === true ? undefined : await latelyWritten(pouch, request.since, limit);
+  if (lately !== undefined) return lately;
   const page = await pouch.changes({
     since: request.since,
     limit,

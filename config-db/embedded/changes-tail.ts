@@ -2,13 +2,13 @@
  * The one reader behind all feeds that wait for a database's next change. Whoever writes pokes it; it reads what is new
  * once, however many wait, and hands the same page to all of them. While nobody waits it does nothing.
  */
-import type { PouchDB } from "pouchdb";
 import { type Change, readChanges } from "./changes-page.ts";
+import type { Opened } from "./storage.ts";
 
 /** Called with changes newer than the waiter's `since`, or with nothing when the waiter has to look for itself. */
 export type Waiter = (changes: Change[]) => void;
 
-type Use = <T>(work: (pouch: PouchDB.Database) => Promise<T>) => Promise<T>;
+type Use = <T>(work: (pouch: Opened) => Promise<T>) => Promise<T>;
 
 export class ChangesTail {
   readonly #use: Use;

@@ -1,10 +1,9 @@
 /** One open database: its PouchDB handle, its settings, and who may use it when. */
-import type { PouchDB } from "pouchdb";
 import { ChangesTail } from "./changes-tail.ts";
 import { isStorageFault, missingDatabase } from "./couch-error.ts";
 import type { JsonObject } from "./json.ts";
 import { limits } from "./limits.ts";
-import type { Storage } from "./storage.ts";
+import type { Opened, Storage } from "./storage.ts";
 import { Validators } from "./validators.ts";
 
 /** Kept in the database itself, beside the client's own `_local` documents (local-documents.ts). */
@@ -28,7 +27,7 @@ export class Database {
   readonly tail: ChangesTail;
   readonly validators = new Validators();
   readonly #storage: Storage;
-  #pouch: PouchDB.Database;
+  #pouch: Opened;
   #settings: Settings;
   #epoch = "";
   #active = 0;
@@ -40,7 +39,7 @@ export class Database {
   #isFaulty = false;
   #reopenedAt = Number.NEGATIVE_INFINITY;
 
-  private constructor(name: string, storage: Storage, pouch: PouchDB.Database, settings: Settings) {
+  private constructor(name: string, storage: Storage, pouch: Opened, settings: Settings) {
     this.name = name;
     this.#storage = storage;
     this.#pouch = pouch;
@@ -78,7 +77,7 @@ export class Database {
    * for it.
    * @throws CouchError 404 once the database is deleted.
    */
-  async use<T>(work: (pouch: PouchDB.Database) => Promise<T>): Promise<T> {
+  async use<T>(work: (pouch: Opened) => Promise<T>): Promise<T> {
     if (this.#isFaulty) await this.#recover();
     while (this.#paused !== undefined) await this.#paused;
     if (this.#isEnded) throw missingDatabase();
@@ -196,7 +195,7 @@ export class Database {
   }
 }
 
-async function readSettings(pouch: PouchDB.Database): Promise<Settings> {
+async function readSettings(pouch: Opened): Promise<Settings> {
   try {
     return (await pouch.get(settingsId)) as unknown as Settings;
   } catch (error) {

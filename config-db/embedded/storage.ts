@@ -3,14 +3,21 @@ import { randomUUID } from "node:crypto";
 import { mkdir, readdir, realpath, rename, rm, statfs } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import LevelDOWN from "leveldown";
 import PouchDB from "pouchdb";
 import memoryAdapter from "pouchdb-adapter-memory";
 import findPlugin from "pouchdb-find";
-import { cachedLevelDB } from "./cached-leveldb.ts";
+import { CachedLevelDB } from "./cached-leveldb.ts";
 import { limits } from "./limits.ts";
 
 PouchDB.plugin(memoryAdapter);
 PouchDB.plugin(findPlugin);
+
+/** An open database. */
+export interface Opened extends PouchDB.Database {
+  /** What was written lately under a key of its LevelDB; absent in memory. */
+  lately?(key: string): string | undefined;
+}
 
 export interface Storage {
   /** Names this store; made once, kept with it. */
@@ -21,7 +28,7 @@ export interface Storage {
   /** Whether a database that is closed can be opened again: LevelDB writes when it opens. */
   hasRoom(): Promise<boolean>;
   /** Opens a database, which makes it where there is none. Resolves when it can be used. */
-  open(name: string, revisionLimit: number): Promise<PouchDB.Database>;
+  open(name: string, revisionLimit: number): Promise<Opened>;
   /** Closes a database and its views. */
   shut(pouch: PouchDB.Database): Promise<void>;
   /** Closes a database and removes it with its views. After a crash in the middle it is either whole or gone. */
@@ -63,9 +70,15 @@ export async function openDirectory(directory: string): Promise<Storage> {
     open: async (name, revisionLimit) => {
       const folder = join(root, folderOf(name));
       await mkdir(folder, { recursive: true });
-      return opened(
-        new PouchDB(join(folder, "documents"), { adapter: "leveldb", db: cachedLevelDB, revs_limit: revisionLimit }),
-      );
+      let level: CachedLevelDB | undefined;
+      // PouchDB calls it without `new`, when it opens the database, and never for one that this process has open.
+      const cached = (location: string) => {
+        level = new CachedLevelDB(location);
+        return level;
+      };
+      const db = Object.assign(cached, { destroy: LevelDOWN.destroy });
+      const pouch = new PouchDB(join(folder, "documents"), { adapter: "leveldb", db, revs_limit: revisionLimit });
+      return opened(Object.assign(pouch, { lately: (key: string) => level?.lately(key) }));
     },
     shut: shutWithViews,
     discard: async (name, pouch) => {
@@ -134,7 +147,7 @@ async function dropDiscarded(root: string): Promise<void> {
   await Promise.all(left.map((name) => rm(join(root, name), { recursive: true, force: true })));
 }
 
-async function opened(pouch: PouchDB.Database): Promise<PouchDB.Database> {
+async function opened(pouch: Opened): Promise<Opened> {
   // View functions that throw are reported here; without a listener PouchDB prints them.
   pouch.on("error", () => {});
   // Each reading of changes listens for the database's end: many at once are no leak.

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect } from "chai";
 import LevelDOWN from "leveldown";
-import { cachedLevelDB } from "../../config-db/embedded/cached-leveldb.ts";
+import { CachedLevelDB } from "../../config-db/embedded/cached-leveldb.ts";
 import { eventually } from "../support/eventually.ts";
 
 /** The part of an abstract-leveldown that is used here; its public methods call those with an underscore. */
@@ -23,7 +23,7 @@ describe("LevelDB that answers from memory what was written lately", () => {
 
   beforeEach(async () => {
     directory = await mkdtemp(join(tmpdir(), "muster-level-"));
-    level = cachedLevelDB(join(directory, "db")) as unknown as Level;
+    level = new CachedLevelDB(join(directory, "db")) as unknown as Level;
     await promisify(level.open.bind(level))({});
     reads = 0;
     LevelDOWN.prototype._get = function (...given) {
