@@ -119,10 +119,11 @@ export class Memory {
     return this.#isKeptBeside(sighting, leaves) ? undefined : this.#take(sighting);
   }
 
-  #isKeptBeside({ id, rev, record }: Sighting, leaves: string[]): boolean {
+  #isKeptBeside(sighting: Sighting, leaves: string[]): boolean {
+    const { id, rev } = sighting;
     const known = this.roster.get(id);
     if (known === undefined || known._rev === rev || !leaves.includes(known._rev)) return false;
-    const other = record();
+    const other = sighting.record();
     return other !== undefined && this.#options.compareBranches(known, other) > 0;
   }
 
@@ -151,7 +152,8 @@ export class Memory {
     this.#ahead.delete(oldest as string);
   }
 
-  #take({ id, rev, incarnation, ...sighting }: Sighting): Replaced | undefined {
+  #take(sighting: Sighting): Replaced | undefined {
+    const { id, rev } = sighting;
     if (this.revisionOf(id) === rev) return undefined;
     const before = this.roster.get(id);
     const [record, removing] = [sighting.record(), sighting.removing?.()];
@@ -162,7 +164,7 @@ export class Memory {
       this.roster.set(record);
     } else {
       const known = before?.incarnation ?? this.#absent.get(id)?.incarnation ?? 0;
-      this.#absent.set(id, { rev, incarnation: Math.max(known, incarnation) });
+      this.#absent.set(id, { rev, incarnation: Math.max(known, sighting.incarnation) });
       this.roster.delete(id);
     }
     return { id, before, after: record };

@@ -13,7 +13,7 @@ import type { Change, Database, Document, Store, Stored } from "../../config-db/
 import { check } from "../../config-db/validate.ts";
 import { EventLog, eventOf, type LogEntry, type Sight } from "./event-log.ts";
 import { GroupCommit } from "./group-commit.ts";
-import { Memory, type MemoryOptions, type Replaced } from "./memory.ts";
+import { Memory, type MemoryOptions, type Replaced, type Sighting } from "./memory.ts";
 import { removed } from "./registration.ts";
 import type { Roster, StoredComponent } from "./roster.ts";
 
@@ -95,13 +95,7 @@ export class Records {
     for (const { id: documentId, doc, leaves } of changes) {
       if (!documentId.startsWith("component:")) continue;
       const found = countable(doc as Found);
-      const sighting = {
-        id: documentId.slice("component:".length),
-        rev: found._rev,
-        record: () => this.#recordOf(found),
-        incarnation: incarnationOf(found),
-        removing: () => removingOf(found),
-      };
+      const sighting = new FoundSighting(documentId.slice("component:".length), found, this.#recordOf);
       entries.push(this.#note(this.#memory.follow(sighting, leaves ?? [found._rev])));
     }
     this.#tell(entries);
@@ -173,13 +167,7 @@ export class Records {
       }
       try {
         const record = { ...planned, _rev: await this.#commit.write(planned) };
-        const sighting = {
-          id,
-          rev: record._rev,
-          record: () => (record._deleted === true ? undefined : record),
-          incarnation: record.incarnation,
-          removing: () => removingOf(record),
-        };
+        const sighting = new FoundSighting(id, record, standing);
         const replaced = planned._rev === undefined ? [] : [planned._rev];
         this.#tell([this.#note(this.#memory.runAhead(sighting, { over, replaced }))]);
         if (planned._rev !== undefined || !isUponUnknown(record._rev, over)) return { record, written: true, before };
@@ -272,7 +260,7 @@ export class Records {
   }
 
   /** What others wrote straight into the database is checked before it is believed; what does not fit is as if absent. */
-  #recordOf(document: Found): StoredComponent | undefined {
+  readonly #recordOf = (document: Found): StoredComponent | undefined => {
     if (document._deleted === true) return undefined;
     if (isSound(document)) return document;
     this.#options.logger.warn(
@@ -280,11 +268,44 @@ export class Records {
       "a component's record does not fit its schema; it is ignored",
     );
     return undefined;
-  }
+  };
 }
 
 /** A document as it is stored, whoever wrote it. */
 type Found = Stored<Document> & { id?: unknown; incarnation?: unknown; removing?: unknown };
+
+/** A class, since each change makes one: an object with functions of its own cost a tenth of a registration. */
+class FoundSighting<Document extends Found> implements Sighting {
+  readonly id: string;
+  readonly #document: Document;
+  readonly #recordOf: (document: Document) => StoredComponent | undefined;
+
+  constructor(id: string, document: Document, recordOf: (document: Document) => StoredComponent | undefined) {
+    this.id = id;
+    this.#document = document;
+    this.#recordOf = recordOf;
+  }
+
+  get rev(): string {
+    return this.#document._rev;
+  }
+
+  get incarnation(): number {
+    return incarnationOf(this.#document);
+  }
+
+  record(): StoredComponent | undefined {
+    return this.#recordOf(this.#document);
+  }
+
+  removing(): StoredComponent | undefined {
+    return removingOf(this.#document);
+  }
+}
+
+function standing(record: StoredComponent): StoredComponent | undefined {
+  return record._deleted === true ? undefined : record;
+}
 
 function isSound(document: Found): document is StoredComponent {
   return (

@@ -17,13 +17,14 @@ export interface RegistrationContext {
   removed?: number | undefined;
 }
 
+const rules = { keyError: () => undefined, depthMax: limits.settingsDepth, bytesMax: limits.requestBytes };
+
 /**
  * Refuses what the store would refuse, or not keep as it is: `__proto__`, numbers beyond a double, metadata nested so deep
  * that its record is too deep.
  * @throws MusterError `invalid-request`
  */
 export function checkRegistration(registration: Registration): void {
-  const rules = { keyError: () => undefined, depthMax: limits.settingsDepth, bytesMax: limits.requestBytes };
   const errors = jsonErrors(registration, rules);
   if (errors.length === 0) return;
   const told = errors.slice(0, 3).map(({ pointer, message }) => `${pointer.slice(0, 200)} ${message}`);
