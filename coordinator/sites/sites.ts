@@ -135,7 +135,8 @@ export class Sites {
   }
 
   #note(database: string, changes: Change[]): void {
-    this.#known.apply(database, changes);
+    // Links alone ask for them.
+    if (this.#links.size > 0) this.#known.apply(database, changes);
     // What a peer that is away may lack.
     this.#localChanges += changes.length;
   }

@@ -1,6 +1,6 @@
 /** What the client costs above the library that it stands on: the same work by bare amqplib, in the same process; and by NATS. */
 import { randomUUID } from "node:crypto";
-import { connect as connectBroker } from "amqplib";
+import { connect as connectBroker, type Options } from "amqplib";
 import { connect } from "../../../clients/typescript/src/index.ts";
 import { componentPlan, sitePlan } from "../../../coordinator/messaging/topology.ts";
 import { freshVhost } from "../../support/broker.ts";
@@ -68,16 +68,23 @@ export const rows: Row[] = [
     async setUp() {
       const { vhost, asker, answerer, close } = await setUp();
       answerer.handle("read", ({ body: asked }) => asked);
-      const raw = await rawRequester(vhost.url);
+      const raw = await rawRequester(vhost.url, "raw");
+      // What the client cannot be faster than: a request that says who asks for what, ends at its deadline, and comes back from nobody.
+      const saying = await rawRequester(vhost.url, "saying", {
+        request: { ...said({ "muster-kind": "request", "muster-deadline": Date.now() }), expiration: 30_000 },
+        reply: said({ "muster-kind": "reply" }),
+      });
       const nats = await startNats();
       return {
         contenders: [
           { name: "client", measure: () => oneByOne(() => asker.request({ component: answerer.id }, "read", body)) },
           { name: "amqplib with a reply queue", measure: () => oneByOne(() => raw.ask(body)) },
+          { name: "floor: amqplib, a request's fields", measure: () => oneByOne(() => saying.ask(body)) },
           ...(nats === undefined ? [] : [{ name: "NATS", measure: () => oneByOne(() => nats.ask(body)) }]),
         ],
         tearDown: async () => {
           await nats?.close();
+          await saying.close();
           await raw.close();
           await close();
         },
@@ -135,12 +142,22 @@ export const rows: Row[] = [
   },
 ];
 
-async function rawRequester(url: string) {
+/** What a message of Muster has beside an address and a body. */
+function said(headers: object): Options.Publish {
+  return { type: "read", messageId: randomUUID(), mandatory: true, headers: { "muster-from": "bench", ...headers } };
+}
+
+/** @param fields of each request and of each reply, beside those that bring the reply back. */
+async function rawRequester(
+  url: string,
+  name: string,
+  fields: { request: Options.Publish; reply: Options.Publish } = { request: {}, reply: {} },
+) {
   const [client, server] = await Promise.all([1, 2].map(() => connectBroker(url, { noDelay: true })));
   if (client === undefined || server === undefined) throw new Error("no connection");
   const asking = await client.createChannel();
   const answering = await server.createChannel();
-  const [requests, replies] = ["raw-requests", "raw-replies"];
+  const [requests, replies] = [`${name}-requests`, `${name}-replies`];
   await answering.assertQueue(requests);
   await asking.assertQueue(replies);
   await answering.prefetch(100);
@@ -149,6 +166,7 @@ async function rawRequester(url: string) {
     const { replyTo, correlationId } = message.properties;
     const asked: unknown = JSON.parse(message.content.toString());
     answering.sendToQueue(replyTo as string, Buffer.from(JSON.stringify(asked)), {
+      ...fields.reply,
       correlationId: correlationId as string,
     });
     answering.ack(message);
@@ -169,7 +187,8 @@ async function rawRequester(url: string) {
       new Promise((resolve) => {
         const correlationId = randomUUID();
         waiting.set(correlationId, resolve);
-        asking.sendToQueue(requests, Buffer.from(JSON.stringify(asked)), { correlationId, replyTo: replies });
+        const options = { ...fields.request, correlationId, replyTo: replies };
+        asking.sendToQueue(requests, Buffer.from(JSON.stringify(asked)), options);
       }),
     close: async () => {
       await client.close();
