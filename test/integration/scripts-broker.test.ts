@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connect } from "amqplib";
 import { expect } from "chai";
+import { basicAuthorization } from "../../config-db/basic-auth.ts";
 import { answersAmqp } from "../../scripts/broker/handshake.ts";
 import { type Broker, startBroker } from "../../scripts/broker.ts";
 import { findFreePort, isPortFree } from "../../scripts/ports.ts";
@@ -150,7 +151,7 @@ async function askManagement(
   // biome-ignore lint/suspicious/noExplicitAny: the same
 ): Promise<any> {
   const url = new URL(broker.managementUrl);
-  const authorization = `Basic ${Buffer.from(`${url.username}:${decodeURIComponent(url.password)}`).toString("base64")}`;
+  const authorization = basicAuthorization(url);
   return await eventually(async () => {
     const response = await fetch(`${url.origin}/api${path}`, { headers: { authorization } });
     expect(response.status).to.equal(200);

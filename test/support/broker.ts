@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { basicAuthorization } from "../../config-db/basic-auth.ts";
 import { type Broker, startBroker } from "../../scripts/broker.ts";
 import { findFreePort } from "../../scripts/ports.ts";
 
@@ -110,13 +111,9 @@ export function useVhost(): Vhost {
 async function askManagement(baseUrl: string, method: string, path: string, body?: unknown): Promise<unknown> {
   // fetch refuses credentials in a URL.
   const base = new URL(baseUrl);
-  const credentials = `${decodeURIComponent(base.username)}:${decodeURIComponent(base.password)}`;
   const response = await fetch(`${base.origin}/api${path}`, {
     method,
-    headers: {
-      authorization: `Basic ${Buffer.from(credentials).toString("base64")}`,
-      "content-type": "application/json",
-    },
+    headers: { authorization: basicAuthorization(base), "content-type": "application/json" },
     ...(body !== undefined && { body: JSON.stringify(body) }),
   });
   const text = await response.text();

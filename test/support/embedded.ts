@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { basicAuthorization } from "../../config-db/basic-auth.ts";
 import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
 
 export interface Answer {
@@ -91,7 +92,6 @@ export function useStore(start: () => Promise<Embedded> = startInMemory, isCouch
 export async function ask(url: string, method: string, path: string, options: AskOptions = {}): Promise<Answer> {
   // fetch refuses credentials in a URL.
   const base = new URL(url);
-  const credentials = `${decodeURIComponent(base.username)}:${decodeURIComponent(base.password)}`;
   const { body } = options;
   const isRaw = typeof body === "string" || body instanceof Uint8Array;
   const response = await fetch(`${base.origin}${path}`, {
@@ -99,7 +99,7 @@ export async function ask(url: string, method: string, path: string, options: As
     headers: {
       accept: "application/json",
       ...(body !== undefined || method === "POST" ? { "content-type": "application/json" } : {}),
-      ...(base.username !== "" && { authorization: `Basic ${Buffer.from(credentials).toString("base64")}` }),
+      ...(base.username !== "" && { authorization: basicAuthorization(base) }),
       ...options.headers,
     },
     ...(body !== undefined && { body: isRaw ? (body as string) : JSON.stringify(body) }),
