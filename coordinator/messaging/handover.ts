@@ -2,8 +2,9 @@
  * Passes a component that polls from one coordinator of the site to another. Behind a load balancer the next poll reaches
  * any of them. The former one has messages ready, and given back to the queue they would come after those that the broker
  * has under way, and each time count as a delivery: so a coordinator that begins asks whoever consumes already, which
- * hands out what it has ready, or lets go. Who polls no more, or lost an answer, has all of them let go: for that each
- * coordinator knows the others.
+ * hands out what it has ready, or lets go; while anything is in hand there it consumes on, also for who polls elsewhere: what
+ * the broker has under way to a consumer that is cancelled it puts back in any order. Who polls no more, or lost an answer, has
+ * all of them let go: for that each coordinator knows the others.
  */
 import { randomUUID } from "node:crypto";
 import type { ConsumeMessage, Options } from "amqplib";
@@ -11,7 +12,7 @@ import type { Logger } from "pino";
 import { MusterError } from "../../config-db/errors.ts";
 import { exchanges } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
-import { type Asking, type Inbox, type InboxMessage, inboxLimits, type Wanted } from "./inbox.ts";
+import { type Asking, type Inbox, type InboxMessage, inboxLimits, type Wanted, type WantedElsewhere } from "./inbox.ts";
 import { type Inboxes, tokenOf } from "./inboxes.ts";
 import { OwnQueue } from "./own-queue.ts";
 import type { PublishOutcome } from "./publisher.ts";
@@ -25,17 +26,19 @@ export interface HandoverOptions {
 }
 
 /**
- * What coordinators tell each other. `token` is whose question it is; `back` are deliveries that came too late for it; `present`
- * is the token of one that is there, and wants to know who else is when it `greets`.
+ * What coordinators tell each other. `token` is whose question it is, `withdrawn` the id of one that nobody waits for any more;
+ * `consumes` says who had nothing in time and goes on; `back` are deliveries that came too late. `present` is the token of one
+ * that is there, and wants to know who else is when it `greets`.
  */
 type Told =
-  | ({ component: string; token: string } & Wanted)
+  | ({ component: string; token: string } & WantedElsewhere)
   | { component: string; token: string; release: true }
-  | { component: string; messages: InboxMessage[] }
+  | { component: string; withdrawn: string }
+  | { component: string; messages: InboxMessage[]; consumes: boolean }
   | { component: string; back: string[] }
   | { present: string; greets: boolean };
 
-type Answer = InboxMessage[] | "none" | "lost";
+type Answer = InboxMessage[] | "consumes" | "none" | "lost";
 
 const prefetch = 100;
 /**
@@ -45,6 +48,8 @@ const prefetch = 100;
 const answerMs = { min: 500, max: 5_000 };
 /** How long a poll waits for this coordinator's own queue, to which the others answer. */
 const reachMaxMs = 2_000;
+/** From the end of a coordinator's queue to that of its channels, on a busy broker. */
+const lossMs = 250;
 /** A coordinator whose queue is away for longer has ended; one that lost its connection has another within some seconds. */
 const forgetAfterMs = 60_000;
 /** Below what a client waits for the answer to its `DELETE`, or to its last poll. */
@@ -56,6 +61,8 @@ const othersMax = 100;
 export class Handover {
   readonly #options: HandoverOptions;
   readonly #asked = new Map<string, (answer: Answer) => void>();
+  /** Questions of others, by their ids, while they are answered. */
+  readonly #answering = new Map<string, AbortController>();
   /**
    * Tokens of the site's other coordinators, and since when their queues are away: those that have lost their connection hold
    * nothing, and are to be asked again as soon as they have another one.
@@ -98,13 +105,15 @@ export class Handover {
 
   /**
    * What other coordinators have ready for the component, at most `max` unless it is asked for the `last` time. None when nobody
-   * else consumes, or whoever did lets go.
+   * else consumes, or whoever did lets go; undefined when one goes on and had none in time.
    * @throws MusterError `broker-unavailable` when they cannot be asked now, an answer was lost, or one does not answer who asks
    *   `again` or for the `last` time.
    */
-  async ask(component: string, wanted: Wanted, { waitMs, signal }: Asking): Promise<InboxMessage[]> {
-    const question = { component, token: this.#options.inboxes.token, ...wanted };
+  async ask(component: string, wanted: Wanted, { waitMs, signal }: Asking): Promise<InboxMessage[] | undefined> {
     const polledMs = Math.min(answerMs.max, Math.max(answerMs.min, Math.ceil(waitMs)));
+    // The other half is for the way there and back.
+    const { token } = this.#options.inboxes;
+    const question = { component, token, ...wanted, waitMs: Math.min(waitMs, polledMs / 2) };
     const timeoutMs = wanted.last === true ? releaseMaxMs : polledMs;
     if (this.#others.size > 0) await this.#told.ready(reachMaxMs);
     const others = [...this.#others.keys()];
@@ -112,9 +121,11 @@ export class Handover {
     const isOwed = wanted.again === true || wanted.last === true;
     const messages: InboxMessage[] = [];
     let missing: unknown;
+    let isConsumed = false;
     for (const ended of await Promise.allSettled(asked)) {
       if (ended.status === "rejected") missing ??= ended.reason;
       else if (ended.value === "lost") missing ??= unknown("its answer was lost with the connection to the broker");
+      else if (ended.value === "consumes") isConsumed = true;
       else if (ended.value !== "none") messages.push(...ended.value);
       else if (isOwed) missing ??= unanswered(timeoutMs);
       else this.#options.logger.debug({ component }, "another coordinator does not say what it has ready");
@@ -124,8 +135,9 @@ export class Handover {
       await this.#giveBack(component, messages);
       throw missing;
     }
-    if (wanted.last !== true) await this.#giveBack(component, messages.splice(wanted.max));
-    return messages;
+    // Nobody is given what came for who has gone meanwhile, or is too much.
+    if (wanted.last !== true) await this.#giveBack(component, messages.splice(signal.aborted ? 0 : wanted.max));
+    return messages.length === 0 && isConsumed ? undefined : messages;
   }
 
   /**
@@ -135,7 +147,7 @@ export class Handover {
    */
   async release(component: string): Promise<void> {
     const question = { component, token: this.#options.inboxes.token, release: true } as const;
-    const others = [...this.#others.keys()].map((other) => this.#askOne(other, question, { timeoutMs: releaseMaxMs }));
+    const others = [...this.#others.keys()].map((other) => this.#releaseAt(other, question));
     const ends = await Promise.allSettled([this.#options.inboxes.drop(component), ...others]);
     for (const end of ends) if (end.status === "rejected") throw end.reason;
     // Its messages are in their queues by the loss of the connection; but there may be coordinators that it has not heard of.
@@ -144,14 +156,9 @@ export class Handover {
   }
 
   /** @throws MusterError `broker-unavailable` without an answer. */
-  async #askOne(
-    other: string,
-    question: Extract<Told, { token: string }>,
-    options: { timeoutMs: number; signal?: AbortSignal },
-  ): Promise<InboxMessage[]> {
-    const answer = await this.#question(other, question, options);
-    if (answer === "none" || answer === "lost") throw unanswered(options.timeoutMs);
-    return answer;
+  async #releaseAt(other: string, question: Extract<Told, { release: true }>): Promise<void> {
+    const answer = await this.#question(other, question, { timeoutMs: releaseMaxMs });
+    if (answer === "none" || answer === "lost") throw unanswered(releaseMaxMs);
   }
 
   /**
@@ -161,7 +168,7 @@ export class Handover {
    */
   async #question(
     other: string,
-    told: Told,
+    told: Extract<Told, { token: string }>,
     { timeoutMs, signal }: { timeoutMs: number; signal?: AbortSignal },
   ): Promise<Answer> {
     const id = randomUUID();
@@ -175,14 +182,18 @@ export class Handover {
         this.#asked.delete(id);
         resolve(answer);
       };
-      const none = () => end("none");
+      const none = () => {
+        end("none");
+        // It would take what comes next for nobody.
+        this.#tell(keyOf(other), { component: told.component, withdrawn: id }).catch(() => undefined);
+      };
       const timer = setTimeout(none, timeoutMs);
       signal?.addEventListener("abort", none);
       this.#asked.set(id, end);
       const properties = { messageId: id, expiration: timeoutMs, mandatory: true };
       this.#tell(keyOf(other), told, properties, ended.signal).then((outcome) => {
         this.#note(other, outcome !== "unroutable");
-        if (outcome === "unroutable") end([]);
+        if (outcome === "unroutable") setTimeout(() => end([]), this.#untilEmptyMs(other));
       }, reject);
     });
   }
@@ -192,6 +203,12 @@ export class Handover {
     if (isThere) this.#others.set(other, undefined);
     else if (performance.now() - sinceMs < forgetAfterMs) this.#others.set(other, sinceMs);
     else this.#others.delete(other);
+  }
+
+  /** The broker may delete the queue of a connection that was lost some time before it has put back what its channels had. */
+  #untilEmptyMs(other: string): number {
+    const sinceMs = this.#others.get(other) ?? performance.now();
+    return Math.max(0, sinceMs + lossMs - performance.now());
   }
 
   async #take({ content, properties }: ConsumeMessage): Promise<void> {
@@ -204,23 +221,37 @@ export class Handover {
     const { component } = told;
     const inbox = inboxes.existing(component);
     if ("back" in told) inbox?.takeBack(told.back);
+    else if ("withdrawn" in told) this.#answering.get(told.withdrawn)?.abort();
     else if ("messages" in told) {
       const asked = this.#asked.get(properties.correlationId);
-      if (asked !== undefined) asked(told.messages);
+      if (asked !== undefined) asked(told.consumes ? "consumes" : told.messages);
       else await this.#giveBack(component, told.messages);
     } else if (told.token !== inboxes.token) {
-      const messages = await this.#answer(told, inbox);
+      const answer = await this.#answer(told, inbox, properties.messageId);
+      const messages = answer ?? [];
+      const answered = { component, messages, consumes: answer === undefined };
       const options = { messageId: randomUUID(), correlationId: properties.messageId, mandatory: true };
-      const outcome = await this.#tell(keyOf(told.token), { component, messages }, options).catch(() => "lost");
+      const outcome = await this.#tell(keyOf(told.token), answered, options).catch(() => "lost");
       // Whoever asked has lost its connection meanwhile.
       if (outcome !== "routed") inbox?.takeBack(messages.map(({ delivery }) => delivery));
     }
   }
 
-  async #answer(told: Extract<Told, { token: string }>, inbox: Inbox | undefined): Promise<InboxMessage[]> {
+  /** @returns undefined when the inbox goes on consuming and had nothing in time. */
+  async #answer(
+    told: Extract<Told, { token: string }>,
+    inbox: Inbox | undefined,
+    id: string,
+  ): Promise<InboxMessage[] | undefined> {
     if ("release" in told) await this.#options.inboxes.drop(told.component);
-    else if (isPoll(told)) return (await inbox?.handOver(told)) ?? [];
-    return [];
+    if ("release" in told || inbox === undefined || !isPoll(told)) return [];
+    const answering = new AbortController();
+    this.#answering.set(id, answering);
+    try {
+      return await inbox.handOver(told, answering.signal);
+    } finally {
+      this.#answering.delete(id);
+    }
   }
 
   /** To the coordinators that handed them out. */
@@ -258,10 +289,11 @@ function unknown(reason: string): MusterError {
 }
 
 /** Anyone may publish here. */
-function isPoll({ max, visibilityMs }: Wanted): boolean {
+function isPoll({ max, visibilityMs, waitMs = 0 }: WantedElsewhere): boolean {
   const isWithin = (value: number, { min, max }: { min: number; max: number }) =>
     Number.isInteger(value) && value >= min && value <= max;
-  return isWithin(max, inboxLimits.max) && isWithin(visibilityMs, inboxLimits.visibilityMs);
+  const isBounded = isWithin(max, inboxLimits.max) && isWithin(visibilityMs, inboxLimits.visibilityMs);
+  return isBounded && Number.isFinite(waitMs) && waitMs <= answerMs.max;
 }
 
 /** @param token of one coordinator; not given: all. No component's id has a colon. */

@@ -1,8 +1,11 @@
 /**
  * A component's inbox: what lets it consume its queues over HTTP. Messages are handed out under a delivery id and come back
- * when they are not settled in time. Queues are consumed only while somebody asks, and no further ahead than asked for.
+ * when they are not settled in time. Queues are consumed only while somebody asks, or has something in hand, and no further
+ * ahead than asked for. A consumer of the component's own queues is cancelled only when it has all that it may have: RabbitMQ
+ * puts what is under way to a cancelled one back in any order, what a closed channel had in that of its arrival.
  */
 import { setMaxListeners } from "node:events";
+import { setTimeout as delay } from "node:timers/promises";
 import type { Channel, ConfirmChannel, ConsumeMessage } from "amqplib";
 import type { Logger } from "pino";
 import { MusterError } from "../../config-db/errors.ts";
@@ -19,7 +22,7 @@ export const inboxLimits = {
   max: { min: 1, max: 100, default: 10 },
   /** Over 30 minutes RabbitMQ closes the channel and gives the message out again, which then joins the open delivery. */
   visibilityMs: { min: 100, max: 3_600_000, default: 30_000 },
-  /** After so long without a poll the queues are left to others: the next poll may reach another coordinator. */
+  /** After so long without a poll, and with nothing in hand, the queues are left: the next poll may reach another coordinator. */
   lingerMs: 1_000,
   /** Inboxes in use at once per coordinator: each holds a channel, of which a connection has 2,047. */
   inboxes: 1_500,
@@ -45,8 +48,14 @@ export interface Wanted {
   visibilityMs: number;
   /** What was handed out and not settled comes again: an answer was lost, or the process that had it. */
   again?: boolean;
-  /** All that was taken, without taking more: who asks consumes by itself from then on. */
+  /** All that was taken: who asks consumes by itself from then on. */
   last?: boolean;
+}
+
+/** What another coordinator is asked that is polled. */
+export interface WantedElsewhere extends Wanted {
+  /** Wait so long for the first message where this one consumes on. */
+  waitMs?: number;
 }
 
 /** How long who polls still waits, in milliseconds, and what ends that early. */
@@ -65,11 +74,12 @@ export interface InboxOptions {
   /** Makes delivery ids; unique over all coordinators. */
   deliveryId: () => string;
   /**
-   * What other coordinators of the site have ready for the component; none when none has or they let go.
+   * What other coordinators of the site have ready for the component; none when none has and they let go, undefined when none
+   * came in time to one that consumes on.
    * @throws MusterError `broker-unavailable` when this one cannot ask them, or one does not answer who asks `again` or for the
    *   `last` time.
    */
-  elsewhere: (component: string, wanted: Wanted, asking: Asking) => Promise<InboxMessage[]>;
+  elsewhere: (component: string, wanted: Wanted, asking: Asking) => Promise<InboxMessage[] | undefined>;
   /** Whether no other coordinator of the site is known, which might consume for the component. */
   isAlone: () => boolean;
 }
@@ -113,18 +123,20 @@ export class Inbox {
   #opened: ReturnType<Broker["channel"]> | undefined;
   /** Where consumers begin: also while it is still being set up. */
   #channel: ConfirmChannel | undefined;
-  /** Queues by the tags of their consumers. */
-  readonly #consumers = new Map<string, string>();
-  /** 0 while nothing is consumed: who polls then asks the other coordinators first. */
+  /** By their tags: one of each queue. */
+  readonly #consumers = new Map<string, { queue: string; prefetch: number }>();
+  /** Consumers begun so far. */
+  #begun = 0;
+  /** What consumers may have at least; 0: who polls asks the other coordinators before these go on. */
   #prefetch = 0;
   readonly #closing = new AbortController();
   #pumping = false;
+  /** What polls here, and at others for which this one consumes, are ended by. */
+  readonly #polls = new Set<AbortController>();
   /** Polls that begin. */
-  #beginning = 0;
+  readonly #beginning = new Set<object>();
   /** Streams and runs of `work`, those that begin among them. */
   #working = 0;
-  /** Rises when polls before are known to be answered to nobody. */
-  #generation = 0;
   #linger: NodeJS.Timeout | undefined;
   /** Consumers are begun and ended one after the other. */
   #turn: Promise<void> = Promise.resolve();
@@ -152,34 +164,55 @@ export class Inbox {
    * @throws MusterError `broker-unavailable`: the other coordinators of the site cannot be asked, or with `again` and `last` not
    *   every one has answered.
    */
-  async poll(options: Wanted & { waitMs: number; signal: AbortSignal }): Promise<InboxMessage[]> {
-    const { max, waitMs, visibilityMs, signal, again = false, last = false } = options;
-    if (again) this.#reclaim();
-    const generation = this.#generation;
-    // A poll whose client has gone meanwhile would take messages for nobody, and keep them until they are overdue.
-    const isMoot = () => signal.aborted || this.#closed || this.#generation !== generation;
-    if (isMoot()) return [];
+  async poll({ signal, ...wanted }: Wanted & { waitMs: number; signal: AbortSignal }): Promise<InboxMessage[]> {
+    if (wanted.again === true) this.#reclaim();
+    if (signal.aborted || this.#closed) return [];
+    if (wanted.last !== true) return await this.#whilePolled(signal, (polled) => this.#poll(wanted, polled));
+    const isNewest = this.#isNewest;
+    const held = (await this.handOver({ ...wanted, again: false }, signal)) ?? [];
+    const others = (await this.#options.elsewhere(this.component.id, wanted, { waitMs: wanted.waitMs, signal })) ?? [];
+    return isNewest ? [...others, ...held] : [...held, ...others];
+  }
+
+  /** @param poll is given a signal that aborts when its answer would reach nobody, and keep messages until they are overdue. */
+  async #whilePolled<T>(signal: AbortSignal, poll: (polled: AbortSignal) => Promise<T>): Promise<T> {
+    const polled = new AbortController();
+    const end = () => polled.abort();
+    signal.addEventListener("abort", end);
+    if (signal.aborted) end();
+    this.#polls.add(polled);
+    try {
+      return await poll(polled.signal);
+    } finally {
+      this.#polls.delete(polled);
+      signal.removeEventListener("abort", end);
+    }
+  }
+
+  async #poll({ waitMs, ...wanted }: Wanted & { waitMs: number }, signal: AbortSignal): Promise<InboxMessage[]> {
+    const { max, visibilityMs, again = false } = wanted;
+    const isMoot = () => signal.aborted;
     const endsAtMs = performance.now() + waitMs;
     const asking = () => ({ waitMs: endsAtMs - performance.now(), signal });
     const { id } = this.component;
-    // What was handed out here is older than what any coordinator was polled for later.
-    if (last) {
-      const held = await this.handOver({ max, visibilityMs, last });
-      return [...held, ...(await this.#options.elsewhere(id, { max, visibilityMs, again, last }, asking()))];
-    }
     if (again) {
       // Who consumes does not ask the others, and they may have more than fits into one answer.
-      if (this.#streams.size === 0) await this.#inTurn(() => this.#stopConsuming());
-      await this.#options.elsewhere(id, { max, visibilityMs, again }, asking());
+      if (this.#streams.size === 0) await this.#pause();
+      await this.#options.elsewhere(id, wanted, asking());
       if (isMoot()) return [];
     }
     for (;;) {
-      // Nothing is consumed while anything read ahead is left, here or where a poll before this one was: it would be overtaken.
+      // Nothing more is consumed while anything read ahead is left, here or where a poll before this one was.
       if (this.#prefetch === 0) {
-        const held = this.#handOut(max, visibilityMs);
-        const messages = held.length > 0 ? held : await this.#options.elsewhere(id, { max, visibilityMs }, asking());
-        if (messages.length > 0) return messages;
+        const held = this.#isNewest ? [] : this.#handOut(max, visibilityMs);
+        if (held.length > 0) return held;
+        const others = await this.#options.elsewhere(id, { max, visibilityMs }, asking());
+        if (others !== undefined && others.length > 0) return others;
         if (isMoot()) return [];
+        const ready = this.#handOut(max, visibilityMs);
+        if (ready.length > 0) return ready;
+        if (others === undefined && performance.now() < endsAtMs) continue;
+        if (others === undefined) return [];
       }
       await this.#wake(max);
       if (isMoot()) {
@@ -193,6 +226,18 @@ export class Inbox {
       const awaited = await this.#await({ max, visibilityMs }, asking());
       if (awaited !== undefined) return awaited;
     }
+  }
+
+  /** Who polls next asks the others before more is consumed for it. */
+  async #pause(): Promise<void> {
+    await this.#inTurn(async () => {
+      this.#prefetch = 0;
+    });
+  }
+
+  /** Who consumes still began when the others had let go: what they have is older. */
+  get #isNewest(): boolean {
+    return this.#consumers.size > 0;
   }
 
   /** @returns the next messages; none when none came in time; undefined when the channel was lost. */
@@ -335,37 +380,43 @@ export class Inbox {
     this.#open.clear();
     this.#held.clear();
     this.#ready.length = 0;
-    for (const waiter of this.#waiters.splice(0)) waiter.give([]);
+    this.#outdate();
     const opened = this.#opened;
     this.#opened = undefined;
-    await opened?.close();
+    await closed(opened);
   }
 
   /**
    * Another coordinator is polled for this component. Hands out what is ready here; when nothing is it leaves the queues to
-   * that one, unless somebody waits here, too.
+   * that one, unless anything is in hand: then it consumes on, also for that one.
+   * @returns undefined when it does and nothing came in time.
    */
-  async handOver({ max, visibilityMs, again = false, last = false }: Wanted): Promise<InboxMessage[]> {
+  async handOver(wanted: WantedElsewhere, signal: AbortSignal): Promise<InboxMessage[] | undefined> {
+    const { max, visibilityMs, waitMs = 0, again = false, last = false } = wanted;
     if (again) this.#reclaim();
     else if (last) this.#outdate();
-    if (this.#isWanted() || (again && !last)) return [];
-    const messages = last ? [] : this.#handOut(max, visibilityMs);
-    if (messages.length > 0) return messages;
-    await this.#inTurn(async () => {
-      if (this.#isWanted()) return;
-      await this.#stopConsuming();
-      // What came meanwhile goes there, too, now or at its next poll: given back it would come after what the broker had under way.
-      messages.push(...this.#handOut(last ? this.#ready.length : max, visibilityMs));
-      if (this.#ready.length === 0) await this.#leave();
+    if (this.#working > 0 || (again && !last)) return [];
+    if (last) await this.#pause();
+    const ready = this.#handOut(last ? this.#ready.length : max, visibilityMs);
+    if (ready.length > 0) return ready;
+    return await this.#whilePolled(signal, async (polled) => {
+      await this.#inTurn(async () => {
+        if (this.#isIdle && this.#ready.length === 0) await this.#leave();
+      });
+      if (last || this.#consumers.size === 0) return [];
+      await this.#wake(max);
+      if (polled.aborted) return undefined;
+      const next = this.#handOut(max, visibilityMs);
+      if (next.length > 0) return next;
+      const awaited = await this.#await({ max, visibilityMs }, { waitMs, signal: polled });
+      return awaited?.length === 0 ? undefined : (awaited ?? []);
     });
-    return messages;
   }
 
   /** Polls so far are answered with none: nobody waits for them any more. */
   #outdate(): void {
-    this.#generation += 1;
-    this.#beginning = 0;
-    for (const waiter of this.#waiters.splice(0)) waiter.give([]);
+    for (const polled of this.#polls) polled.abort();
+    this.#beginning.clear();
   }
 
   /** What was handed out is ready again, at no attempt. */
@@ -388,18 +439,18 @@ export class Inbox {
   async #wake(wanted: number): Promise<void> {
     clearTimeout(this.#linger);
     if (wanted <= this.#prefetch && this.#opened?.channel.current !== undefined) return;
-    this.#beginning += 1;
+    const own = {};
+    this.#beginning.add(own);
     const late = new AbortController();
     const timer = setTimeout(() => late.abort(), startMaxMs);
-    const generation = this.#generation;
-    const isMoot = () => this.#closed || this.#generation !== generation;
+    const isMoot = () => this.#closed || !this.#beginning.has(own);
     const consuming = this.#inTurn(() => this.#consumeAhead(wanted, isMoot)).then(() =>
       this.#opened?.channel.opened(late.signal).catch(() => undefined),
     );
     await Promise.race([consuming, anyAborted([late.signal, this.#closing.signal])]);
     clearTimeout(timer);
     late.abort();
-    if (this.#generation === generation) this.#beginning -= 1;
+    this.#beginning.delete(own);
   }
 
   async #inTurn(work: () => Promise<void>): Promise<void> {
@@ -434,7 +485,6 @@ export class Inbox {
     const channel = this.#channel;
     if (channel === undefined) return;
     try {
-      await this.#cancelAll(channel);
       await this.#consumeAll(channel);
     } catch (error) {
       // The channel is lost: the next one is set up with the new prefetch.
@@ -456,62 +506,77 @@ export class Inbox {
 
   async #consumeAll(channel: ConfirmChannel): Promise<void> {
     const { id, type } = this.#options.component;
-    for (const queue of [queues.commands(id), queues.requests(id), queues.broadcasts(id), queues.any(type)])
-      await this.#consume(channel, queue);
+    const wanted = this.#prefetch;
+    for (const queue of [queues.commands(id), queues.requests(id), queues.broadcasts(id), queues.any(type)]) {
+      const found = [...this.#consumers].find(([, consumer]) => consumer.queue === queue);
+      if (found === undefined) await this.#consume(channel, queue, wanted);
+      // Else it may have more, which may be under way: it is enough for now.
+      else if (this.#unsettled(found[0]) >= found[1].prefetch) await this.#replace(channel, found[0], wanted);
+    }
+    // Who wants more is to try again.
+    if (channel === this.#channel)
+      this.#prefetch = Math.min(...[...this.#consumers.values()].map(({ prefetch }) => prefetch));
   }
 
-  async #consume(channel: ConfirmChannel, queue: string): Promise<void> {
+  async #consume(channel: ConfirmChannel, queue: string, prefetch: number): Promise<void> {
     const { id, type } = this.#options.component;
     const isShared = queue === queues.any(type);
     const shared = isShared ? { sharedBy: type } : {};
     // Before an older process that still consumes by AMQP.
     const priority = isShared ? undefined : this.#options.priority?.();
-    const options = { prefetch: this.#prefetch, ...(priority !== undefined && { priority }) };
-    const tag = await consume(channel, queue, options, (message) => {
+    // RabbitMQ puts back what a channel had in the order of the tags.
+    const consumerTag = `${++this.#begun}`.padStart(12, "0");
+    const options = { prefetch, consumerTag, ...(priority !== undefined && { priority }) };
+    await consume(channel, queue, options, (message) => {
       this.#arrived(channel, message, shared).catch((error) =>
         this.#options.logger.warn({ component: id, error: String(error) }, "a message could not be taken in"),
       );
     });
-    this.#consumers.set(tag, queue);
+    if (channel === this.#channel) this.#consumers.set(consumerTag, { queue, prefetch });
   }
 
-  async #stopConsuming(): Promise<void> {
-    this.#prefetch = 0;
-    const channel = this.#channel;
-    if (channel !== undefined) await this.#cancelAll(channel);
-    this.#rest();
-  }
-
-  async #cancelAll(channel: ConfirmChannel): Promise<void> {
-    const tags = [...this.#consumers.keys()];
-    this.#consumers.clear();
-    for (const tag of tags) await channel.cancel(tag);
+  /** Of what this consumer was given, that what may be acked by now not counted. */
+  #unsettled(tag: string): number {
+    const open = [...this.#open.values(), ...this.#held.values()].map(({ delivery }) => delivery);
+    const isIts = ({ channel, message }: Delivery) => channel === this.#channel && message.fields.consumerTag === tag;
+    return [...open, ...this.#ready].filter(isIts).length;
   }
 
   /**
-   * Replaces the consumer that may have no other message than this one, which is held: the broker counts what is
-   * unacknowledged for each consumer, and no longer for one that was cancelled.
+   * Of a consumer that has all that it may have: the broker counts what is unacknowledged for each, and no longer for one that
+   * was cancelled.
    */
+  async #replace(channel: ConfirmChannel, tag: string, prefetch: number): Promise<void> {
+    const { queue } = this.#consumers.get(tag) ?? {};
+    if (queue === undefined) return;
+    await this.#cancel(channel, tag);
+    await this.#consume(channel, queue, prefetch);
+  }
+
+  async #cancel(channel: ConfirmChannel, tag: string): Promise<void> {
+    this.#consumers.delete(tag);
+    await channel.cancel(tag);
+  }
+
+  /** The one that is held keeps no others out where only one may be taken at a time. */
   async #consumeBeside({ channel, message }: Delivery): Promise<void> {
     const { consumerTag = "" } = message.fields;
     const current = this.#channel;
-    const queue = this.#consumers.get(consumerTag);
-    if (queue === undefined || current === undefined || current !== channel || this.#prefetch !== 1) return;
-    this.#consumers.delete(consumerTag);
-    await current.cancel(consumerTag);
-    await this.#consume(current, queue);
+    if (current === undefined || current !== channel || this.#prefetch === 0) return;
+    if (this.#consumers.get(consumerTag)?.prefetch === 1) await this.#replace(current, consumerTag, 1);
   }
 
   async #arrived(channel: Channel, message: ConsumeMessage, shared: { sharedBy?: string }): Promise<void> {
     const { consumer, component } = this.#options;
-    if (this.#isHere(channel, message)) return;
+    // Of a channel that is lost, or closed, it comes again.
+    if (channel !== this.#channel || this.#isHere(channel, message)) return;
     const delivery = await consumer.admit({ component: component.id, channel, message, ...shared });
     // Asked again: copies that come at once are all admitted before the first of them is ready.
-    if (delivery === undefined || this.#isHere(channel, message)) return;
+    if (delivery === undefined || channel !== this.#channel || this.#isHere(channel, message)) return;
     this.#ready.push(delivery);
     this.#pump();
-    // It came while the queues were left.
-    if (this.#prefetch === 0) this.#rest();
+    // It came while its queue was left.
+    if (this.#prefetch === 0 && shared.sharedBy !== undefined) this.#rest();
   }
 
   /** Makes what comes one with the delivery of its message, if that is here already. */
@@ -591,30 +656,42 @@ export class Inbox {
   }
 
   #isWanted(): boolean {
-    return this.#closed || this.#waiters.length > 0 || this.#beginning > 0 || this.#working > 0;
+    return this.#closed || this.#waiters.length > 0 || this.#beginning.size > 0 || this.#working > 0;
+  }
+
+  /** Nothing is handed out, or waits for a retry. */
+  get #isIdle(): boolean {
+    return this.#open.size === 0 && this.#held.size === 0 && this.#settling.size === 0;
   }
 
   async #leave(): Promise<void> {
-    const opened = this.#opened;
-    if (opened === undefined || this.#isWanted()) return;
+    if (this.#isWanted()) return;
     this.#prefetch = 0;
-    if (this.#open.size === 0 && this.#held.size === 0) {
-      this.#opened = undefined;
-      this.#ready.length = 0;
-      await opened.close();
+    if (this.#isIdle) {
+      await this.#shut();
       return;
     }
-    // What is handed out is settled on this channel.
+    // What is in hand is settled on this channel. What is this component's own waits for its next poll, at whichever coordinator;
+    // others of its type may have the rest.
     const channel = this.#channel;
+    const shared = queues.any(this.component.type);
+    const [tag] = [...this.#consumers].find(([, { queue }]) => queue === shared) ?? [];
     if (channel === undefined) return;
-    await this.#cancelAll(channel);
-    if (this.#isWanted()) return;
-    // What is this component's own waits for its next poll, at whichever coordinator: the broker puts what is given back behind
-    // what was given back before. Others of its type may have the rest.
+    if (tag !== undefined) await this.#cancel(channel, tag);
     for (const delivery of this.#ready.splice(0)) {
       if (delivery.sharedBy === undefined) this.#ready.push(delivery);
       else channel.nack(delivery.message, false, true);
     }
+  }
+
+  /** What was not settled goes back in its order. */
+  async #shut(): Promise<void> {
+    const opened = this.#opened;
+    this.#opened = undefined;
+    this.#channel = undefined;
+    this.#ready.length = 0;
+    this.#consumers.clear();
+    await closed(opened);
   }
 
   // --- deliveries ----------------------------------------------------------------------------------------------
@@ -756,6 +833,16 @@ function anyAborted(signals: AbortSignal[]): Promise<void> {
   });
 }
 
+/** Resolves when all that it had is in its queues again: RabbitMQ says before that a channel is closed, the busier the earlier. */
+async function closed(opened: ReturnType<Broker["channel"]> | undefined): Promise<void> {
+  if (opened === undefined) return;
+  const startMs = performance.now();
+  await opened.close();
+  await delay(Math.max(putBackMs, performance.now() - startMs));
+}
+
+/** At least. */
+const putBackMs = 25;
 const graceMs = 50;
 /** How long a poll waits for its consumers to stand. */
 const startMaxMs = 2_000;

@@ -1,8 +1,10 @@
 import { randomUUID } from "node:crypto";
+import { setTimeout as delay } from "node:timers/promises";
 import { expect } from "chai";
 import { type Component, connect } from "../../clients/typescript/src/index.ts";
 import { type Embedded, startEmbedded } from "../../config-db/embedded/server.ts";
 import { queues } from "../../config-db/names.ts";
+import { tokenOf } from "../../coordinator/messaging/inboxes.ts";
 import type { Member } from "../../coordinator/messaging/members.ts";
 import { useVhost } from "../support/broker.ts";
 import { type RunningCoordinator, startCoordinator } from "../support/coordinator.ts";
@@ -355,9 +357,35 @@ describe("a component that polls whichever of two coordinators it reaches", func
     expect([first, ...next].map((message) => message?.name)).to.deep.equal(["1", "2"]);
   });
 
-  for (const max of [1, 10])
-    it(`gets one sender's commands in the order in which they were sent, ${max} at a time, each once`, async () => {
-      const count = 300;
+  it("gets what comes next from where it has something in hand, whichever it polls, and lets go of it by the end", async () => {
+    const member = site.members.add();
+    await Promise.all([site.messaging, other].map((at) => at.provision(member)));
+    const { sender } = site.messaging;
+    const tokens: (string | undefined)[] = [];
+    const take = async (at: typeof other, name: string) => {
+      const polled = poll(at, member, { max: 3, waitMs: 10_000 });
+      await sender.send(sender.plan({ component: member.id }, "command"), command(name, null, { from: "s" }));
+      const [message] = await polled;
+      expect(message?.name).to.equal(name);
+      tokens.push(tokenOf(message?.delivery ?? ""));
+      return () => at.settling.settle(member.id, message?.delivery ?? "", { how: "ack" });
+    };
+    const inHand = [await take(other, "1")];
+    expect(await poll(site.messaging, member, { max: 3, waitMs: 0 })).to.deep.equal([]);
+    inHand.push(await take(site.messaging, "2"));
+    for (const ack of inHand) await ack();
+    await take(site.messaging, "3");
+    const { token } = other.inboxes;
+    expect(tokens).to.deep.equal([token, token, site.messaging.inboxes.token]);
+  });
+
+  for (const [max, heldMs] of [
+    [1, 0],
+    [10, 0],
+    [4, 30],
+  ] as const)
+    it(`gets one sender's commands in the order in which they were sent, ${max} at a time, each ${heldMs} ms in hand`, async () => {
+      const count = heldMs > 0 ? 150 : 300;
       const member = site.members.add();
       await site.messaging.provision(member);
       const { sender } = site.messaging;
@@ -371,15 +399,18 @@ describe("a component that polls whichever of two coordinators it reaches", func
       const sending = sendAll();
       const seed = Math.floor(Math.random() * 1_000);
       const got: string[] = [];
+      const acks: Promise<void>[] = [];
       for (let polls = 0; got.length < count; polls += 1) {
         // Now the one and now the other, in a pattern that does not repeat.
         const at = Math.sin(polls * 12.9898 + seed) > 0 ? site.messaging : other;
         for (const { name, delivery } of await poll(at, member, { max, waitMs: 200 })) {
           got.push(name);
-          await at.settling.settle(member.id, delivery, { how: "ack" });
+          const acked = delay(heldMs).then(() => at.settling.settle(member.id, delivery, { how: "ack" }));
+          if (heldMs === 0) await acked;
+          else acks.push(acked);
         }
       }
-      await sending;
+      await Promise.all([sending, ...acks]);
       const sent = Array.from({ length: count }, (_, number) => `${number}`);
       expect(got, `seed ${seed}`).to.deep.equal(sent);
     });

@@ -20,6 +20,7 @@ describe("a coordinator that asks another for what it has ready", () => {
   let outcome: PublishOutcome;
   let takenBack: string[];
   let ready: InboxMessage[];
+  let serve: (signal: AbortSignal) => Promise<InboxMessage[]>;
   let tell: (told: object, properties?: object) => void;
   let lose: () => void;
 
@@ -28,6 +29,7 @@ describe("a coordinator that asks another for what it has ready", () => {
     outcome = "routed";
     takenBack = [];
     ready = [];
+    serve = async () => ready;
     let current: ConfirmChannel | undefined;
     const broker = {
       publish: async (publication: Publication) => {
@@ -67,7 +69,7 @@ describe("a coordinator that asks another for what it has ready", () => {
       },
     } as unknown as Broker;
     const inbox = {
-      handOver: async () => ready,
+      handOver: async (_wanted: object, signal: AbortSignal) => await serve(signal),
       takeBack: (deliveries: string[]) => void takenBack.push(...deliveries),
     };
     const inboxes = { token: own, existing: () => inbox } as unknown as Inboxes;
@@ -113,6 +115,45 @@ describe("a coordinator that asks another for what it has ready", () => {
     gone.abort();
     expect(await asked).to.deep.equal([]);
     expect(published[0]?.once?.aborted).to.equal(true);
+  });
+
+  it("tells it who has gone, and gives back what came for him", async () => {
+    const gone = new AbortController();
+    const asked = handover.ask("c", plain, { waitMs: 5_000, signal: gone.signal });
+    await eventually(() => expect(published).to.have.length(1));
+    const [question] = published;
+    gone.abort();
+    expect(await asked).to.deep.equal([]);
+    const told = () => published.slice(1).map(({ content }) => JSON.parse(content.toString()));
+    await eventually(() => expect(told()).to.deep.equal([{ component: "c", withdrawn: question?.options.messageId }]));
+    tell({ component: "c", messages: older }, { correlationId: question?.options.messageId });
+    await eventually(() => expect(told()[1]).to.deep.equal({ component: "c", back: [`${other}-1`] }));
+  });
+
+  it("hears that it consumes on and had nothing", async () => {
+    const asked = handover.ask("c", plain, asking);
+    await eventually(() => expect(published).to.have.length(1));
+    tell({ component: "c", messages: [], consumes: true }, { correlationId: published[0]?.options.messageId });
+    expect(await asked).to.equal(undefined);
+  });
+
+  it("gives the broker time to put back what one had that has just lost its connection", async () => {
+    outcome = "unroutable";
+    const startMs = performance.now();
+    expect(await handover.ask("c", plain, asking)).to.deep.equal([]);
+    expect(performance.now() - startMs).to.be.at.least(200);
+  });
+
+  it("waits for nobody any more who has withdrawn his question", async () => {
+    let polled: AbortSignal | undefined;
+    serve = (signal) => {
+      polled = signal;
+      return new Promise(() => undefined);
+    };
+    tell({ component: "c", token: other, ...plain }, { messageId: "question" });
+    await eventually(() => expect(polled?.aborted).to.equal(false));
+    tell({ component: "c", withdrawn: "question" });
+    await eventually(() => expect(polled?.aborted).to.equal(true));
   });
 
   it("has ready again what it answered to one whose queue is away", async () => {

@@ -1,3 +1,4 @@
+import { setImmediate } from "node:timers/promises";
 import type { ConfirmChannel, ConsumeMessage } from "amqplib";
 import { expect } from "chai";
 import { pino } from "pino";
@@ -8,6 +9,8 @@ import { publishOptions } from "../../coordinator/messaging/envelope.ts";
 import { Inbox, type InboxMessage, type InboxOptions } from "../../coordinator/messaging/inbox.ts";
 import { draftLetter } from "../../coordinator/messaging/send.ts";
 import { eventually } from "../support/eventually.ts";
+
+const forever = new AbortController().signal;
 
 /** An inbox to which `arrive` brings messages as their reading made them, and which tells what it gave up. */
 async function inboxOf(
@@ -22,16 +25,25 @@ async function inboxOf(
   const consumed: string[] = [];
   const prefetched: number[] = [];
   const cancelled: string[] = [];
+  let closed = 0;
   const takers = new Map<string, (message: ConsumeMessage) => void>();
+  const tags = new Map<string, string>();
   const channel = {
     prefetch: async (count: number) => void prefetched.push(count),
     ack: (message: ConsumeMessage) => void acked.push(message),
     nack: (message: ConsumeMessage) => void nacked.push(message),
-    cancel: async (tag: string) => void cancelled.push(tag),
-    consume: async (queue: string, onMessage: (message: ConsumeMessage) => void) => {
+    cancel: async (tag: string) => {
+      cancelled.push([...tags].find(([, given]) => given === tag)?.[0] ?? tag);
+    },
+    consume: async (
+      queue: string,
+      onMessage: (message: ConsumeMessage) => void,
+      { consumerTag }: { consumerTag: string },
+    ) => {
       takers.set(queue, onMessage);
+      tags.set(queue, consumerTag);
       consumed.push(queue);
-      return { consumerTag: `${consumed.length} ${queue}` };
+      return { consumerTag };
     },
   } as unknown as ConfirmChannel;
   let lose = () => {};
@@ -57,7 +69,9 @@ async function inboxOf(
           },
           opened: async () => channel,
         },
-        close: async () => undefined,
+        close: async () => {
+          closed += 1;
+        },
       };
     },
   } as unknown as Broker;
@@ -81,11 +95,12 @@ async function inboxOf(
     const envelope = { messageId, kind: "command", name: "x", contentType: "a/b", attempt: 1, ...more };
     const letter = { envelope, content: Buffer.alloc(0) };
     const headers = { [names.attempt]: envelope.attempt, [names.redriven]: more.redriven };
-    const fields = { deliveryTag: ++deliveryTag, consumerTag: `${consumed.lastIndexOf(queue) + 1} ${queue}` };
+    const fields = { deliveryTag: ++deliveryTag, consumerTag: tags.get(queue) };
     takers.get(queue)?.({ fields, properties: { messageId, headers }, letter } as unknown as ConsumeMessage);
   };
   const connection = { lose: () => lose(), restore: () => restore() };
-  return { inbox, givenUp, acked, nacked, consumed, prefetched, cancelled, arrive, end, connection };
+  const closedSoFar = () => closed;
+  return { inbox, givenUp, acked, nacked, consumed, prefetched, cancelled, closedSoFar, arrive, end, connection };
 }
 
 describe("an inbox", () => {
@@ -127,22 +142,21 @@ describe("an inbox", () => {
   it("hands over what it has ready when nobody waits, and has it again when that came too late", async () => {
     const wanted = { max: 10, visibilityMs: 60_000 };
     const { inbox, arrive, end } = await inboxOf(() => undefined);
-    expect(await inbox.handOver(wanted)).to.deep.equal([]);
+    expect(await inbox.handOver(wanted, forever)).to.deep.equal([]);
     end();
     arrive("early");
-    const given = await eventually(async () => {
-      const messages = (await inbox.handOver(wanted)) ?? [];
-      expect(messages.map(({ id, attempt }) => [id, attempt])).to.deep.equal([["early", 1]]);
-      return messages;
-    });
+    await setImmediate();
+    const given = (await inbox.handOver(wanted, forever)) ?? [];
+    expect(given.map(({ id, attempt }) => [id, attempt])).to.deep.equal([["early", 1]]);
     inbox.takeBack(given.map(({ delivery }) => delivery));
-    expect((await inbox.handOver(wanted))?.map(({ id, attempt }) => [id, attempt])).to.deep.equal([["early", 1]]);
+    expect((await inbox.handOver(wanted, forever))?.map(({ id, attempt }) => [id, attempt])).to.deep.equal([
+      ["early", 1],
+    ]);
     await inbox.close();
   });
 
   describe("polled again, since an answer was lost,", () => {
     const again = { max: 1, waitMs: 0, visibilityMs: 60_000, again: true };
-    const forever = new AbortController().signal;
 
     it("hands out all that it has ready before it consumes", async () => {
       const { inbox, consumed, arrive, end } = await inboxOf(() => undefined);
@@ -176,8 +190,8 @@ describe("an inbox", () => {
       answer();
       expect(await polled).to.deep.equal([]);
       expect(consumed).to.have.length(4);
-      const handed = await inbox.handOver({ max: 1, visibilityMs: 60_000 });
-      expect(handed.map(({ id }) => id)).to.deep.equal(["one"]);
+      const handed = await inbox.handOver({ max: 1, visibilityMs: 60_000 }, forever);
+      expect(handed?.map(({ id }) => id)).to.deep.equal(["one"]);
       await inbox.close();
     });
   });
@@ -190,16 +204,106 @@ describe("an inbox", () => {
     end();
     arrive("own");
     arrive("any", {}, queues.any("t"));
-    await eventually(() => expect(cancelled).to.have.length(4));
     await eventually(() => expect(nacked.map(({ properties }) => properties.messageId)).to.deep.equal(["any"]));
-    const handed = await inbox.handOver({ max: 10, visibilityMs: 60_000 });
-    expect(handed?.map(({ id }) => id)).to.deep.equal(["own"]);
+    expect(cancelled).to.deep.equal([queues.any("t")]);
+    arrive("later");
+    await setImmediate();
+    const handed = await inbox.handOver({ max: 10, visibilityMs: 60_000 }, forever);
+    expect(handed?.map(({ id }) => id)).to.deep.equal(["own", "later"]);
+    await inbox.close();
+  });
+
+  it("makes nothing when it is polled for the last time before it ever consumed", async () => {
+    const { inbox, consumed, end, closedSoFar } = await inboxOf(() => undefined);
+    end();
+    await inbox.handOver({ max: 1, visibilityMs: 60_000 }, forever);
+    expect([closedSoFar(), inbox.resting]).to.deep.equal([1, true]);
+    const before = consumed.length;
+    expect(await inbox.poll({ max: 1, waitMs: 0, visibilityMs: 60_000, last: true, signal: forever })).to.deep.equal(
+      [],
+    );
+    expect([consumed.length, inbox.resting]).to.deep.equal([before, true]);
+    await inbox.close();
+  });
+
+  describe("whose component polls another coordinator", () => {
+    const wanted = { max: 10, visibilityMs: 60_000 };
+    const idsOf = (messages: InboxMessage[] | undefined) => messages?.map(({ id }) => id);
+
+    it("closes its channel when nothing is in hand, and cancels nothing before", async () => {
+      const { inbox, consumed, cancelled, closedSoFar, end } = await inboxOf(() => undefined);
+      await eventually(() => expect(consumed).to.have.length(4));
+      end();
+      expect(await inbox.handOver(wanted, forever)).to.deep.equal([]);
+      expect([cancelled, closedSoFar()]).to.deep.equal([[], 1]);
+      await inbox.close();
+    });
+
+    it("consumes on for it while anything is in hand, until nobody waits for that any more", async () => {
+      const given: InboxMessage[] = [];
+      const { inbox, cancelled, closedSoFar, arrive, end } = await inboxOf((message) => given.push(message));
+      arrive("in hand");
+      await eventually(() => expect(given).to.have.length(1));
+      end();
+      expect(await inbox.handOver({ ...wanted, waitMs: 0 }, forever)).to.equal(undefined);
+      const next = inbox.handOver({ ...wanted, waitMs: 60_000 }, forever);
+      await setImmediate();
+      arrive("next");
+      expect(idsOf(await next)).to.deep.equal(["next"]);
+
+      const gone = new AbortController();
+      const unheard = inbox.handOver({ ...wanted, waitMs: 60_000 }, gone.signal);
+      gone.abort();
+      expect(await unheard).to.equal(undefined);
+      // What was answered to nobody, and who asked for it, are forgotten.
+      const before = inbox.handOver({ ...wanted, waitMs: 60_000 }, forever);
+      expect(await inbox.handOver({ ...wanted, again: true }, forever)).to.deep.equal([]);
+      expect(await before).to.equal(undefined);
+      expect(idsOf(await inbox.handOver(wanted, forever))).to.deep.equal(["in hand", "next"]);
+      expect([cancelled, closedSoFar()]).to.deep.equal([[], 0]);
+      await inbox.close();
+    });
+  });
+
+  it("takes more than before only where it has all that it may have, whose consumer it replaces", async () => {
+    const given: InboxMessage[] = [];
+    const { inbox, consumed, prefetched, cancelled, arrive, end } = await inboxOf((message) => given.push(message));
+    await eventually(() => expect(consumed).to.have.length(4));
+    for (let n = 1; n <= 9; n += 1) arrive(`${n}`);
+    await eventually(() => expect(given).to.have.length(9));
+    end();
+    const wanted = { max: 12, waitMs: 0, visibilityMs: 60_000, signal: forever };
+    await inbox.poll(wanted);
+    expect(cancelled).to.deep.equal([]);
+    arrive("10");
+    await setImmediate();
+    expect(await inbox.poll(wanted)).to.have.length(1);
+    expect(cancelled).to.deep.equal([queues.commands("c")]);
+    expect([consumed.slice(4), prefetched.slice(4)]).to.deep.equal([[queues.commands("c")], [12]]);
+    await inbox.close();
+  });
+
+  it("hands out what the others have before what it took after them", async () => {
+    const elsewhere = [[{ id: "older" } as InboxMessage], []];
+    const { inbox, consumed, arrive, end } = await inboxOf(
+      () => undefined,
+      undefined,
+      async (_component, { again }) => (again === true ? [] : (elsewhere.shift() ?? [])),
+      () => false,
+    );
+    await eventually(() => expect(consumed).to.have.length(4));
+    end();
+    arrive("newer");
+    await setImmediate();
+    const wanted = { max: 10, waitMs: 0, visibilityMs: 60_000, signal: forever };
+    const [first] = await inbox.poll({ ...wanted, again: true });
+    const [next] = await inbox.poll(wanted);
+    expect([first?.id, next?.id]).to.deep.equal(["older", "newer"]);
     await inbox.close();
   });
 
   describe("whose connection is lost", () => {
     const wanted = { max: 10, visibilityMs: 60_000 };
-    const forever = new AbortController().signal;
 
     for (const [others, isAlone, prefetch] of [
       ["reads no more than is out when it is back and nobody polls", true, [1, 1, 1, 1]],
