@@ -79,6 +79,13 @@ describe("the client over AMQP", function () {
     return messageId;
   }
 
+  /** It asks the coordinator for messages; for the last time it does whenever it begins to consume. */
+  const untilPolled = ({ id }: Component) =>
+    eventually(() => {
+      const polls = coordinator.seen("GET", `${id}/inbox`).filter(({ query }) => query.get("last") === null);
+      expect(polls).to.have.lengthOf(1);
+    });
+
   /** What ends as a dead letter of `id`, found by whatever fits. */
   async function deadLetter(fits: (message: ConsumeMessage) => boolean): Promise<ConsumeMessage> {
     return await eventually(async () => {
@@ -423,8 +430,9 @@ describe("the client over AMQP", function () {
         throw new Error("once");
       };
       target.handle("set", handler, { retryFirstMs: 0 });
+      const asked = coordinator.seen("DELETE", `/${target.id}/inbox`).length;
       publish(target, Buffer.from("1"), {});
-      await eventually(() => expect(coordinator.seen("DELETE", `/${target.id}/inbox`)).to.have.length(1));
+      await eventually(() => expect(coordinator.seen("DELETE", `/${target.id}/inbox`)).to.have.length(asked + 1));
       await channel.bindQueue(queues.commands(target.id), exchanges.unicast, target.id);
       await eventually(() => expect(attempts).to.deep.equal([1, 2]));
     });
@@ -435,8 +443,9 @@ describe("the client over AMQP", function () {
         await channel.unbindQueue(queues.dead, exchanges.dead, "");
         throw new PermanentFailure("never");
       });
+      const asked = coordinator.seen("DELETE", `/${target.id}/inbox`).length;
       const id = publish(target, Buffer.from("1"), {});
-      await eventually(() => expect(coordinator.seen("DELETE", `/${target.id}/inbox`)).to.have.length(1));
+      await eventually(() => expect(coordinator.seen("DELETE", `/${target.id}/inbox`)).to.have.length(asked + 1));
       await channel.bindQueue(queues.dead, exchanges.dead, "");
       await deadLetter(({ properties }) => properties.messageId === id);
     });
@@ -822,7 +831,7 @@ describe("the client over AMQP", function () {
       const seen: unknown[] = [];
       component.handle("set", ({ body }) => void seen.push(body));
       proxy.cut();
-      await eventually(() => expect(coordinator.seen("GET", `${component.id}/inbox`)).to.have.lengthOf(1));
+      await untilPolled(component);
       const asked: [string | null, string | null][] = [];
       coordinator.override = ({ method, path, query }) => {
         if (method !== "GET" || !path.endsWith(`${component.id}/inbox`) || query.get("last") === null) return undefined;
@@ -838,6 +847,35 @@ describe("the client over AMQP", function () {
         ["true", "true"],
         [null, "true"],
       ]);
+    });
+
+    it("handles what a coordinator has taken for a process before it before what the broker has", async () => {
+      const id = `c-${randomUUID().slice(0, 8)}`;
+      await declare(directUrl, componentPlan({ id, type: "worker" }));
+      const asked: string[] = [];
+      coordinator.override = ({ method, path, query }) => {
+        if (!path.endsWith(`${id}/inbox`)) return undefined;
+        asked.push(`${method} ${query}`);
+        const taken = { delivery: "d-1", id: randomUUID(), kind: "command", name: "set", body: "older", attempt: 1 };
+        return method === "GET" ? { status: 200, body: { messages: asked.length === 1 ? [taken] : [] } } : undefined;
+      };
+      publish({ id } as Component, Buffer.from('"younger"'), {});
+      const component = await join({ id, transport: "amqp" });
+      const seen: unknown[] = [];
+      component.handle("set", ({ body }) => void seen.push(body));
+      await eventually(() => expect(seen).to.deep.equal(["older", "younger"]));
+      const [first, second, third] = asked;
+      expect([first, second].map((query) => query?.match(/(again|last)=true/g))).to.deep.equal([
+        ["last=true", "again=true"],
+        ["last=true"],
+      ]);
+      expect(third).to.match(/^DELETE/);
+      // Its messages are its own from then on.
+      const count = asked.length;
+      proxy.reset();
+      await eventually(() => expect(component.way).to.equal("none"));
+      await eventually(() => expect(component.way).to.equal("amqp"));
+      expect(asked.slice(count).filter((ask) => ask.startsWith("GET"))).to.deep.equal([]);
     });
 
     it("keeps what is sent until the broker is back where only AMQP is wanted", async () => {
@@ -861,7 +899,7 @@ describe("the client over AMQP", function () {
         });
         proxy.cut();
         await eventually(() => expect(component.way).to.equal("http"));
-        await eventually(() => expect(coordinator.seen("GET", `${component.id}/inbox`)).to.have.lengthOf(1));
+        await untilPolled(component);
         const askedAtMs: number[] = [];
         let handledBefore = false;
         coordinator.override = ({ method, path }) => {

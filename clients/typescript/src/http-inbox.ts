@@ -74,21 +74,23 @@ export class HttpInbox {
   }
 
   /**
-   * Resolves, after `stop`, when the queues can be consumed: who began before a coordinator gave away what it took would be
-   * given what is younger than that. It is taken from there, since RabbitMQ puts what is given back behind what was given
-   * back before. When none can be asked, one lets go by itself, and that is awaited.
+   * Resolves, after `stop` or instead of `start`, when the queues can be consumed: who began before a coordinator gave away what
+   * it took would be given what is younger than that. It is taken from there, since RabbitMQ puts what is given back behind what
+   * was given back before. When none can be asked, one lets go by itself, and that is awaited.
    */
   async released(): Promise<void> {
     const untilMs = performance.now() + lingerMs;
-    for (let attempt = 0; !(await this.#isLeft()) && performance.now() < untilMs; attempt += 1) {
-      await pause(Math.min(backoffMs(attempt, retry), Math.max(0, untilMs - performance.now())));
+    const leftMs = () => Math.max(0, untilMs - performance.now());
+    for (let attempt = 0; !(await this.#isLeft(leftMs)) && leftMs() > 0; attempt += 1) {
+      await pause(Math.min(backoffMs(attempt, retry), leftMs()));
     }
   }
 
-  async #isLeft(): Promise<boolean> {
+  async #isLeft(leftMs: () => number): Promise<boolean> {
+    const poll = { max: inHandMax, waitMs: 0, last: true } as const;
     try {
-      // One answer does not hold everything where it is large.
-      while ((await this.#poll({ max: inHandMax, waitMs: 0, last: true, timeoutMs: releaseTimeoutMs })) > 0);
+      // One answer does not hold everything where it is large; and what is sent meanwhile may go on coming.
+      while ((await this.#poll({ ...poll, timeoutMs: Math.max(1, leftMs()) })) > 0 && leftMs() > 0);
     } catch (error) {
       this.#options.logger.debug({ error }, "the inbox was not taken over");
       return false;

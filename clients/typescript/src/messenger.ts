@@ -75,9 +75,9 @@ export class Messenger {
       type,
       prefetch,
       incarnation,
-      // What the inbox has taken and not handed over is older than what the session would get.
+      // What coordinators have taken is older than what the session would get: for this process, or for one before it.
       onReached: async () => {
-        const inbox = await this.#leaveInbox();
+        const inbox = (await this.#leaveInbox()) ?? (this.#wasConnected ? undefined : this.#makeInbox());
         await inbox?.released();
       },
       onMissing: () => this.#lookForQueues(),
@@ -241,10 +241,14 @@ export class Messenger {
   }
 
   #openInbox(): void {
+    this.#inbox = this.#makeInbox();
+    this.#inbox.start();
+  }
+
+  #makeInbox(): HttpInbox {
     const { bridge, id, receiver, prefetch, longestHandlerMs, incarnation, onLeaseLost, logger } = this.#options;
     const asked = { bridge, id, receiver, prefetch, longestHandlerMs, incarnation, logger };
-    this.#inbox = new HttpInbox({ ...asked, onSuperseded: onLeaseLost });
-    this.#inbox.start();
+    return new HttpInbox({ ...asked, onSuperseded: onLeaseLost });
   }
 
   #go(way: Way): void {
