@@ -61,8 +61,8 @@ const othersMax = 100;
 export class Handover {
   readonly #options: HandoverOptions;
   readonly #asked = new Map<string, (answer: Answer) => void>();
-  /** Questions of others, by their ids, while they are answered. */
-  readonly #answering = new Map<string, AbortController>();
+  /** What ends others' questions, by their ids, that may still be withdrawn: the waiting, or what was answered. */
+  readonly #answering = new Map<string, () => void>();
   /**
    * Tokens of the site's other coordinators, and since when their queues are away: those that have lost their connection hold
    * nothing, and are to be asked again as soon as they have another one.
@@ -181,12 +181,11 @@ export class Handover {
         signal?.removeEventListener("abort", none);
         this.#asked.delete(id);
         resolve(answer);
+        // It would take what comes next for nobody; and what it has answered is older than what it hands out until it hears of that.
+        if (answer === "none" || answer === "lost")
+          this.#tell(keyOf(other), { component: told.component, withdrawn: id }).catch(() => undefined);
       };
-      const none = () => {
-        end("none");
-        // It would take what comes next for nobody.
-        this.#tell(keyOf(other), { component: told.component, withdrawn: id }).catch(() => undefined);
-      };
+      const none = () => end("none");
       const timer = setTimeout(none, timeoutMs);
       signal?.addEventListener("abort", none);
       this.#asked.set(id, end);
@@ -221,7 +220,7 @@ export class Handover {
     const { component } = told;
     const inbox = inboxes.existing(component);
     if ("back" in told) inbox?.takeBack(told.back);
-    else if ("withdrawn" in told) this.#answering.get(told.withdrawn)?.abort();
+    else if ("withdrawn" in told) this.#answering.get(told.withdrawn)?.();
     else if ("messages" in told) {
       const asked = this.#asked.get(properties.correlationId);
       if (asked !== undefined) asked(told.consumes ? "consumes" : told.messages);
@@ -229,11 +228,14 @@ export class Handover {
     } else if (told.token !== inboxes.token) {
       const answer = await this.#answer(told, inbox, properties.messageId);
       const messages = answer ?? [];
+      const given = messages.map(({ delivery }) => delivery);
+      const takeBack = () => inbox?.takeBack(given);
+      this.#mayWithdraw(properties.messageId, takeBack);
       const answered = { component, messages, consumes: answer === undefined };
       const options = { messageId: randomUUID(), correlationId: properties.messageId, mandatory: true };
       const outcome = await this.#tell(keyOf(told.token), answered, options).catch(() => "lost");
       // Whoever asked has lost its connection meanwhile.
-      if (outcome !== "routed") inbox?.takeBack(messages.map(({ delivery }) => delivery));
+      if (outcome !== "routed") takeBack();
     }
   }
 
@@ -246,12 +248,14 @@ export class Handover {
     if ("release" in told) await this.#options.inboxes.drop(told.component);
     if ("release" in told || inbox === undefined || !isPoll(told)) return [];
     const answering = new AbortController();
-    this.#answering.set(id, answering);
-    try {
-      return await inbox.handOver(told, answering.signal);
-    } finally {
-      this.#answering.delete(id);
-    }
+    this.#mayWithdraw(id, () => answering.abort());
+    return await inbox.handOver(told, answering.signal);
+  }
+
+  #mayWithdraw(id: string, withdraw: () => void): void {
+    this.#answering.set(id, withdraw);
+    // A question is answered in half of the time that its answer is awaited.
+    setTimeout(() => this.#answering.delete(id), 2 * answerMs.max).unref();
   }
 
   /** To the coordinators that handed them out. */

@@ -100,6 +100,10 @@ describe("a coordinator that asks another for what it has ready", () => {
     await eventually(() => expect(published).to.have.length(1));
     lose();
     expect(await asked).to.equal("broker-unavailable");
+    // The other one waits for what comes next no more.
+    await eventually(() => expect(published).to.have.length(2));
+    const told = JSON.parse(published[1]?.content.toString() ?? "");
+    expect(told).to.deep.equal({ component: "c", withdrawn: published[0]?.options.messageId });
   });
 
   it("refuses whoever polls while its own queue is away, and asks nobody", async () => {
@@ -154,6 +158,15 @@ describe("a coordinator that asks another for what it has ready", () => {
     await eventually(() => expect(polled?.aborted).to.equal(false));
     tell({ component: "c", withdrawn: "question" });
     await eventually(() => expect(polled?.aborted).to.equal(true));
+  });
+
+  it("has ready again what it answered to a question that was withdrawn", async () => {
+    ready = [{ id: "mine", delivery: `${own}-1` } as InboxMessage];
+    tell({ component: "c", token: other, ...plain }, { messageId: "question" });
+    await eventually(() => expect(published).to.have.length(1));
+    expect(takenBack).to.deep.equal([]);
+    tell({ component: "c", withdrawn: "question" });
+    await eventually(() => expect(takenBack).to.deep.equal([`${own}-1`]));
   });
 
   it("has ready again what it answered to one whose queue is away", async () => {
