@@ -98,6 +98,11 @@ export class Handover {
     await this.#told.close();
   }
 
+  /** By what others ask: another channel after each loss of the connection. */
+  get reached(): unknown {
+    return this.#told.current;
+  }
+
   /** Tokens of the site's other coordinators. */
   get others(): ReadonlySet<string> {
     return new Set(this.#others.keys());

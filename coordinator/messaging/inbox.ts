@@ -80,6 +80,8 @@ export interface InboxOptions {
    *   `last` time.
    */
   elsewhere: (component: string, wanted: Wanted, asking: Asking) => Promise<InboxMessage[] | undefined>;
+  /** By what the others ask this one: something else after each loss of the connection, undefined until it stands. */
+  reached: () => unknown;
   /** Whether no other coordinator of the site is known, which might consume for the component. */
   isAlone: () => boolean;
 }
@@ -129,6 +131,8 @@ export class Inbox {
   #begun = 0;
   /** What consumers may have at least; 0: who polls asks the other coordinators before these go on. */
   #prefetch = 0;
+  /** By what this one could be asked when it had last asked the others. */
+  #reached: unknown;
   readonly #closing = new AbortController();
   #pumping = false;
   /** What polls here, and at others for which this one consumes, are ended by. */
@@ -213,6 +217,7 @@ export class Inbox {
         if (ready.length > 0) return ready;
         if (others === undefined && performance.now() < endsAtMs) continue;
         if (others === undefined) return [];
+        this.#reached = this.#options.reached();
       }
       await this.#wake(max);
       if (isMoot()) {
@@ -459,8 +464,13 @@ export class Inbox {
     await done;
   }
 
+  /** Since its connection was lost another one may have asked it in vain, and consume. */
+  get #mayConsume(): boolean {
+    return this.#working > 0 || this.#reached === this.#options.reached();
+  }
+
   async #consumeAhead(wanted: number, isMoot: () => boolean): Promise<void> {
-    if (isMoot() || wanted <= this.#prefetch) return;
+    if (isMoot() || wanted <= this.#prefetch || !this.#mayConsume) return;
     this.#prefetch = wanted;
     if (this.#opened === undefined) {
       const opened = this.#options.broker.channel({
@@ -495,7 +505,7 @@ export class Inbox {
   async #begin(channel: ConfirmChannel): Promise<void> {
     this.#channel = channel;
     // Whoever asked may have gone meanwhile.
-    if (!this.#isWanted()) this.#prefetch = 0;
+    if (!this.#isWanted() || !this.#mayConsume) this.#prefetch = 0;
     // What is handed out must come back, to be settled on this channel, and nothing more: it would wait here for nobody. Where
     // another coordinator may consume by now that one would be given what is younger meanwhile.
     const out = this.#open.size + this.#held.size;

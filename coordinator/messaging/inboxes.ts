@@ -15,6 +15,7 @@ export interface InboxesOptions {
   logger: Logger;
   /** What another coordinator of the site has ready for a component (handover.ts). */
   elsewhere: InboxOptions["elsewhere"];
+  reached: InboxOptions["reached"];
   isAlone: InboxOptions["isAlone"];
   /** Of a component's newest process. */
   incarnationOf(id: string): number | undefined;
@@ -49,7 +50,7 @@ export class Inboxes {
    * @throws MusterError `too-many`, `broker-unavailable`.
    */
   async of({ id, type }: Provisioned): Promise<Inbox> {
-    const { broker, consumer, provisioning, logger, elsewhere, isAlone, incarnationOf } = this.#options;
+    const { broker, consumer, provisioning, logger, elsewhere, reached, isAlone, incarnationOf } = this.#options;
     await provisioning.declared({ id, type });
     const found = this.#inboxes.get(id);
     if (found !== undefined && found.component.type === type) return found;
@@ -67,6 +68,7 @@ export class Inboxes {
       consumer,
       logger,
       elsewhere,
+      reached,
       isAlone,
       priority: () => incarnationOf(id),
       deliveryId: () => `${this.token}-${(++this.#deliveries).toString(36)}`,

@@ -131,6 +131,7 @@ export class Messaging {
     const elsewhere: InboxesOptions["elsewhere"] = (...asked) => this.#handover.ask(...asked);
     this.inboxes = new Inboxes({
       ...{ token, broker, consumer, provisioning, logger, elsewhere },
+      reached: () => this.#handover.reached,
       isAlone: () => this.#handover.others.size === 0,
       incarnationOf: (id) => members.get(id)?.incarnation,
     });

@@ -18,6 +18,7 @@ async function inboxOf(
   fail: Consumer["fail"] = async () => true,
   elsewhere: InboxOptions["elsewhere"] = async () => [],
   isAlone = () => true,
+  reached: () => unknown = () => undefined,
 ) {
   const givenUp: string[] = [];
   const acked: ConsumeMessage[] = [];
@@ -88,7 +89,7 @@ async function inboxOf(
   const deliveryId = () => `d-${++count}`;
   const logger = pino({ level: "silent" });
   const component = { id: "c", type: "t" };
-  const inbox = new Inbox({ component, broker, consumer, logger, deliveryId, elsewhere, isAlone });
+  const inbox = new Inbox({ component, broker, consumer, logger, deliveryId, elsewhere, reached, isAlone });
   const end = await inbox.stream({ visibilityMs: 60_000, give });
   let deliveryTag = 0;
   const arrive = (messageId: string, more: Record<string, unknown> = {}, queue = queues.commands("c")) => {
@@ -369,6 +370,33 @@ describe("an inbox", () => {
       connection.lose();
       expect(await polled).to.deep.equal([{ id: "older" }]);
       expect(asked).to.deep.equal([before, before + 4]);
+      await inbox.close();
+    });
+
+    it("asks the others again where it was lost before it consumed", async () => {
+      let connections = 0;
+      const asked: number[] = [];
+      const { inbox, consumed, end, connection } = await inboxOf(
+        () => undefined,
+        undefined,
+        async () => {
+          asked.push(consumed.length);
+          return [];
+        },
+        () => false,
+        () => connections,
+      );
+      await eventually(() => expect(consumed).to.have.length(4));
+      end();
+      connection.lose();
+      const before = consumed.length;
+      const polled = inbox.poll({ ...wanted, waitMs: 200, signal: forever });
+      await eventually(() => expect(asked).to.have.length(1));
+      connections += 1;
+      await connection.restore();
+      await eventually(() => expect(consumed).to.have.length(before + 4));
+      expect(asked).to.deep.equal([before, before]);
+      expect(await polled).to.deep.equal([]);
       await inbox.close();
     });
 
