@@ -7,6 +7,7 @@
  * all of them let go: for that each coordinator knows the others.
  */
 import { randomUUID } from "node:crypto";
+import { setTimeout as delay } from "node:timers/promises";
 import type { ConsumeMessage, Options } from "amqplib";
 import type { Logger } from "pino";
 import { MusterError } from "../../config-db/errors.ts";
@@ -48,8 +49,8 @@ const prefetch = 100;
 const answerMs = { min: 500, max: 5_000 };
 /** How long a poll waits for this coordinator's own queue, to which the others answer. */
 const reachMaxMs = 2_000;
-/** From the end of a coordinator's queue to that of its channels, on a busy broker. */
-const lossMs = 250;
+/** How long after a connection was lost a busy broker may put back what its channels had, although it has deleted its queue. */
+const lossMs = 500;
 /** A coordinator whose queue is away for longer has ended; one that lost its connection has another within some seconds. */
 const forgetAfterMs = 60_000;
 /** Below what a client waits for the answer to its `DELETE`, or to its last poll. */
@@ -69,6 +70,7 @@ export class Handover {
    */
   readonly #others = new Map<string, number | undefined>();
   readonly #told: OwnQueue;
+  #lostAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: HandoverOptions) {
     this.#options = options;
@@ -85,6 +87,7 @@ export class Handover {
       },
       // Answers that were in it are lost.
       onLost: () => {
+        this.#lostAtMs = performance.now();
         for (const answered of [...this.#asked.values()]) answered("lost");
       },
     });
@@ -121,6 +124,8 @@ export class Handover {
     const question = { component, token, ...wanted, waitMs: Math.min(waitMs, polledMs / 2) };
     const timeoutMs = wanted.last === true ? releaseMaxMs : polledMs;
     if (this.#others.size > 0) await this.#told.ready(reachMaxMs);
+    const putBackMs = untilPutBackMs(this.#lostAtMs);
+    if (putBackMs > 0) await delay(putBackMs);
     const others = [...this.#others.keys()];
     const asked = others.map((other) => this.#question(other, question, { timeoutMs, signal }));
     const isOwed = wanted.again === true || wanted.last === true;
@@ -197,7 +202,7 @@ export class Handover {
       const properties = { messageId: id, expiration: timeoutMs, mandatory: true };
       this.#tell(keyOf(other), told, properties, ended.signal).then((outcome) => {
         this.#note(other, outcome !== "unroutable");
-        if (outcome === "unroutable") setTimeout(() => end([]), this.#untilEmptyMs(other));
+        if (outcome === "unroutable") setTimeout(() => end([]), untilPutBackMs(this.#others.get(other)));
       }, reject);
     });
   }
@@ -207,12 +212,6 @@ export class Handover {
     if (isThere) this.#others.set(other, undefined);
     else if (performance.now() - sinceMs < forgetAfterMs) this.#others.set(other, sinceMs);
     else this.#others.delete(other);
-  }
-
-  /** The broker may delete the queue of a connection that was lost some time before it has put back what its channels had. */
-  #untilEmptyMs(other: string): number {
-    const sinceMs = this.#others.get(other) ?? performance.now();
-    return Math.max(0, sinceMs + lossMs - performance.now());
   }
 
   async #take({ content, properties }: ConsumeMessage): Promise<void> {
@@ -286,6 +285,10 @@ export class Handover {
     const publication = { exchange: exchanges.requests, key, content, options, timeoutMs: answerMs.max };
     return await this.#options.broker.publish(once === undefined ? publication : { ...publication, once });
   }
+}
+
+function untilPutBackMs(lostAtMs = performance.now()): number {
+  return Math.max(0, lostAtMs + lossMs - performance.now());
 }
 
 function unanswered(timeoutMs: number): MusterError {
