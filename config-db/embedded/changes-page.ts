@@ -11,7 +11,9 @@ export interface Change {
   revs: string[];
   isDeleted: boolean;
   /** The winning revision, with `_conflicts` where there are any. */
-  doc: PouchDB.Doc;
+  readonly doc: PouchDB.Doc;
+  /** The same as JSON in wire order, where that is known. */
+  json?: string;
   /** How this change looks on the wire, per shape: many feeds send the same. */
   rendered: Map<string, string>;
 }

@@ -266,12 +266,16 @@ class FeedWriter {
 const maxDescending = 1_000;
 
 function renderChange(change: Change, shape: Shape, seq: string): string {
-  const { _conflicts, ...doc } = inWireOrder(change.doc) as PouchDB.Doc & { _conflicts?: string[] };
-  return JSON.stringify({
+  const head = JSON.stringify({
     seq,
     id: change.id,
     changes: (shape.allLeaves ? change.revs : change.revs.slice(0, 1)).map((rev) => ({ rev })),
     ...(change.isDeleted && { deleted: true }),
-    ...(shape.includeDocs && { doc: shape.conflicts && _conflicts !== undefined ? { ...doc, _conflicts } : doc }),
   });
+  return shape.includeDocs ? `${head.slice(0, -1)},"doc":${change.json ?? renderDocument(change.doc, shape)}}` : head;
+}
+
+function renderDocument(from: PouchDB.Doc, shape: Shape): string {
+  const { _conflicts, ...doc } = inWireOrder(from) as PouchDB.Doc & { _conflicts?: string[] };
+  return JSON.stringify(shape.conflicts && _conflicts !== undefined ? { ...doc, _conflicts } : doc);
 }

@@ -3,6 +3,7 @@
  * database is told of each write right after it, and PouchDB's own way there, an iterator and a stream with a hop through
  * the thread pool, took a third of the store's time while components register.
  */
+import type { PouchDB } from "pouchdb";
 import { collectLeaves, type RevisionTree } from "pouchdb-merge";
 import type { Change, ChangesPage } from "./changes-page.ts";
 import type { Opened } from "./storage.ts";
@@ -31,18 +32,51 @@ export async function latelyWritten(pouch: Opened, since: number, limit: number)
     seq += 1;
     const text = lately(`ÿby-sequenceÿ${String(seq).padStart(16, "0")}`);
     if (text === undefined) return undefined;
-    const doc = JSON.parse(text);
-    const metadata = known.get(doc._id) ?? parsed(lately(`ÿdocument-storeÿ${doc._id}`));
-    if (metadata === undefined || doc._attachments !== undefined) return undefined;
-    known.set(doc._id, metadata);
+    const { id, rev, json } = inWireOrder(text);
+    const metadata = known.get(id) ?? parsed(lately(`ÿdocument-storeÿ${id}`));
+    if (metadata === undefined || json.includes('"_attachments":')) return undefined;
+    known.set(id, metadata);
     // It changed again since: that one tells.
     if (metadata.seq !== seq) continue;
     if (collectLeaves(metadata.rev_tree).length > 1) return undefined;
-    changes.push({ seq, id: doc._id, revs: [doc._rev], isDeleted: metadata.deleted, doc, rendered: new Map() });
+    changes.push(new WrittenChange(seq, id, rev, metadata.deleted, json));
   }
   return { changes, lastSeq: seq, isFull: seq < newest };
 }
 
 function parsed(metadata: string | undefined): Metadata | undefined {
   return metadata === undefined ? undefined : JSON.parse(metadata);
+}
+
+/** What PouchDB writes of a document ends with its `_id`, `_rev` and, of a tombstone, `_deleted`: CouchDB has them first. */
+function inWireOrder(text: string): { id: string; rev: string; json: string } {
+  const at = text.lastIndexOf('"_id":');
+  const identity = text.slice(at, -1);
+  const members = text.slice(1, Math.max(1, at - 1));
+  const { _id: id, _rev: rev } = JSON.parse(`{${identity}}`);
+  return { id, rev, json: members === "" ? `{${identity}}` : `{${identity},${members}}` };
+}
+
+/** Most are sent as they are, and parsed for filters alone. */
+class WrittenChange implements Change {
+  readonly seq: number;
+  readonly id: string;
+  readonly revs: string[];
+  readonly isDeleted: boolean;
+  readonly json: string;
+  readonly rendered = new Map<string, string>();
+  #doc: PouchDB.Doc | undefined;
+
+  constructor(seq: number, id: string, rev: string, isDeleted: boolean, json: string) {
+    this.seq = seq;
+    this.id = id;
+    this.revs = [rev];
+    this.isDeleted = isDeleted;
+    this.json = json;
+  }
+
+  get doc(): PouchDB.Doc {
+    this.#doc ??= JSON.parse(this.json) as PouchDB.Doc;
+    return this.#doc;
+  }
 }
