@@ -70,7 +70,8 @@ interface Request {
 interface Write {
   method: "PUT" | "POST";
   path: string;
-  body: unknown;
+  /** JSON */
+  body: string;
   timeoutMs?: number;
 }
 
@@ -165,14 +166,14 @@ export class Store {
     }
   }
 
-  async #write<Answer>({ method, path, body: docs, timeoutMs = defaultTimeoutMs }: Write): Promise<Answer> {
+  async #write<Answer>({ method, path, body: json, timeoutMs = defaultTimeoutMs }: Write): Promise<Answer> {
     const url = `${this.url}/${path}`;
     try {
       const { statusCode, body } = await request(url, {
         dispatcher: this.#agent,
         method,
         headers: { ...this.#headers, "content-type": "application/json" },
-        body: JSON.stringify(docs),
+        body: json,
         headersTimeout: timeoutMs,
         bodyTimeout: timeoutMs,
       });
@@ -316,19 +317,29 @@ export class Database<Doc extends Document> {
    * @throws MusterError `conflict` when the stored revision is another one: nothing was written.
    */
   async put(doc: Doc): Promise<string> {
-    return (await this.#write<{ rev: string }>({ method: "PUT", path: documentPath(doc._id), body: doc })).rev;
+    const write = { method: "PUT", path: documentPath(doc._id), body: JSON.stringify(doc) } as const;
+    return (await this.#write<{ rev: string }>(write)).rev;
   }
 
   /** Writes many at once; each row says its own outcome. `newEdits: false` stores revisions as given (replication). */
-  async bulk(docs: Doc[], options: { newEdits?: boolean; timeoutMs?: number } = {}): Promise<BulkRow[]> {
+  async bulk(
+    docs: Doc[],
+    { newEdits = true, ...options }: { newEdits?: boolean; timeoutMs?: number } = {},
+  ): Promise<BulkRow[]> {
+    return this.bulkJson(
+      docs.map((doc) => JSON.stringify(doc)),
+      { newEdits, ...options },
+    );
+  }
+
+  /** The same, of documents that are JSON already. */
+  async bulkJson(
+    docs: string[],
+    { newEdits = true, timeoutMs = 30_000 }: { newEdits?: boolean; timeoutMs?: number } = {},
+  ): Promise<BulkRow[]> {
     if (docs.length === 0) return [];
-    const body = options.newEdits === false ? { docs, new_edits: false } : { docs };
-    return this.#write<BulkRow[]>({
-      method: "POST",
-      path: "_bulk_docs",
-      body,
-      timeoutMs: options.timeoutMs ?? 30_000,
-    });
+    const body = `{"docs":[${docs.join(",")}]${newEdits ? "" : ',"new_edits":false'}}`;
+    return this.#write<BulkRow[]>({ method: "POST", path: "_bulk_docs", body, timeoutMs });
   }
 
   /** All documents whose id starts with `prefix`, in id order: at least those that are there from beginning to end. */

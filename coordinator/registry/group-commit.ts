@@ -16,8 +16,8 @@ import { MusterError } from "../../config-db/errors.ts";
 import type { BulkRow, Document } from "../../config-db/store.ts";
 import { writeInHalves } from "../batches.ts";
 
-export interface GroupCommitOptions<Doc extends Document> {
-  database: { bulk(docs: Doc[]): Promise<BulkRow[]> };
+export interface GroupCommitOptions {
+  database: { bulkJson(docs: string[]): Promise<BulkRow[]> };
   /** Default 500: beyond that a batch gets slower, not more efficient. */
   batchMax?: number;
   /** Default 10,000: some seconds of work for a store that is well. */
@@ -28,24 +28,25 @@ const batchesMax = 2;
 /** Of JSON: well under the 8 MiB that the embedded store takes in one body. */
 const batchBytesMax = 2 * 1024 * 1024;
 
-interface Waiting<Doc> {
-  doc: Doc;
+interface Waiting {
+  id: string;
+  json: string;
   sizeBytes: number;
   resolve(rev: string): void;
   reject(error: unknown): void;
 }
 
-export class GroupCommit<Doc extends Document> {
-  readonly #database: GroupCommitOptions<Doc>["database"];
+export class GroupCommit {
+  readonly #database: GroupCommitOptions["database"];
   readonly #batchMax: number;
   readonly #waitingMax: number;
   readonly #underWay = new Set<string>();
   readonly #batches = new Set<Promise<void>>();
-  #waiting: Waiting<Doc>[] = [];
+  #waiting: Waiting[] = [];
   #isWoken = false;
   #closed = false;
 
-  constructor(options: GroupCommitOptions<Doc>) {
+  constructor(options: GroupCommitOptions) {
     this.#database = options.database;
     this.#batchMax = options.batchMax ?? 500;
     this.#waitingMax = options.waitingMax ?? 10_000;
@@ -61,14 +62,15 @@ export class GroupCommit<Doc extends Document> {
    * @throws MusterError `conflict` when another revision is stored, `store-unavailable` when nothing is known to be
    *   written, `too-many` when the queue is full: nothing was written.
    */
-  write(doc: Doc): Promise<string> {
+  write(doc: Document): Promise<string> {
     if (this.#closed) return Promise.reject(new MusterError("store-unavailable", "this coordinator is shutting down"));
     if (this.#waiting.length >= this.#waitingMax) {
       const told = `${this.#waiting.length} writes wait for the store already, the limit; try again later`;
       return Promise.reject(new MusterError("too-many", told, { retryAfterMs: 1_000 }));
     }
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ doc, sizeBytes: Buffer.byteLength(JSON.stringify(doc)), resolve, reject });
+      const json = JSON.stringify(doc);
+      this.#waiting.push({ id: doc._id, json, sizeBytes: Buffer.byteLength(json), resolve, reject });
       this.#wake();
     });
   }
@@ -93,7 +95,7 @@ export class GroupCommit<Doc extends Document> {
         if (batch.length === 0) return;
         const done: Promise<void> = this.#commit(batch).then(() => {
           this.#batches.delete(done);
-          for (const { doc } of batch) this.#underWay.delete(doc._id);
+          for (const { id } of batch) this.#underWay.delete(id);
           this.#wake();
         });
         this.#batches.add(done);
@@ -102,12 +104,12 @@ export class GroupCommit<Doc extends Document> {
   }
 
   /** The next batch, in order. A document that is under way waits until it is done: batches must not race. */
-  #take(): Waiting<Doc>[] {
-    const batch: Waiting<Doc>[] = [];
-    const left: Waiting<Doc>[] = [];
+  #take(): Waiting[] {
+    const batch: Waiting[] = [];
+    const left: Waiting[] = [];
     let sizeBytes = 0;
     for (const write of this.#waiting) {
-      const { _id: id } = write.doc;
+      const { id } = write;
       // Also for those that are left: what comes after one that does not fit must not overtake it.
       sizeBytes += write.sizeBytes;
       const isFull = batch.length === this.#batchMax || (batch.length > 0 && sizeBytes > batchBytesMax);
@@ -122,9 +124,9 @@ export class GroupCommit<Doc extends Document> {
     return batch;
   }
 
-  async #commit(batch: Waiting<Doc>[]): Promise<void> {
+  async #commit(batch: Waiting[]): Promise<void> {
     try {
-      const write = (part: Waiting<Doc>[]) => this.#write(part);
+      const write = (part: Waiting[]) => this.#write(part);
       await writeInHalves(batch, write, ({ reject }, why) => reject(why));
     } catch (error) {
       // Those that were answered already stay so.
@@ -132,13 +134,13 @@ export class GroupCommit<Doc extends Document> {
     }
   }
 
-  async #write(batch: Waiting<Doc>[]): Promise<void> {
-    const rows = await this.#database.bulk(batch.map(({ doc }) => doc));
+  async #write(batch: Waiting[]): Promise<void> {
+    const rows = await this.#database.bulkJson(batch.map(({ json }) => json));
     const outcomes = new Map(rows.map((row) => [row.id, row]));
-    for (const { doc, resolve, reject } of batch) {
-      const row = outcomes.get(doc._id);
+    for (const { id, resolve, reject } of batch) {
+      const row = outcomes.get(id);
       if (row !== undefined && "rev" in row) resolve(row.rev);
-      else reject(rowError(doc._id, row));
+      else reject(rowError(id, row));
     }
   }
 }

@@ -43,7 +43,7 @@ export class Records {
   revision = 0;
   readonly #options: RecordsOptions;
   readonly #database: Database<ComponentDocument>;
-  readonly #commit: GroupCommit<ComponentDocument>;
+  readonly #commit: GroupCommit;
   readonly #listeners = new Map<string, Set<(entry: LogEntry) => void>>();
   readonly #memory: Memory;
 
@@ -52,7 +52,7 @@ export class Records {
     this.#memory = new Memory(options);
     this.#database = options.store.database<ComponentDocument>(databases.registry);
     this.#commit = new GroupCommit({
-      database: { bulk: (docs) => this.#database.bulk(docs, { timeoutMs: writeTimeoutMs }) },
+      database: { bulkJson: (docs) => this.#database.bulkJson(docs, { timeoutMs: writeTimeoutMs }) },
     });
     this.log = new EventLog(options.run, options.eventsMax ?? 8_192);
   }

@@ -11,7 +11,7 @@ import { startEtcd } from "../etcd.ts";
 import { type Contender, type Figures, latencyFigures, type Row } from "../harness.ts";
 
 const connections = 64;
-const perRound = 2_000;
+const perRound = 4_000;
 const registration = {
   type: "bench",
   instance: "bench",
