@@ -304,6 +304,32 @@ describe("the client over AMQP", function () {
     expect(posts).to.be.below(1_000);
   });
 
+  it("leaves to the next process what comes while it ends, in the order of its sender", async () => {
+    const target = await join({ transport: "amqp" });
+    const { id } = target;
+    const seen: unknown[] = [];
+    let mayEnd = false;
+    target.handle("set", async ({ body }) => {
+      seen.push(body);
+      await eventually(() => expect(mayEnd).to.equal(true));
+    });
+    publish(target, Buffer.from("0"), {}, { [headers.from]: "sender" });
+    await eventually(() => expect(seen).to.deep.equal([0]));
+    const closing = target.close({ deregister: false });
+    const consumers = async (queue: string) => (await channel.checkQueue(queue)).consumerCount;
+    await eventually(async () => expect(await consumers(queues.any("worker"))).to.equal(0));
+    // Cancelled, it would put what is under way back in any order.
+    expect(await consumers(queues.commands(id))).to.equal(1);
+    for (let body = 1; body < 50; body += 1) publish(target, Buffer.from(`${body}`), {}, { [headers.from]: "sender" });
+    await eventually(async () => expect((await channel.checkQueue(queues.commands(id))).messageCount).to.equal(0));
+    mayEnd = true;
+    await closing;
+    expect(seen).to.deep.equal([0]);
+    const next = await join({ transport: "amqp", id });
+    next.handle("set", ({ body }) => void seen.push(body));
+    await eventually(() => expect(seen).to.deep.equal(Array.from({ length: 50 }, (_, body) => body)));
+  });
+
   it("sends its renewals as messages, and asks the coordinator once a TTL", async () => {
     coordinator.renewEveryMs = 20;
     const component = await join();

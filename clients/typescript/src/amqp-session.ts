@@ -45,6 +45,10 @@ interface Source {
   noAck: boolean;
   /** Whether components of other ids consume it, too. */
   isShared: boolean;
+  /** Whether one sender's messages are to come in their order, also to the next process. */
+  isOrdered: boolean;
+  /** What comes goes back to the queue when the session ends. */
+  isLeft: boolean;
   channel: Channel;
   /** The consumer's: the queue's name, and a number where the consumer is not the first. */
   tag: string;
@@ -103,11 +107,11 @@ export class AmqpSession {
       this.#out = out;
       await this.#options.onReached();
       // The commands queue is declared last: when it is there, all others are, and are bound.
-      const own = { noAck: false, isShared: false };
+      const own = { noAck: false, isShared: false, isOrdered: false };
       const lasting = [
-        { ...own, queue: queues.commands(id) },
+        { ...own, queue: queues.commands(id), isOrdered: true },
         { ...own, queue: queues.any(type), isShared: true },
-        { ...own, queue: queues.broadcasts(id) },
+        { ...own, queue: queues.broadcasts(id), isOrdered: true },
       ];
       await this.#consume(consuming, lasting, async () => {});
       const passing = [
@@ -310,15 +314,18 @@ export class AmqpSession {
   }
 
   /**
-   * Takes no more messages, with `replies` except those, and gives up waits before retries: those messages go back to their
-   * queue.
+   * Takes no more messages, with `replies` except those (without, a newer process is there for all of them), and gives up waits
+   * before retries: those messages go back to their queue. What is ordered goes back when the session ends, in its order: what
+   * is under way to a consumer that is cancelled, RabbitMQ puts back in any.
    */
   async stopConsuming({ replies }: { replies: boolean }): Promise<void> {
     this.#holding.abort();
     if (this.#ended) return;
     const kept = replies ? queues.replies(this.#options.id) : undefined;
     const left = [...this.#sources.values()].filter(({ queue }) => queue !== kept);
-    await Promise.all(left.map(({ channel, tag }) => channel.cancel(tag))).catch(() => undefined);
+    for (const source of left) source.isLeft = replies && source.isOrdered;
+    const cancelled = left.filter(({ isLeft }) => !isLeft);
+    await Promise.all(cancelled.map(({ channel, tag }) => channel.cancel(tag))).catch(() => undefined);
   }
 
   close(): Promise<void> {
@@ -350,7 +357,7 @@ export class AmqpSession {
 
   async #consume(
     connection: ChannelModel,
-    sources: readonly Pick<Source, "queue" | "noAck" | "isShared">[],
+    sources: readonly Pick<Source, "queue" | "noAck" | "isShared" | "isOrdered">[],
     use: (channel: Channel) => Promise<void>,
   ): Promise<void> {
     const giveUpAtMs = performance.now() + queueWaitMs;
@@ -361,7 +368,7 @@ export class AmqpSession {
         await channel.prefetch(this.#options.prefetch);
         await use(channel);
         for (const planned of sources) {
-          const source = { ...planned, channel, tag: planned.queue };
+          const source = { ...planned, channel, tag: planned.queue, isLeft: false };
           this.#sources.set(planned.queue, source);
           await this.#consumeSource(source);
         }
@@ -386,7 +393,7 @@ export class AmqpSession {
   #receive(source: Source, message: ConsumeMessage | null): void {
     if (message === null) {
       this.#finish(`the queue ${source.queue} was deleted`);
-    } else if (!this.#ended) {
+    } else if (!this.#ended && !source.isLeft) {
       this.#origins.set(message, source);
       this.#options.onMessage(message, this);
     }
