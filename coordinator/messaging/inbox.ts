@@ -1,21 +1,19 @@
 /**
  * A component's inbox: what lets it consume its queues over HTTP. Messages are handed out under a delivery id and come back
  * when they are not settled in time. Queues are consumed only while somebody asks, or has something in hand, and no further
- * ahead than asked for. A consumer of the component's own queues is cancelled only when it has all that it may have: RabbitMQ
- * puts what is under way to a cancelled one back in any order, what a closed channel had in that of its arrival.
+ * ahead than asked for.
  */
 import { setMaxListeners } from "node:events";
-import { setTimeout as delay } from "node:timers/promises";
-import type { Channel, ConfirmChannel, ConsumeMessage } from "amqplib";
+import type { Channel, ConsumeMessage } from "amqplib";
 import type { Logger } from "pino";
 import { MusterError } from "../../config-db/errors.ts";
-import { headers, queues } from "../../config-db/names.ts";
+import { headers } from "../../config-db/names.ts";
 import type { AfterFailure } from "./after-failure.ts";
 import { type Backoff, backoffMs } from "./backoff.ts";
 import type { Broker } from "./broker.ts";
 import type { Consumer, Delivery } from "./consumer.ts";
 import { attemptOf, type HttpBody, redrivenOf, toHttpBody } from "./envelope.ts";
-import { consume } from "./lasting-channel.ts";
+import { InboxConsumers } from "./inbox-consumers.ts";
 
 export const inboxLimits = {
   /** Messages of one answer, and deliveries open at once per queue. */
@@ -122,15 +120,8 @@ export class Inbox {
   readonly #held = new Map<string, Open>();
   /** What is about to be acked. */
   readonly #settling = new Set<Delivery>();
-  #opened: ReturnType<Broker["channel"]> | undefined;
-  /** Where consumers begin: also while it is still being set up. */
-  #channel: ConfirmChannel | undefined;
-  /** By their tags: one of each queue. */
-  readonly #consumers = new Map<string, { queue: string; prefetch: number }>();
-  /** Consumers begun so far. */
-  #begun = 0;
-  /** What consumers may have at least; 0: who polls asks the other coordinators before these go on. */
-  #prefetch = 0;
+  /** While these pause, who polls asks the other coordinators before they go on. */
+  readonly #consumers: InboxConsumers;
   /** By what this one could be asked when it had last asked the others. */
   #reached: unknown;
   readonly #closing = new AbortController();
@@ -142,11 +133,16 @@ export class Inbox {
   /** Streams and runs of `work`, those that begin among them. */
   #working = 0;
   #linger: NodeJS.Timeout | undefined;
-  /** Consumers are begun and ended one after the other. */
-  #turn: Promise<void> = Promise.resolve();
 
   constructor(options: InboxOptions) {
     this.#options = options;
+    this.#consumers = new InboxConsumers({
+      ...options,
+      unsettled: (tag) => this.#unsettled(tag),
+      onMessage: (message, from) => this.#arrived(message, from),
+      onOpened: (prefetch) => this.#prefetchAnew(prefetch),
+      onEnded: () => this.#lost(),
+    });
   }
 
   get #closed(): boolean {
@@ -159,7 +155,7 @@ export class Inbox {
 
   /** True when nothing is consumed, handed out or waited for. */
   get resting(): boolean {
-    return this.#opened === undefined && this.#open.size === 0;
+    return !this.#consumers.isOpen && this.#open.size === 0;
   }
 
   /**
@@ -201,13 +197,13 @@ export class Inbox {
     const { id } = this.component;
     if (again) {
       // Who consumes does not ask the others, and they may have more than fits into one answer.
-      if (this.#streams.size === 0) await this.#pause();
+      if (this.#streams.size === 0) await this.#consumers.pause();
       await this.#options.elsewhere(id, wanted, asking());
       if (isMoot()) return [];
     }
     for (;;) {
       // Nothing more is consumed while anything read ahead is left, here or where a poll before this one was.
-      if (this.#prefetch === 0) {
+      if (this.#consumers.prefetch === 0) {
         const held = this.#isNewest ? [] : this.#handOut(max, visibilityMs);
         if (held.length > 0) return held;
         const others = await this.#options.elsewhere(id, { max, visibilityMs }, asking());
@@ -227,22 +223,15 @@ export class Inbox {
       const messages = this.#handOut(max, visibilityMs);
       if (messages.length > 0) return messages;
       // The channel was lost before it was consumed on.
-      if (this.#prefetch === 0 && performance.now() < endsAtMs) continue;
+      if (this.#consumers.prefetch === 0 && performance.now() < endsAtMs) continue;
       const awaited = await this.#await({ max, visibilityMs }, asking());
       if (awaited !== undefined) return awaited;
     }
   }
 
-  /** Who polls next asks the others before more is consumed for it. */
-  async #pause(): Promise<void> {
-    await this.#inTurn(async () => {
-      this.#prefetch = 0;
-    });
-  }
-
   /** Who consumes still began when the others had let go: what they have is older. */
   get #isNewest(): boolean {
-    return this.#consumers.size > 0;
+    return this.#consumers.isConsuming;
   }
 
   /** @returns the next messages; none when none came in time; undefined when the channel was lost. */
@@ -386,9 +375,7 @@ export class Inbox {
     this.#held.clear();
     this.#ready.length = 0;
     this.#outdate();
-    const opened = this.#opened;
-    this.#opened = undefined;
-    await closed(opened);
+    await this.#consumers.close();
   }
 
   /**
@@ -401,14 +388,12 @@ export class Inbox {
     if (again) this.#reclaim();
     else if (last) this.#outdate();
     if (this.#working > 0 || (again && !last)) return [];
-    if (last) await this.#pause();
+    if (last) await this.#consumers.pause();
     const ready = this.#handOut(last ? this.#ready.length : max, visibilityMs);
     if (ready.length > 0) return ready;
     return await this.#whilePolled(signal, async (polled) => {
-      await this.#inTurn(async () => {
-        if (this.#isIdle && this.#ready.length === 0) await this.#leave();
-      });
-      if (last || this.#consumers.size === 0) return [];
+      await this.#leave(() => this.#isIdle && this.#ready.length === 0);
+      if (last || !this.#consumers.isConsuming) return [];
       await this.#wake(max);
       if (polled.aborted) return undefined;
       const next = this.#handOut(max, visibilityMs);
@@ -441,27 +426,19 @@ export class Inbox {
   // --- consuming -----------------------------------------------------------------------------------------------
 
   /** Resolves when the queues are consumed, or when that takes too long: it goes on then. */
-  async #wake(wanted: number): Promise<void> {
+  async #wake(prefetch: number): Promise<void> {
     clearTimeout(this.#linger);
-    if (wanted <= this.#prefetch && this.#opened?.channel.current !== undefined) return;
+    if (this.#consumers.have(prefetch)) return;
     const own = {};
     this.#beginning.add(own);
     const late = new AbortController();
     const timer = setTimeout(() => late.abort(), startMaxMs);
-    const isMoot = () => this.#closed || !this.#beginning.has(own);
-    const consuming = this.#inTurn(() => this.#consumeAhead(wanted, isMoot)).then(() =>
-      this.#opened?.channel.opened(late.signal).catch(() => undefined),
-    );
+    const isMoot = () => this.#closed || !this.#beginning.has(own) || !this.#mayConsume;
+    const consuming = this.#consumers.begin(prefetch, isMoot, late.signal);
     await Promise.race([consuming, anyAborted([late.signal, this.#closing.signal])]);
     clearTimeout(timer);
     late.abort();
     this.#beginning.delete(own);
-  }
-
-  async #inTurn(work: () => Promise<void>): Promise<void> {
-    const done = this.#turn.then(work);
-    this.#turn = done.catch(() => undefined);
-    await done;
   }
 
   /** Since its connection was lost another one may have asked it in vain, and consume. */
@@ -469,124 +446,43 @@ export class Inbox {
     return this.#working > 0 || this.#reached === this.#options.reached();
   }
 
-  async #consumeAhead(wanted: number, isMoot: () => boolean): Promise<void> {
-    if (isMoot() || wanted <= this.#prefetch || !this.#mayConsume) return;
-    this.#prefetch = wanted;
-    if (this.#opened === undefined) {
-      const opened = this.#options.broker.channel({
-        name: `inbox ${this.#options.component.id}`,
-        setup: (channel) =>
-          this.#inTurn(async () => {
-            if (this.#opened === opened) await this.#begin(channel);
-          }),
-        // What was not handed out comes again; what was stays open and meets its redelivery in `#arrived`.
-        onLost: () => {
-          this.#channel = undefined;
-          this.#ready.length = 0;
-          this.#consumers.clear();
-          // By the time that there is another channel the component may be polling another coordinator.
-          if (this.#working === 0) this.#prefetch = 0;
-          for (const waiter of this.#waiters.splice(0)) waiter.give(undefined);
-        },
-      });
-      this.#opened = opened;
-      return;
-    }
-    const channel = this.#channel;
-    if (channel === undefined) return;
-    try {
-      await this.#consumeAll(channel);
-    } catch (error) {
-      // The channel is lost: the next one is set up with the new prefetch.
-      this.#options.logger.debug({ component: this.component.id, error: String(error) }, "consuming was interrupted");
-    }
+  /** What was not handed out comes again; what was stays open and meets its redelivery in `#arrived`. */
+  #lost(): boolean {
+    this.#ready.length = 0;
+    for (const waiter of this.#waiters.splice(0)) waiter.give(undefined);
+    // By the time that there is another channel a component that polls may be polling another coordinator.
+    return this.#working > 0;
   }
 
-  async #begin(channel: ConfirmChannel): Promise<void> {
-    this.#channel = channel;
+  /** On a new channel. */
+  #prefetchAnew(prefetch: number): number {
+    this.#rest();
     // Whoever asked may have gone meanwhile.
-    if (!this.#isWanted() || !this.#mayConsume) this.#prefetch = 0;
+    if (prefetch > 0 && this.#isWanted() && this.#mayConsume) return prefetch;
     // What is handed out must come back, to be settled on this channel, and nothing more: it would wait here for nobody. Where
     // another coordinator may consume by now that one would be given what is younger meanwhile.
-    const out = this.#open.size + this.#held.size;
-    if (this.#prefetch === 0 && this.#options.isAlone()) this.#prefetch = Math.min(out, inboxLimits.max.max);
-    if (this.#prefetch > 0) await this.#consumeAll(channel);
-    this.#rest();
+    return this.#options.isAlone() ? Math.min(this.#open.size + this.#held.size, inboxLimits.max.max) : 0;
   }
 
-  async #consumeAll(channel: ConfirmChannel): Promise<void> {
-    const { id, type } = this.#options.component;
-    const wanted = this.#prefetch;
-    for (const queue of [queues.commands(id), queues.requests(id), queues.broadcasts(id), queues.any(type)]) {
-      const found = [...this.#consumers].find(([, consumer]) => consumer.queue === queue);
-      if (found === undefined) await this.#consume(channel, queue, wanted);
-      // Else it may have more, which may be under way: it is enough for now.
-      else if (this.#unsettled(found[0]) >= found[1].prefetch) await this.#replace(channel, found[0], wanted);
-    }
-    // Who wants more is to try again.
-    if (channel === this.#channel)
-      this.#prefetch = Math.min(...[...this.#consumers.values()].map(({ prefetch }) => prefetch));
-  }
-
-  async #consume(channel: ConfirmChannel, queue: string, prefetch: number): Promise<void> {
-    const { id, type } = this.#options.component;
-    const isShared = queue === queues.any(type);
-    const shared = isShared ? { sharedBy: type } : {};
-    // Before an older process that still consumes by AMQP.
-    const priority = isShared ? undefined : this.#options.priority?.();
-    // RabbitMQ puts back what a channel had in the order of the tags.
-    const consumerTag = `${++this.#begun}`.padStart(12, "0");
-    const options = { prefetch, consumerTag, ...(priority !== undefined && { priority }) };
-    await consume(channel, queue, options, (message) => {
-      this.#arrived(channel, message, shared).catch((error) =>
-        this.#options.logger.warn({ component: id, error: String(error) }, "a message could not be taken in"),
-      );
-    });
-    if (channel === this.#channel) this.#consumers.set(consumerTag, { queue, prefetch });
-  }
-
-  /** Of what this consumer was given, that what may be acked by now not counted. */
+  /** What may be acked by now is not counted. */
   #unsettled(tag: string): number {
     const open = [...this.#open.values(), ...this.#held.values()].map(({ delivery }) => delivery);
-    const isIts = ({ channel, message }: Delivery) => channel === this.#channel && message.fields.consumerTag === tag;
+    const isIts = (one: Delivery) => !this.#isLost(one) && one.message.fields.consumerTag === tag;
     return [...open, ...this.#ready].filter(isIts).length;
   }
 
-  /**
-   * Of a consumer that has all that it may have: the broker counts what is unacknowledged for each, and no longer for one that
-   * was cancelled.
-   */
-  async #replace(channel: ConfirmChannel, tag: string, prefetch: number): Promise<void> {
-    const { queue } = this.#consumers.get(tag) ?? {};
-    if (queue === undefined) return;
-    await this.#cancel(channel, tag);
-    await this.#consume(channel, queue, prefetch);
-  }
-
-  async #cancel(channel: ConfirmChannel, tag: string): Promise<void> {
-    this.#consumers.delete(tag);
-    await channel.cancel(tag);
-  }
-
-  /** The one that is held keeps no others out where only one may be taken at a time. */
-  async #consumeBeside({ channel, message }: Delivery): Promise<void> {
-    const { consumerTag = "" } = message.fields;
-    const current = this.#channel;
-    if (current === undefined || current !== channel || this.#prefetch === 0) return;
-    if (this.#consumers.get(consumerTag)?.prefetch === 1) await this.#replace(current, consumerTag, 1);
-  }
-
-  async #arrived(channel: Channel, message: ConsumeMessage, shared: { sharedBy?: string }): Promise<void> {
+  async #arrived(message: ConsumeMessage, from: { channel: Channel; sharedBy?: string }): Promise<void> {
     const { consumer, component } = this.#options;
+    const { channel, sharedBy } = from;
     // Of a channel that is lost, or closed, it comes again.
-    if (channel !== this.#channel || this.#isHere(channel, message)) return;
-    const delivery = await consumer.admit({ component: component.id, channel, message, ...shared });
+    if (this.#isLost(from) || this.#isHere(channel, message)) return;
+    const delivery = await consumer.admit({ component: component.id, message, ...from });
     // Asked again: copies that come at once are all admitted before the first of them is ready.
-    if (delivery === undefined || channel !== this.#channel || this.#isHere(channel, message)) return;
+    if (delivery === undefined || this.#isLost(from) || this.#isHere(channel, message)) return;
     this.#ready.push(delivery);
     this.#pump();
     // It came while its queue was left.
-    if (this.#prefetch === 0 && shared.sharedBy !== undefined) this.#rest();
+    if (this.#consumers.prefetch === 0 && sharedBy !== undefined) this.#rest();
   }
 
   /** Makes what comes one with the delivery of its message, if that is here already. */
@@ -660,7 +556,7 @@ export class Inbox {
     clearTimeout(this.#linger);
     if (this.#isWanted()) return;
     this.#linger = setTimeout(() => {
-      this.#inTurn(() => this.#leave()).catch(() => undefined);
+      this.#leave().catch(() => undefined);
     }, inboxLimits.lingerMs);
     this.#linger.unref();
   }
@@ -674,34 +570,18 @@ export class Inbox {
     return this.#open.size === 0 && this.#held.size === 0 && this.#settling.size === 0;
   }
 
-  async #leave(): Promise<void> {
-    if (this.#isWanted()) return;
-    this.#prefetch = 0;
-    if (this.#isIdle) {
-      await this.#shut();
-      return;
-    }
+  async #leave(isToBe = () => true): Promise<void> {
     // What is in hand is settled on this channel. What is this component's own waits for its next poll, at whichever coordinator;
     // others of its type may have the rest.
-    const channel = this.#channel;
-    const shared = queues.any(this.component.type);
-    const [tag] = [...this.#consumers].find(([, { queue }]) => queue === shared) ?? [];
-    if (channel === undefined) return;
-    if (tag !== undefined) await this.#cancel(channel, tag);
+    const left = await this.#consumers.leave(() => {
+      if (this.#isWanted() || !isToBe()) return undefined;
+      return this.#isIdle ? "all" : "shared";
+    });
+    if (left !== "shared") return;
     for (const delivery of this.#ready.splice(0)) {
       if (delivery.sharedBy === undefined) this.#ready.push(delivery);
-      else channel.nack(delivery.message, false, true);
+      else delivery.channel.nack(delivery.message, false, true);
     }
-  }
-
-  /** What was not settled goes back in its order. */
-  async #shut(): Promise<void> {
-    const opened = this.#opened;
-    this.#opened = undefined;
-    this.#channel = undefined;
-    this.#ready.length = 0;
-    this.#consumers.clear();
-    await closed(opened);
   }
 
   // --- deliveries ----------------------------------------------------------------------------------------------
@@ -787,15 +667,15 @@ export class Inbox {
   async #fail(delivery: Delivery, verdict: AfterFailure, failure: Failure): Promise<void> {
     if (verdict.action === "retry" && this.#isLost(delivery)) return;
     const delayMs = verdict.action === "retry" ? verdict.delayMs : 0;
-    const isHeld = delayMs > 0 && this.#held.size < Math.max(1, Math.floor(this.#prefetch / 2));
+    const isHeld = delayMs > 0 && this.#held.size < Math.max(1, Math.floor(this.#consumers.prefetch / 2));
     if (isHeld) this.#hold({ delivery, verdict, failure }, delayMs);
     else if (!(await this.#options.consumer.fail(delivery, verdict, failure)))
       this.#hold({ delivery, verdict, failure }, backoffMs(owedRetry, 1, Math.random()));
   }
 
   /** One of a lost channel comes again by itself: a retry would be another message beside it. */
-  #isLost({ channel }: Delivery): boolean {
-    return channel !== this.#channel;
+  #isLost({ channel }: Pick<Delivery, "channel">): boolean {
+    return channel !== this.#consumers.channel;
   }
 
   /** @param refusals so far: how often no queue took the retry. */
@@ -817,9 +697,12 @@ export class Inbox {
       this.#rest();
     };
     this.#held.set(messageId, { delivery, timer: setTimeout(() => void sendAgain(), delayMs) });
-    this.#inTurn(() => this.#consumeBeside(delivery)).catch((error) =>
-      logger.debug({ component: this.component.id, error: String(error) }, "consuming was interrupted"),
-    );
+    const { channel, message } = delivery;
+    this.#consumers
+      .consumeBeside(channel, message.fields.consumerTag ?? "")
+      .catch((error) =>
+        logger.debug({ component: this.component.id, error: String(error) }, "consuming was interrupted"),
+      );
   }
 }
 
@@ -843,16 +726,6 @@ function anyAborted(signals: AbortSignal[]): Promise<void> {
   });
 }
 
-/** Resolves when all that it had is in its queues again: RabbitMQ says before that a channel is closed, the busier the earlier. */
-async function closed(opened: ReturnType<Broker["channel"]> | undefined): Promise<void> {
-  if (opened === undefined) return;
-  const startMs = performance.now();
-  await opened.close();
-  await delay(Math.max(putBackMs, performance.now() - startMs));
-}
-
-/** At least. */
-const putBackMs = 25;
 const graceMs = 50;
 /** How long a poll waits for its consumers to stand. */
 const startMaxMs = 2_000;
