@@ -2,7 +2,8 @@
 import { MusterError } from "../../config-db/errors.ts";
 import type { DeliveryNack, DeliveryReply } from "../../config-db/generated/types.ts";
 import { limits } from "../../config-db/limits.ts";
-import { type Inbox, type InboxMessage, inboxLimits } from "../messaging/inbox.ts";
+import { type Inbox, inboxLimits } from "../messaging/inbox.ts";
+import type { InboxMessage } from "../messaging/inbox-deliveries.ts";
 import type { Member, Members } from "../messaging/members.ts";
 import type { Messaging } from "../messaging/messaging.ts";
 import type { Settlement } from "../messaging/settling.ts";

@@ -4,16 +4,13 @@
  * ahead than asked for.
  */
 import { setMaxListeners } from "node:events";
-import type { Channel, ConsumeMessage } from "amqplib";
+import type { ConsumeMessage } from "amqplib";
 import type { Logger } from "pino";
 import { MusterError } from "../../config-db/errors.ts";
-import { headers } from "../../config-db/names.ts";
-import type { AfterFailure } from "./after-failure.ts";
-import { type Backoff, backoffMs } from "./backoff.ts";
 import type { Broker } from "./broker.ts";
 import type { Consumer, Delivery } from "./consumer.ts";
-import { attemptOf, type HttpBody, redrivenOf, toHttpBody } from "./envelope.ts";
 import { InboxConsumers } from "./inbox-consumers.ts";
+import { InboxDeliveries, type InboxMessage, type NackOptions } from "./inbox-deliveries.ts";
 
 export const inboxLimits = {
   /** Messages of one answer, and deliveries open at once per queue. */
@@ -25,20 +22,6 @@ export const inboxLimits = {
   /** Inboxes in use at once per coordinator: each holds a channel, of which a connection has 2,047. */
   inboxes: 1_500,
 } as const;
-
-/** What a poller gets of a message. */
-export interface InboxMessage extends HttpBody {
-  delivery: string;
-  id: string;
-  kind: string;
-  name: string;
-  from?: string;
-  sentAt?: string;
-  deadlineAt?: string;
-  attempt: number;
-  redriven?: number;
-  traceparent?: string;
-}
 
 /** What a poll asks for. */
 export interface Wanted {
@@ -84,20 +67,6 @@ export interface InboxOptions {
   isAlone: () => boolean;
 }
 
-export interface NackOptions {
-  reason?: string;
-  /** What a requester is told; `handler-failed` if not given. */
-  code?: "handler-failed" | "deadline-exceeded";
-  delayMs?: number;
-  final?: boolean;
-  unhandled?: boolean;
-}
-
-interface Open {
-  delivery: Delivery;
-  timer: NodeJS.Timeout;
-}
-
 interface Waiter {
   max: number;
   visibilityMs: number;
@@ -112,16 +81,11 @@ interface Stream {
 
 export class Inbox {
   readonly #options: InboxOptions;
-  readonly #ready: Delivery[] = [];
-  readonly #open = new Map<string, Open>();
   readonly #waiters: Waiter[] = [];
   readonly #streams = new Set<Stream>();
-  /** Failed ones that wait out their backoff, by message id. */
-  readonly #held = new Map<string, Open>();
-  /** What is about to be acked. */
-  readonly #settling = new Set<Delivery>();
   /** While these pause, who polls asks the other coordinators before they go on. */
   readonly #consumers: InboxConsumers;
+  readonly #deliveries: InboxDeliveries;
   /** By what this one could be asked when it had last asked the others. */
   #reached: unknown;
   readonly #closing = new AbortController();
@@ -138,10 +102,15 @@ export class Inbox {
     this.#options = options;
     this.#consumers = new InboxConsumers({
       ...options,
-      unsettled: (tag) => this.#unsettled(tag),
+      unsettled: (tag) => this.#deliveries.unsettled(tag),
       onMessage: (message, from) => this.#arrived(message, from),
       onOpened: (prefetch) => this.#prefetchAnew(prefetch),
-      onEnded: () => this.#lost(),
+      onEnded: () => this.#ended(),
+    });
+    this.#deliveries = new InboxDeliveries({
+      ...options,
+      consumers: this.#consumers,
+      onSettled: () => this.#rest(),
     });
   }
 
@@ -155,7 +124,7 @@ export class Inbox {
 
   /** True when nothing is consumed, handed out or waited for. */
   get resting(): boolean {
-    return !this.#consumers.isOpen && this.#open.size === 0;
+    return !this.#consumers.isOpen && this.#deliveries.isIdle;
   }
 
   /**
@@ -284,7 +253,7 @@ export class Inbox {
         failures.push(error);
         ending.abort();
       } finally {
-        this.#release(message.delivery);
+        this.#deliveries.release(message.delivery);
       }
     };
     const stream: Stream = {
@@ -324,56 +293,28 @@ export class Inbox {
 
   /** Handled. @throws MusterError `no-such-delivery`; `broker-unavailable`: the delivery stays open. */
   async ack(delivery: string): Promise<void> {
-    await this.#settle(delivery, async (open) => {
-      const empty = { content: Buffer.alloc(0), contentType: "application/json" };
-      await this.#options.consumer.done(
-        open.delivery,
-        open.delivery.letter.envelope.kind === "request" ? empty : undefined,
-      );
-    });
+    await this.#deliveries.ack(delivery);
   }
 
-  /** Handled, with an answer. @throws MusterError `no-such-delivery`, `refused` when it is no request. */
+  /** Handled, with an answer. @throws MusterError as `ack`, and `refused` when it is no request. */
   async reply(delivery: string, body: { content: Buffer; contentType: string }): Promise<void> {
-    const kind = this.#open.get(delivery)?.delivery.letter.envelope.kind;
-    if (kind !== undefined && kind !== "request")
-      throw new MusterError("refused", `the delivery is a ${kind}, to which nobody awaits a reply; use ack`);
-    await this.#settle(delivery, (open) => this.#options.consumer.done(open.delivery, body));
+    await this.#deliveries.reply(delivery, body);
+  }
+
+  /** Failed. @throws MusterError as `ack` */
+  async nack(delivery: string, failure: NackOptions): Promise<void> {
+    await this.#deliveries.nack(delivery, failure);
   }
 
   /** Asked before a handling that begins later: settles the delivery when its deadline is past. @returns whether it was. */
   expired(delivery: string): boolean {
-    const open = this.#open.get(delivery);
-    if (open === undefined || !this.#options.consumer.expired(open.delivery)) return false;
-    this.#take(delivery);
-    return true;
-  }
-
-  /**
-   * Failed: comes again after its backoff or `delayMs`, in the end, or at once where that is `final`, a dead letter; a
-   * request is answered with the failure. A broadcast that is `unhandled` fails and is no dead letter.
-   */
-  async nack(delivery: string, failure: NackOptions): Promise<void> {
-    await this.#settle(delivery, async ({ delivery: failed }) => {
-      if (failure.unhandled === true && failed.letter.envelope.kind === "broadcast") {
-        await this.#options.consumer.unhandled(failed, failure.reason ?? "no handler");
-        return;
-      }
-      const judged = this.#options.consumer.judge(failed, failure.delayMs);
-      const isFinal = failure.final === true || failure.unhandled === true;
-      const verdict: AfterFailure = judged.action === "retry" && isFinal ? { action: "dead-letter" } : judged;
-      const { code = "handler-failed", reason = "no reason given" } = failure;
-      await this.#fail(failed, verdict, { code, reason });
-    });
+    return this.#deliveries.expired(delivery);
   }
 
   async close(): Promise<void> {
     this.#closing.abort();
     clearTimeout(this.#linger);
-    for (const { timer } of [...this.#open.values(), ...this.#held.values()]) clearTimeout(timer);
-    this.#open.clear();
-    this.#held.clear();
-    this.#ready.length = 0;
+    this.#deliveries.clear();
     this.#outdate();
     await this.#consumers.close();
   }
@@ -389,10 +330,10 @@ export class Inbox {
     else if (last) this.#outdate();
     if (this.#working > 0 || (again && !last)) return [];
     if (last) await this.#consumers.pause();
-    const ready = this.#handOut(last ? this.#ready.length : max, visibilityMs);
+    const ready = this.#handOut(last ? this.#deliveries.ready : max, visibilityMs);
     if (ready.length > 0) return ready;
     return await this.#whilePolled(signal, async (polled) => {
-      await this.#leave(() => this.#isIdle && this.#ready.length === 0);
+      await this.#leave(() => this.#deliveries.isIdle && this.#deliveries.ready === 0);
       if (last || !this.#consumers.isConsuming) return [];
       await this.#wake(max);
       if (polled.aborted) return undefined;
@@ -412,13 +353,13 @@ export class Inbox {
   /** What was handed out is ready again, at no attempt. */
   #reclaim(): void {
     this.#outdate();
-    for (const delivery of [...this.#open.keys()]) this.#release(delivery);
+    this.#deliveries.releaseAll();
     this.#rest();
   }
 
   /** What another coordinator could not pass on is ready again, at no attempt. */
   takeBack(deliveries: string[]): void {
-    for (const delivery of deliveries) this.#release(delivery);
+    for (const delivery of deliveries) this.#deliveries.release(delivery);
     this.#pump();
     this.#rest();
   }
@@ -446,11 +387,11 @@ export class Inbox {
     return this.#working > 0 || this.#reached === this.#options.reached();
   }
 
-  /** What was not handed out comes again; what was stays open and meets its redelivery in `#arrived`. */
-  #lost(): boolean {
-    this.#ready.length = 0;
+  /** @returns whether as much is to be consumed on the next channel. */
+  #ended(): boolean {
+    this.#deliveries.lost();
     for (const waiter of this.#waiters.splice(0)) waiter.give(undefined);
-    // By the time that there is another channel a component that polls may be polling another coordinator.
+    // By the time that there is one, a component that polls may be polling another coordinator.
     return this.#working > 0;
   }
 
@@ -461,53 +402,14 @@ export class Inbox {
     if (prefetch > 0 && this.#isWanted() && this.#mayConsume) return prefetch;
     // What is handed out must come back, to be settled on this channel, and nothing more: it would wait here for nobody. Where
     // another coordinator may consume by now that one would be given what is younger meanwhile.
-    return this.#options.isAlone() ? Math.min(this.#open.size + this.#held.size, inboxLimits.max.max) : 0;
+    return this.#options.isAlone() ? Math.min(this.#deliveries.inHand, inboxLimits.max.max) : 0;
   }
 
-  /** What may be acked by now is not counted. */
-  #unsettled(tag: string): number {
-    const open = [...this.#open.values(), ...this.#held.values()].map(({ delivery }) => delivery);
-    const isIts = (one: Delivery) => !this.#isLost(one) && one.message.fields.consumerTag === tag;
-    return [...open, ...this.#ready].filter(isIts).length;
-  }
-
-  async #arrived(message: ConsumeMessage, from: { channel: Channel; sharedBy?: string }): Promise<void> {
-    const { consumer, component } = this.#options;
-    const { channel, sharedBy } = from;
-    // Of a channel that is lost, or closed, it comes again.
-    if (this.#isLost(from) || this.#isHere(channel, message)) return;
-    const delivery = await consumer.admit({ component: component.id, message, ...from });
-    // Asked again: copies that come at once are all admitted before the first of them is ready.
-    if (delivery === undefined || this.#isLost(from) || this.#isHere(channel, message)) return;
-    this.#ready.push(delivery);
+  async #arrived(message: ConsumeMessage, from: Pick<Delivery, "channel" | "sharedBy">): Promise<void> {
+    if (!(await this.#deliveries.takeIn(message, from))) return;
     this.#pump();
     // It came while its queue was left.
-    if (this.#consumers.prefetch === 0 && sharedBy !== undefined) this.#rest();
-  }
-
-  /** Makes what comes one with the delivery of its message, if that is here already. */
-  #isHere(channel: Channel, message: ConsumeMessage): boolean {
-    const delivery = this.#find(message);
-    if (delivery === undefined) return false;
-    // On one channel it is a copy, the first is still unacked; on a new one the message itself, which is settled there then.
-    if (delivery.channel === channel) channel.ack(message);
-    else Object.assign(delivery, { channel, message });
-    return true;
-  }
-
-  #find({ properties: { messageId, headers: given } }: ConsumeMessage): Delivery | undefined {
-    const isIt = ({ letter }: Delivery) => letter.envelope.messageId === messageId;
-    // The next attempt of one that is settled by sending it again is another, and so is a dead letter that was redriven.
-    const isSame = (delivery: Delivery) => {
-      const { attempt, redriven = 0 } = delivery.letter.envelope;
-      return isIt(delivery) && attempt === attemptOf(given?.[headers.attempt]) && redriven === redrivenOf(given);
-    };
-    return (
-      [...this.#open.values()].find(({ delivery }) => isIt(delivery))?.delivery ??
-      this.#held.get(messageId)?.delivery ??
-      this.#ready.find(isIt) ??
-      [...this.#settling].find(isSame)
-    );
+    if (this.#consumers.prefetch === 0 && from.sharedBy !== undefined) this.#rest();
   }
 
   /** Hands out what is ready to whoever waits; messages that came together go together. */
@@ -518,8 +420,9 @@ export class Inbox {
       this.#pumping = false;
       const [stream] = this.#streams;
       if (stream !== undefined) {
-        while (this.#ready.length > 0)
-          for (const message of this.#handOut(this.#ready.length, stream.visibilityMs)) this.#stream(stream, message);
+        while (this.#deliveries.ready > 0)
+          for (const message of this.#handOut(this.#deliveries.ready, stream.visibilityMs))
+            this.#stream(stream, message);
         return;
       }
       for (let [waiter] = this.#waiters; waiter !== undefined; [waiter] = this.#waiters) {
@@ -536,19 +439,8 @@ export class Inbox {
     try {
       stream.give(message);
     } catch (error) {
-      const open = this.#take(message.delivery);
-      if (open !== undefined) this.#giveUp(open.delivery, error);
+      this.#deliveries.giveUp(message.delivery, error);
     }
-  }
-
-  /** One that cannot be handed out must not keep others from it. */
-  #giveUp(delivery: Delivery, error: unknown): void {
-    const { consumer, logger } = this.#options;
-    const reason = `the message cannot be handed out over HTTP: ${String(error)}`;
-    logger.error({ component: delivery.component, reason }, "a message is given up");
-    consumer
-      .deadLetter(delivery, reason)
-      .catch((refused) => logger.warn({ error: String(refused) }, "a message that was given up stays in its queue"));
   }
 
   /** Left alone for a while, what nobody took goes back to its queue. */
@@ -565,154 +457,22 @@ export class Inbox {
     return this.#closed || this.#waiters.length > 0 || this.#beginning.size > 0 || this.#working > 0;
   }
 
-  /** Nothing is handed out, or waits for a retry. */
-  get #isIdle(): boolean {
-    return this.#open.size === 0 && this.#held.size === 0 && this.#settling.size === 0;
-  }
-
   async #leave(isToBe = () => true): Promise<void> {
     // What is in hand is settled on this channel. What is this component's own waits for its next poll, at whichever coordinator;
     // others of its type may have the rest.
     const left = await this.#consumers.leave(() => {
       if (this.#isWanted() || !isToBe()) return undefined;
-      return this.#isIdle ? "all" : "shared";
+      return this.#deliveries.isIdle ? "all" : "shared";
     });
-    if (left !== "shared") return;
-    for (const delivery of this.#ready.splice(0)) {
-      if (delivery.sharedBy === undefined) this.#ready.push(delivery);
-      else delivery.channel.nack(delivery.message, false, true);
-    }
+    if (left === "shared") this.#deliveries.giveBackShared();
   }
-
-  // --- deliveries ----------------------------------------------------------------------------------------------
 
   /** @returns none only when none is ready. */
   #handOut(max: number, visibilityMs: number): InboxMessage[] {
     this.#rest();
-    let messages: InboxMessage[] = [];
-    while (messages.length === 0 && this.#ready.length > 0)
-      messages = this.#ready
-        .splice(0, Math.min(max, fitting(this.#ready)))
-        .flatMap((delivery) => this.#openOne(delivery, visibilityMs) ?? []);
-    return messages;
-  }
-
-  /** @returns undefined when it is late, or cannot be handed out: it is settled then. */
-  #openOne(delivery: Delivery, visibilityMs: number): InboxMessage | undefined {
-    const { consumer, deliveryId, logger } = this.#options;
-    if (consumer.expired(delivery)) return undefined;
-    const id = deliveryId();
-    let message: InboxMessage;
-    try {
-      message = toInboxMessage(id, delivery);
-    } catch (error) {
-      this.#giveUp(delivery, error);
-      return undefined;
-    }
-    const timer = setTimeout(() => this.#overdue(id, visibilityMs), visibilityMs);
-    this.#open.set(id, { delivery, timer });
-    consumer.began(delivery).catch((error) => logger.debug({ error: String(error) }, "an outcome was not sent"));
-    return message;
-  }
-
-  /** The delivery, open no more. */
-  #take(id: string): Open | undefined {
-    const open = this.#open.get(id);
-    this.#open.delete(id);
-    clearTimeout(open?.timer);
-    return open;
-  }
-
-  /** Ready again, before what came after it. */
-  #release(id: string): void {
-    const open = this.#take(id);
-    if (open === undefined || this.#isLost(open.delivery)) return;
-    this.#ready.push(open.delivery);
-    this.#ready.sort((one, other) => one.message.fields.deliveryTag - other.message.fields.deliveryTag);
-  }
-
-  #overdue(id: string, visibilityMs: number): void {
-    const { consumer, logger } = this.#options;
-    this.#settle(id, async ({ delivery }) => {
-      const failure = { code: "deadline-exceeded", reason: `not acknowledged within ${visibilityMs} ms` };
-      await this.#fail(delivery, consumer.judge(delivery, 0), failure);
-    }).catch((error) => logger.warn({ error: String(error) }, "an overdue delivery could not be given back"));
-  }
-
-  async #settle(id: string, settling: (open: Open) => Promise<void>): Promise<void> {
-    const open = this.#take(id);
-    if (open === undefined)
-      throw new MusterError(
-        "no-such-delivery",
-        `the delivery "${id.slice(0, 100)}" is not open: it was settled already, or not within its visibility time, and comes again`,
-      );
-    this.#settling.add(open.delivery);
-    try {
-      await settling(open);
-    } catch (error) {
-      // Not settled: whoever tries again must find it.
-      open.timer = setTimeout(() => this.#overdue(id, retrySettleMs), retrySettleMs);
-      this.#open.set(id, open);
-      throw error;
-    } finally {
-      this.#settling.delete(open.delivery);
-      this.#rest();
-    }
-  }
-
-  /**
-   * A retry is held here for its delay, unacked: if this process dies meanwhile the broker has it. Failing messages must not
-   * stop a queue: when half of the prefetch is held, of a prefetch of 1 that one, others are sent again at once.
-   */
-  async #fail(delivery: Delivery, verdict: AfterFailure, failure: Failure): Promise<void> {
-    if (verdict.action === "retry" && this.#isLost(delivery)) return;
-    const delayMs = verdict.action === "retry" ? verdict.delayMs : 0;
-    const isHeld = delayMs > 0 && this.#held.size < Math.max(1, Math.floor(this.#consumers.prefetch / 2));
-    if (isHeld) this.#hold({ delivery, verdict, failure }, delayMs);
-    else if (!(await this.#options.consumer.fail(delivery, verdict, failure)))
-      this.#hold({ delivery, verdict, failure }, backoffMs(owedRetry, 1, Math.random()));
-  }
-
-  /** One of a lost channel comes again by itself: a retry would be another message beside it. */
-  #isLost({ channel }: Pick<Delivery, "channel">): boolean {
-    return channel !== this.#consumers.channel;
-  }
-
-  /** @param refusals so far: how often no queue took the retry. */
-  #hold(failed: { delivery: Delivery; verdict: AfterFailure; failure: Failure }, delayMs: number, refusals = 0): void {
-    const { consumer, logger } = this.#options;
-    const { delivery, verdict, failure } = failed;
-    const { messageId } = delivery.letter.envelope;
-    const sendAgain = async () => {
-      this.#held.delete(messageId);
-      if (this.#isLost(delivery)) return;
-      this.#settling.add(delivery);
-      const isSent = await consumer.fail(delivery, verdict, failure).catch((error) => {
-        logger.warn({ error: String(error) }, "a failed message could not be sent again");
-        return false;
-      });
-      this.#settling.delete(delivery);
-      if (!isSent && !this.#isLost(delivery))
-        this.#hold(failed, backoffMs(owedRetry, refusals + 1, Math.random()), refusals + 1);
-      this.#rest();
-    };
-    this.#held.set(messageId, { delivery, timer: setTimeout(() => void sendAgain(), delayMs) });
-    const { channel, message } = delivery;
-    this.#consumers
-      .consumeBeside(channel, message.fields.consumerTag ?? "")
-      .catch((error) =>
-        logger.debug({ component: this.component.id, error: String(error) }, "consuming was interrupted"),
-      );
+    return this.#deliveries.handOut(max, visibilityMs);
   }
 }
-
-interface Failure {
-  code: string;
-  reason: string;
-}
-
-/** Between two tries to send a failed message again that no queue takes. */
-const owedRetry: Backoff = { firstMs: 500, maxMs: 5_000 };
 
 /** Resolves when one of them has aborted. */
 function anyAborted(signals: AbortSignal[]): Promise<void> {
@@ -729,33 +489,3 @@ function anyAborted(signals: AbortSignal[]): Promise<void> {
 const graceMs = 50;
 /** How long a poll waits for its consumers to stand. */
 const startMaxMs = 2_000;
-/** Bodies of one answer; a single one always fits. */
-const answerBytesMax = 4 * 1024 * 1024;
-
-function fitting(ready: Delivery[]): number {
-  let bytes = 0;
-  const end = ready.findIndex(({ letter }, index) => {
-    bytes += letter.content.length;
-    return index > 0 && bytes > answerBytesMax;
-  });
-  return end < 0 ? ready.length : end;
-}
-/** A settling that failed (the broker is away) may be tried again for so long. */
-const retrySettleMs = 30_000;
-
-function toInboxMessage(id: string, { letter }: Delivery): InboxMessage {
-  const { messageId, kind, name, from, sentAtMs, deadlineAtMs, attempt, redriven, traceparent } = letter.envelope;
-  return {
-    delivery: id,
-    id: messageId,
-    kind,
-    name,
-    attempt,
-    ...(from === undefined ? {} : { from }),
-    ...(sentAtMs === undefined ? {} : { sentAt: new Date(sentAtMs).toISOString() }),
-    ...(deadlineAtMs === undefined ? {} : { deadlineAt: new Date(deadlineAtMs).toISOString() }),
-    ...(redriven === undefined ? {} : { redriven }),
-    ...(traceparent === undefined ? {} : { traceparent }),
-    ...toHttpBody(letter),
-  };
-}

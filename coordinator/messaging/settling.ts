@@ -8,13 +8,13 @@ import { isMusterError, MusterError } from "../../config-db/errors.ts";
 import { exchanges } from "../../config-db/names.ts";
 import type { Broker } from "./broker.ts";
 import { type Letter, publishOptions, readLetter } from "./envelope.ts";
-import type { NackOptions } from "./inbox.ts";
+import type { NackOptions } from "./inbox-deliveries.ts";
 import { type Inboxes, tokenOf } from "./inboxes.ts";
 import { OwnQueue } from "./own-queue.ts";
 import type { Requester } from "./request.ts";
 import { draftLetter } from "./send.ts";
 
-/** What is said of a delivery: handled, failed (Inbox.nack), or handled with this answer. */
+/** What is said of a delivery: handled, failed (InboxDeliveries.nack), or handled with this answer. */
 export type Settlement =
   | { how: "ack" }
   | ({ how: "nack" } & NackOptions)

@@ -3,7 +3,7 @@ import { expect } from "chai";
 import { pino } from "pino";
 import type { Broker } from "../../coordinator/messaging/broker.ts";
 import { Handover } from "../../coordinator/messaging/handover.ts";
-import type { InboxMessage } from "../../coordinator/messaging/inbox.ts";
+import type { InboxMessage } from "../../coordinator/messaging/inbox-deliveries.ts";
 import type { Inboxes } from "../../coordinator/messaging/inboxes.ts";
 import type { Publication, PublishOutcome } from "../../coordinator/messaging/publisher.ts";
 import { codeOf } from "../support/codes.ts";

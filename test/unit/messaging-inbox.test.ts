@@ -6,7 +6,8 @@ import { headers as names, queues } from "../../config-db/names.ts";
 import type { Broker } from "../../coordinator/messaging/broker.ts";
 import { Consumer, type Delivery } from "../../coordinator/messaging/consumer.ts";
 import { publishOptions } from "../../coordinator/messaging/envelope.ts";
-import { Inbox, type InboxMessage, type InboxOptions } from "../../coordinator/messaging/inbox.ts";
+import { Inbox, type InboxOptions } from "../../coordinator/messaging/inbox.ts";
+import type { InboxMessage } from "../../coordinator/messaging/inbox-deliveries.ts";
 import { draftLetter } from "../../coordinator/messaging/send.ts";
 import { eventually } from "../support/eventually.ts";
 
