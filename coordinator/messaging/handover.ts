@@ -203,7 +203,10 @@ export class Handover {
       const properties = { messageId: id, expiration: timeoutMs, mandatory: true };
       this.#tell(keyOf(other), told, properties, ended.signal).then((outcome) => {
         this.#note(other, outcome !== "unroutable");
-        if (outcome === "unroutable") setTimeout(() => end([]), untilPutBackMs(this.#others.get(other)));
+        if (outcome !== "unroutable") return;
+        // That is its answer, which a short poll is not to take for none.
+        clearTimeout(timer);
+        setTimeout(() => end([]), untilPutBackMs(this.#others.get(other)));
       }, reject);
     });
   }
@@ -235,7 +238,7 @@ export class Handover {
       const messages = answer ?? [];
       const given = messages.map(({ delivery }) => delivery);
       const takeBack = () => inbox?.takeBack(given);
-      this.#mayWithdraw(properties.messageId, takeBack);
+      if (given.length > 0) this.#mayWithdraw(properties.messageId, takeBack);
       const answered = { component, messages, consumes: answer === undefined };
       const options = { messageId: randomUUID(), correlationId: properties.messageId, mandatory: true };
       const outcome = await this.#tell(keyOf(told.token), answered, options).catch(() => "lost");

@@ -95,6 +95,11 @@ describe("a coordinator that asks another for what it has ready", () => {
     expect(await asked).to.deep.equal(older);
   });
 
+  it("owes nothing to a short poll, with again, when the other one's queue is away", async () => {
+    outcome = "unroutable";
+    expect(await handover.ask("c", { ...plain, again: true }, { ...asking, waitMs: 0 })).to.deep.equal([]);
+  });
+
   it("refuses whoever polls when its own queue was lost, in which the answer may have been", async () => {
     const asked = codeOf(handover.ask("c", plain, asking));
     await eventually(() => expect(published).to.have.length(1));
