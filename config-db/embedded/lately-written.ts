@@ -1,7 +1,7 @@
 /**
- * The newest changes of a database, made of what was written lately (cached-leveldb.ts) in place of a reading from disk. Who follows a
- * database is told of each write right after it, and PouchDB's own way there, an iterator and a stream with a hop through
- * the thread pool, took a third of the store's time while components register.
+ * The newest changes of a database, made of what was written lately (cached-leveldb.ts) in place of a reading from disk. Who
+ * follows a database is told of each write right after it, and PouchDB's own way there, an iterator and a stream with a hop
+ * through the thread pool, took a third of the store's time while components register.
  */
 import type { PouchDB } from "pouchdb";
 import { collectLeaves, type RevisionTree } from "pouchdb-merge";
@@ -32,7 +32,7 @@ export async function latelyWritten(pouch: Opened, since: number, limit: number)
     seq += 1;
     const text = lately(`ÿby-sequenceÿ${String(seq).padStart(16, "0")}`);
     if (text === undefined) return undefined;
-    const { id, rev, json } = inWireOrder(text);
+    const { id, rev, json } = readEntry(text);
     const metadata = known.get(id) ?? parsed(lately(`ÿdocument-storeÿ${id}`));
     if (metadata === undefined || json.includes('"_attachments":')) return undefined;
     known.set(id, metadata);
@@ -48,8 +48,8 @@ function parsed(metadata: string | undefined): Metadata | undefined {
   return metadata === undefined ? undefined : JSON.parse(metadata);
 }
 
-/** What PouchDB writes of a document ends with its `_id`, `_rev` and, of a tombstone, `_deleted`: CouchDB has them first. */
-function inWireOrder(text: string): { id: string; rev: string; json: string } {
+/** @returns `json` in wire order: what PouchDB writes of a document ends with `_id`, `_rev` and, of a tombstone, `_deleted`. */
+function readEntry(text: string): { id: string; rev: string; json: string } {
   const at = text.lastIndexOf('"_id":');
   const identity = text.slice(at, -1);
   const members = text.slice(1, Math.max(1, at - 1));

@@ -274,7 +274,7 @@ export class Records {
 /** A document as it is stored, whoever wrote it. */
 type Found = Stored<Document> & { id?: unknown; incarnation?: unknown; removing?: unknown };
 
-/** A class, since each change makes one: an object with functions of its own cost a tenth of a registration. */
+/** A class, since each change makes one: functions of its own for each show in the profile of registrations. */
 class FoundSighting<Document extends Found> implements Sighting {
   readonly id: string;
   readonly #document: Document;
