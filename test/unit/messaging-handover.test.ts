@@ -1,3 +1,4 @@
+import { setTimeout as delay } from "node:timers/promises";
 import type { ConfirmChannel, ConsumeMessage } from "amqplib";
 import { expect } from "chai";
 import { pino } from "pino";
@@ -18,6 +19,8 @@ describe("a coordinator that asks another for what it has ready", () => {
   let handover: Handover;
   let published: Publication[];
   let outcome: PublishOutcome;
+  /** How long the broker takes to say it. */
+  let outcomeMs: number;
   let takenBack: string[];
   let ready: InboxMessage[];
   let serve: (signal: AbortSignal) => Promise<InboxMessage[]>;
@@ -27,6 +30,7 @@ describe("a coordinator that asks another for what it has ready", () => {
   beforeEach(async () => {
     published = [];
     outcome = "routed";
+    outcomeMs = 0;
     takenBack = [];
     ready = [];
     serve = async () => ready;
@@ -34,6 +38,7 @@ describe("a coordinator that asks another for what it has ready", () => {
     const broker = {
       publish: async (publication: Publication) => {
         published.push(publication);
+        if (outcomeMs > 0) await delay(outcomeMs);
         return outcome;
       },
       channel: ({ setup, onLost }: { setup: (opened: ConfirmChannel) => Promise<void>; onLost: () => void }) => {
@@ -97,6 +102,7 @@ describe("a coordinator that asks another for what it has ready", () => {
 
   it("owes nothing to a short poll, with again, when the other one's queue is away", async () => {
     outcome = "unroutable";
+    outcomeMs = 20;
     expect(await handover.ask("c", { ...plain, again: true }, { ...asking, waitMs: 0 })).to.deep.equal([]);
   });
 
