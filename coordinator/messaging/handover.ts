@@ -79,9 +79,11 @@ export class Handover {
     this.#told = new OwnQueue({
       ...{ broker, name: "handover", exchange: exchanges.requests, ready, prefetch },
       keys: () => [keyOf(), keyOf(inboxes.token)],
-      onMessage: (message) => {
-        this.#take(message).catch((error) => logger.warn({ error: String(error) }, "an inbox was not handed over"));
-      },
+      // Each in a turn of its own: what a question was given that is withdrawn is back before the next one is answered.
+      onMessage: (message) =>
+        void setImmediate(() =>
+          this.#take(message).catch((error) => logger.warn({ error: String(error) }, "an inbox was not handed over")),
+        ),
       // Of two that begin at a time the later one is heard by the other. Again: a greeting, or the answer to it, may be lost.
       onBound: async () => {
         await this.#tell(keyOf(), { present: inboxes.token, greets: true });

@@ -83,6 +83,7 @@ describe("a coordinator that asks another for what it has ready", () => {
     handover.start();
     await eventually(() => expect(current).not.to.equal(undefined));
     tell({ present: other, greets: false });
+    await eventually(() => expect([...handover.others]).to.deep.equal([other]));
     published.length = 0;
   });
   afterEach(() => handover.close());
@@ -178,6 +179,23 @@ describe("a coordinator that asks another for what it has ready", () => {
     expect(takenBack).to.deep.equal([]);
     tell({ component: "c", withdrawn: "question" });
     await eventually(() => expect(takenBack).to.deep.equal([`${own}-1`]));
+  });
+
+  it("answers the next question with what a withdrawn one was given, though all three come at once", async () => {
+    const mine = { id: "mine", delivery: `${own}-1` } as InboxMessage;
+    let given = 0;
+    serve = async () => {
+      if (given > takenBack.length) return [];
+      given += 1;
+      return [mine];
+    };
+    const question = { component: "c", token: other, ...plain };
+    tell(question, { messageId: "first" });
+    tell({ component: "c", withdrawn: "first" });
+    tell(question, { messageId: "second" });
+    const answers = () => published.filter(({ options }) => options.correlationId === "second");
+    await eventually(() => expect(answers()).to.have.length(1));
+    expect(JSON.parse(answers()[0]?.content.toString() ?? "").messages).to.deep.equal([mine]);
   });
 
   it("has ready again what it answered to one whose queue is away", async () => {
