@@ -38,27 +38,26 @@ export function judgeDead(message: Pick<Message, "content" | "properties">, nowM
   if (typeof told === "string") {
     const state = given[headers.error] === removedCode ? "dead-lettered" : "failed";
     const to = typeof told_to === "string" ? told_to : targetOf(death?.queue);
-    return { to, state, reason: told.slice(0, reasonCharactersMax).toWellFormed(), envelope, keep: true };
+    const keep = envelope === undefined || isMissed(envelope.kind);
+    return { to, state, reason: told.slice(0, reasonCharactersMax).toWellFormed(), envelope, keep };
   }
   const to = targetOf(death?.queue);
   if ("fault" in letter)
     return { to, state: "dead-lettered", reason: `malformed: ${letter.fault}`, envelope, keep: true };
   const { kind, deadlineAtMs } = letter.envelope;
   const late = deadlineAtMs !== undefined && deadlineAtMs <= nowMs;
-  const keep = kind === "command" || kind === "broadcast" || (kind === "request" && !late);
+  const keep = isMissed(kind) && !(kind === "request" && (late || death?.reason === "expired"));
   if (death?.reason === "expired" || late) {
     const reason = late
       ? "its deadline passed before it was handled"
       : "it waited longer than its queue keeps messages";
-    return {
-      to,
-      state: "expired",
-      reason,
-      envelope,
-      keep: keep && !(kind === "request" && death?.reason === "expired"),
-    };
+    return { to, state: "expired", reason, envelope, keep };
   }
   return { to, state: "dead-lettered", reason: reasonOf(death?.reason), envelope, keep };
+}
+
+function isMissed(kind: Envelope["kind"]): boolean {
+  return kind === "command" || kind === "broadcast" || kind === "request";
 }
 
 function reasonOf(death: unknown): string {

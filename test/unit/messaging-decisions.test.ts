@@ -191,7 +191,9 @@ describe("a dead letter", () => {
   it("is not kept when nobody will miss it", () => {
     expect(dead({ ...died("expired"), "muster-kind": "signal" }).keep).to.equal(false);
     expect(dead({ ...died("expired"), "muster-kind": "request" }, { replyTo: "commands:here" }).keep).to.equal(false);
+    expect(dead({ "muster-kind": "signal", "muster-reason": "its component was removed" }).keep).to.equal(false);
     expect(dead(died("maxlen")).keep).to.equal(true);
+    expect(dead({ "muster-kind": "command", "muster-reason": "its component was removed" }).keep).to.equal(true);
   });
 
   it("goes back to its component, for any of a type to the type, a request nowhere", () => {
