@@ -59,6 +59,9 @@ const prefetch = 1_000;
 const queueLimits = { "x-max-length": 10_000, "x-max-length-bytes": 32 * 1024 * 1024, "x-overflow": "drop-head" };
 /** Components that come and go are looked for so often. */
 const bindEveryMs = 1_000;
+/** Exchanges that components share, and what is bound there for none of them: no id has a colon. */
+const probed = [exchanges.unicast, exchanges.any, exchanges.requests, exchanges.signals];
+const probeKey = "tap:probe";
 
 export class Tap {
   readonly #options: TapOptions;
@@ -119,9 +122,10 @@ export class Tap {
         await channel.assertExchange(exchanges.tap, "fanout", { durable: false, autoDelete: true });
         await channel.bindQueue(queue, exchanges.tap, "");
         await this.#bindAll(channel);
+        channel.on("return", ({ fields }) => this.#bindAnew(fields.exchange));
         await consume(channel, queue, { prefetch }, (message) => {
           channel.ack(message);
-          this.#give(message);
+          if (message.fields.routingKey !== probeKey) this.#give(message);
         });
       },
     });
@@ -135,11 +139,22 @@ export class Tap {
     await opened?.close();
   }
 
+  /**
+   * With an exchange that somebody deletes go its bindings. What is for the site is bound each time; without an exchange this
+   * costs the channel, and all is set up anew. What is for components is not: another coordinator may just have removed one. A
+   * probe that comes back tells that an exchange has been declared again since.
+   */
   #bindNew(): Promise<void> {
-    // With an exchange that somebody deletes go its bindings; without the tap's own this costs the channel, and all is set up
-    // anew. What is for components is not bound again: another coordinator may just have removed one.
     for (const source of this.#siteSources()) this.#bound.delete(wordOf(source));
-    return this.#work((channel) => this.#bindAll(channel));
+    return this.#work(async (channel) => {
+      await this.#bindAll(channel);
+      for (const exchange of probed) channel.publish(exchange, probeKey, Buffer.alloc(0), { mandatory: true });
+    });
+  }
+
+  #bindAnew(exchange: string): void {
+    for (const [word, source] of [...this.#bound]) if (source.exchange === exchange) this.#bound.delete(word);
+    void this.#bindNew();
   }
 
   /** Bindings change one after another. A channel that is lost meanwhile binds all anew. */
@@ -157,10 +172,11 @@ export class Tap {
   async #bindAll(channel: ConfirmChannel): Promise<void> {
     const { members, stands } = this.#options;
     const components = [...members()].filter(stands);
-    const wanted = [...this.#siteSources(), ...components.flatMap((component) => componentPlan(component).bindings)];
+    const shared = [...this.#siteSources(), ...probed.map((exchange) => ({ exchange, key: probeKey }))];
+    const wanted = [...shared, ...components.flatMap((component) => componentPlan(component).bindings)];
     const words = new Set(wanted.map(wordOf));
     for (const [word, source] of [...this.#bound]) if (!words.has(word)) await this.#unbind(channel, source);
-    for (const source of this.#siteSources()) await this.#bind(channel, source);
+    for (const source of shared) await this.#bind(channel, source);
     for (const component of components) {
       for (const source of componentPlan(component).bindings) {
         // It may have been removed since; thousands take seconds.

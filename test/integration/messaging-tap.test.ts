@@ -171,6 +171,22 @@ describe("a tap", function () {
     });
   });
 
+  it("goes on when somebody has deleted the exchange of commands, and another coordinator declares it again", async () => {
+    const one = await component();
+    const seen = await tapped(other, [one.id]);
+    await vhost.api("DELETE", `/exchanges/{vhost}/${exchanges.unicast}`);
+    // Of two that look after it the one that uses it notices first.
+    await eventually(async () => {
+      await send(here.messaging, { component: one.id }, "again");
+    });
+    const probe = unique("probe");
+    await eventually(async () => {
+      await send(here.messaging, { component: one.id }, probe);
+      expect(seen.map(({ name }) => name)).to.include(probe);
+    });
+    expect(seen.filter(({ malformed }) => malformed !== undefined)).to.deep.equal([]);
+  });
+
   it("binds nothing while nobody taps", async () => {
     const { id } = await component();
     await send(here.messaging, { component: id }, "untapped");
