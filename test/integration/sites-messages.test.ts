@@ -96,8 +96,11 @@ describe("messages between sites", function () {
     return { id, type };
   }
 
-  const received = async (at: Site, id: string): Promise<Message[]> =>
-    (await at.coordinator.call("GET", `/v1/components/${id}/inbox?waitMs=1000`)).body.messages;
+  /** Without signals: that its configuration changed a component hears some time after it has registered. */
+  const received = async (at: Site, id: string): Promise<Message[]> => {
+    const { body } = await at.coordinator.call("GET", `/v1/components/${id}/inbox?waitMs=1000`);
+    return (body.messages as Message[]).filter(({ kind }) => kind !== "signal");
+  };
 
   const firstReceived = (at: Site, id: string): Promise<Message> =>
     eventually(async () => {
