@@ -1,10 +1,11 @@
 /**
  * The floor under the bridge: an HTTP server that only publishes and delivers, with nothing checked, kept or settled.
- * `POST /<key>` publishes the body to an exchange and answers at the confirm; `GET /` answers with the next message of a
- * queue. Prints its port.
+ * `POST /` publishes a command in the form that all take, to one exchange and key, and answers its id at the confirm; `GET /`
+ * answers with the next message of a queue. Prints its port.
  *
  * @example node --import tsx test/bench/bare-bridge.ts amqp://… muster.unicast some-key bench.bare
  */
+import { randomUUID } from "node:crypto";
 import { createServer, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { type ConsumeMessage, connect } from "amqplib";
@@ -40,9 +41,16 @@ const server = createServer((request, response) => {
   const chunks: Buffer[] = [];
   request.on("data", (chunk: Buffer) => chunks.push(chunk));
   request.on("end", () => {
-    const options = { persistent: true, mandatory: true, messageId: "bare" };
-    publishing.publish(exchange, key, Buffer.concat(chunks), options, (error: Error | null) => {
-      response.writeHead(error === null ? 202 : 503).end();
+    const { name, body } = JSON.parse(Buffer.concat(chunks).toString());
+    const messageId = randomUUID();
+    const options = {
+      ...{ persistent: true, mandatory: true, messageId, type: name, contentType: "application/json" },
+      timestamp: Math.floor(Date.now() / 1000),
+      headers: { "muster-kind": "command" },
+    };
+    publishing.publish(exchange, key, Buffer.from(JSON.stringify(body)), options, (error: Error | null) => {
+      const headers = { "content-type": "application/json", location: `/v1/commands/${messageId}` };
+      response.writeHead(error === null ? 202 : 503, headers).end(JSON.stringify({ id: messageId }));
     });
   });
 });

@@ -127,7 +127,7 @@ function publishRow(track: boolean): Row {
       const toManagement = management(`/exchanges/{vhost}/${exchanges.unicast}/publish`);
       const viaManagement = () => expectStatus(call("POST", toManagement, message), 200);
       const bare = await startBareBridge(vhost, id);
-      const viaBare = () => expectStatus(call("POST", bare.url, JSON.stringify(body)), 202);
+      const viaBare = () => expectStatus(call("POST", bare.url, command), 202);
       const connection = await connect(vhost.url, { noDelay: true });
       const channel = await connection.createConfirmChannel();
       const content = Buffer.from(JSON.stringify(body));
