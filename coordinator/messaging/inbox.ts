@@ -88,6 +88,7 @@ export class Inbox {
   readonly #deliveries: InboxDeliveries;
   /** By what this one could be asked when it had last asked the others. */
   #reached: unknown;
+  #arrivedAtMs = Number.NEGATIVE_INFINITY;
   readonly #closing = new AbortController();
   #pumping = false;
   /** What polls here, and at others for which this one consumes, are ended by. */
@@ -321,7 +322,7 @@ export class Inbox {
 
   /**
    * Another coordinator is polled for this component. Hands out what is ready here; when nothing is it leaves the queues to
-   * that one, unless anything is in hand: then it consumes on, also for that one.
+   * that one, unless anything is in hand or came lately: then it consumes on, also for that one.
    * @returns undefined when it does and nothing came in time.
    */
   async handOver(wanted: WantedElsewhere, signal: AbortSignal): Promise<InboxMessage[] | undefined> {
@@ -333,7 +334,8 @@ export class Inbox {
     const ready = this.#handOut(last ? this.#deliveries.ready : max, visibilityMs);
     if (ready.length > 0) return ready;
     return await this.#whilePolled(signal, async (polled) => {
-      await this.#leave(() => this.#deliveries.isIdle && this.#deliveries.ready === 0);
+      const isQuiet = () => last || performance.now() - this.#arrivedAtMs >= quietMs;
+      await this.#leave(() => this.#deliveries.isIdle && this.#deliveries.ready === 0 && isQuiet());
       if (last || !this.#consumers.isConsuming) return [];
       await this.#wake(max);
       if (polled.aborted) return undefined;
@@ -406,6 +408,7 @@ export class Inbox {
   }
 
   async #arrived(message: ConsumeMessage, from: Pick<Delivery, "channel" | "sharedBy">): Promise<void> {
+    this.#arrivedAtMs = performance.now();
     if (!(await this.#deliveries.takeIn(message, from))) return;
     this.#pump();
     // It came while its queue was left.
@@ -487,5 +490,7 @@ function anyAborted(signals: AbortSignal[]): Promise<void> {
 }
 
 const graceMs = 50;
+/** Of one that is sent much to, a message may be under way just when its queues are left, and be overtaken when it is put back. */
+const quietMs = 1_000;
 /** How long a poll waits for its consumers to stand. */
 const startMaxMs = 2_000;
