@@ -130,6 +130,8 @@ export class Handover {
     if (this.#others.size > 0) await this.#told.ready(reachMaxMs);
     const putBackMs = untilPutBackMs(this.#lostAtMs);
     if (putBackMs > 0) await delay(putBackMs);
+    // What is asked for who has gone meanwhile would be overtaken by what is asked for the next one.
+    if (signal.aborted) return [];
     const others = [...this.#others.keys()];
     const asked = others.map((other) => this.#question(other, question, { timeoutMs, signal }));
     const isOwed = wanted.again === true || wanted.last === true;

@@ -25,7 +25,7 @@ describe("a coordinator that asks another for what it has ready", () => {
   let ready: InboxMessage[];
   let serve: (signal: AbortSignal) => Promise<InboxMessage[]>;
   let tell: (told: object, properties?: object) => void;
-  let lose: () => void;
+  let lose: () => () => void;
 
   beforeEach(async () => {
     published = [];
@@ -53,21 +53,29 @@ describe("a coordinator that asks another for what it has ready", () => {
             return { consumerTag: "t" };
           },
         } as unknown as ConfirmChannel;
+        let opened = () => {};
         lose = () => {
           current = undefined;
           onLost();
+          return () => {
+            current = channel;
+            opened();
+          };
         };
         void setup(channel).then(() => {
           current = channel;
         });
-        const opened = (signal: AbortSignal) =>
-          new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+        const untilOpened = (signal: AbortSignal) =>
+          new Promise<void>((resolve, reject) => {
+            opened = resolve;
+            signal.addEventListener("abort", () => reject(signal.reason));
+          });
         return {
           channel: {
             get current() {
               return current;
             },
-            opened,
+            opened: untilOpened,
           },
           close: async () => undefined,
         };
@@ -121,6 +129,16 @@ describe("a coordinator that asks another for what it has ready", () => {
   it("refuses whoever polls while its own queue is away, and asks nobody", async () => {
     lose();
     expect(await codeOf(handover.ask("c", plain, asking))).to.equal("broker-unavailable");
+    expect(published).to.deep.equal([]);
+  });
+
+  it("asks nothing for who went while its own queue was away", async () => {
+    const back = lose();
+    const gone = new AbortController();
+    const asked = handover.ask("c", plain, { waitMs: 5_000, signal: gone.signal });
+    gone.abort();
+    back();
+    expect(await asked).to.deep.equal([]);
     expect(published).to.deep.equal([]);
   });
 
