@@ -14,7 +14,7 @@ export interface Verdict {
   reason: string;
   /** Undefined when the message is malformed. */
   envelope: Envelope | undefined;
-  /** False for what nobody will miss: late requests, replies, signals. */
+  /** False for what nobody will miss: late requests, replies, signals, events. */
   keep: boolean;
 }
 

@@ -2,10 +2,9 @@
  * Passes a component that polls from one coordinator of the site to another. Behind a load balancer the next poll reaches
  * any of them. The former one has messages ready, and given back to the queue they would come after those that the broker
  * has under way, and each time count as a delivery: so a coordinator that begins asks whoever consumes already, which
- * hands out what it has ready, or lets go; while anything is in hand there, or came lately, it consumes on, also for who polls
- * elsewhere: what the broker has under way to a consumer that is cancelled it puts back in any order, and what it has under way to
- * a channel that is closed only a moment later. Who polls no more, or lost an answer, has
- * all of them let go: for that each coordinator knows the others.
+ * hands out what it has ready, or lets go. While anything is in hand there, or came lately, it consumes on, also for who polls
+ * elsewhere: the broker puts back what is under way to a cancelled consumer in any order, and to a closed channel only a moment
+ * later. Who polls no more, or lost an answer, has all of them let go: for that each coordinator knows the others.
  */
 import { randomUUID } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
