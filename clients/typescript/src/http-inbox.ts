@@ -76,14 +76,17 @@ export class HttpInbox {
   /**
    * Resolves, after `stop` or instead of `start`, when the queues can be consumed: who began before a coordinator gave away what
    * it took would be given what is younger than that. It is taken from there, since RabbitMQ puts what is given back behind what
-   * was given back before. When none can be asked, one lets go by itself, and that is awaited.
+   * was given back before. When none can be asked, one lets go by itself unless it has something in hand, and that is awaited.
+   * @returns whether they are known to be.
    */
-  async released(): Promise<void> {
+  async released(): Promise<boolean> {
     const untilMs = performance.now() + lingerMs;
     const leftMs = () => Math.max(0, untilMs - performance.now());
-    for (let attempt = 0; !(await this.#isLeft(leftMs)) && leftMs() > 0; attempt += 1) {
+    for (let attempt = 0; leftMs() > 0; attempt += 1) {
+      if (await this.#isLeft(leftMs)) return true;
       await pause(Math.min(backoffMs(attempt, retry), leftMs()));
     }
+    return false;
   }
 
   async #isLeft(leftMs: () => number): Promise<boolean> {
@@ -108,6 +111,12 @@ export class HttpInbox {
       logger.debug({ error }, "the inbox was not given back");
       return false;
     }
+  }
+
+  /** As `giveBack`, until a coordinator does: while it has anything in hand it takes what comes, for polls that come no more. */
+  async giveBackAtLast(signal: AbortSignal): Promise<void> {
+    for (let attempt = 0; !signal.aborted && !(await this.giveBack()); attempt += 1)
+      await pause(backoffMs(attempt, retry), signal);
   }
 
   async #run(): Promise<void> {

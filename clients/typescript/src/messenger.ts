@@ -58,6 +58,9 @@ export class Messenger {
   readonly #link: AmqpLink;
   readonly #waiting = new Map<string, Waiting>();
   #inbox: HttpInbox | undefined;
+  /** Left for a session, though no coordinator has said that it gives it back. */
+  #unreleased: HttpInbox | undefined;
+  #sessionEnd = new AbortController();
   #fallback: NodeJS.Timeout | undefined;
   #way: Way = "none";
   #receives: "all" | "replies" | "nothing" = "all";
@@ -78,7 +81,7 @@ export class Messenger {
       // What coordinators have taken is older than what the session would get: for this process, or for one before it.
       onReached: async () => {
         const inbox = (await this.#leaveInbox()) ?? (this.#wasConnected ? undefined : this.#makeInbox());
-        await inbox?.released();
+        if (inbox !== undefined) this.#unreleased = (await inbox.released()) ? undefined : inbox;
       },
       onMissing: () => this.#lookForQueues(),
       onMessage: (message, session) => this.#arrived(message, session),
@@ -183,12 +186,14 @@ export class Messenger {
 
   #sessionChanged(session: AmqpSession | undefined): void {
     const { id, type } = this.#options;
+    this.#sessionEnd.abort();
     if (session !== undefined) {
+      this.#sessionEnd = new AbortController();
       this.#wasConnected = true;
       clearTimeout(this.#fallback);
       this.#fallback = undefined;
       if (this.#receives !== "all") void this.#stopConsuming(session);
-      void this.#leaveInbox().then((inbox) => inbox?.giveBack());
+      void this.#giveBack(this.#sessionEnd.signal);
       this.#outbox.use(new AmqpSender(session, { id, type }, this.#http));
       this.#go("amqp");
       return;
@@ -196,6 +201,12 @@ export class Messenger {
     this.#outbox.use(undefined);
     this.#go("none");
     if (this.#options.transport === "auto") this.#fallBackSoon(fallbackAfterMs);
+  }
+
+  async #giveBack(signal: AbortSignal): Promise<void> {
+    const inbox = (await this.#leaveInbox()) ?? this.#unreleased;
+    await inbox?.giveBackAtLast(signal);
+    if (!signal.aborted) this.#unreleased = undefined;
   }
 
   /** Polls no more. @returns the inbox that was polled, whose messages are still to be given back. */
