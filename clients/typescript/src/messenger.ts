@@ -219,10 +219,7 @@ export class Messenger {
 
   /** Giving an inbox back, also one that nobody polls, has the coordinator look whether the queues stand. */
   #lookForQueues(): void {
-    const { bridge, id, logger } = this.#options;
-    bridge
-      .ask({ method: "DELETE", path: `/v1/components/${id}/inbox`, timeoutMs: 2_000 })
-      .catch((error: unknown) => logger.debug({ error }, "no coordinator looks for the queues"));
+    void this.#makeInbox().giveBack();
   }
 
   #fallBackSoon(afterMs: number): void {
