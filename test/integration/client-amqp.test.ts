@@ -951,18 +951,17 @@ describe("the client over AMQP", function () {
         await eventually(() => expect(component.way).to.equal("http"));
         await untilPolled(component);
         const askedAtMs: number[] = [];
-        let handledBefore = false;
         coordinator.override = ({ method, path }) => {
           if (method !== "DELETE" || !path.endsWith(`${component.id}/inbox`)) return undefined;
-          handledBefore ||= handledAtMs !== undefined;
           askedAtMs.push(performance.now());
           return askedAtMs.length <= fails ? problem(503, "broker-unavailable") : undefined;
         };
         publish(component, Buffer.from("1"), {});
         proxy.heal();
         await eventually(() => expect(handledAtMs).to.be.a("number"));
-        expect(askedAtMs.length).to.be.at.least(2);
-        if (fails === 1) expect(handledBefore).to.equal(false);
+        const before = askedAtMs.filter((atMs) => atMs < Number(handledAtMs));
+        expect(before.length).to.be.at.least(2);
+        if (fails === 1) expect(askedAtMs).to.deep.equal(before);
         // A coordinator leaves the queues a second after the last poll, which ended before it was asked.
         else expect(Number(handledAtMs) - Number(askedAtMs[0])).to.be.at.least(1_000);
       });
